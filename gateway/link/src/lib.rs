@@ -1,0 +1,1 @@
+//! Dial and listen between parties.

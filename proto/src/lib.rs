@@ -1,0 +1,16 @@
+//! What both ends of an exchange must agree on byte for byte.
+//!
+//! Keys, signed notes, the convention and the party sheets, the one function that decides, the
+//! package (seal and open), statements, the Merkle log, and the session state machines.
+//!
+//! This crate is sans-I/O: bytes, `Read`/`Write` and `now` come in as arguments. It opens no
+//! socket, starts no runtime and reads no clock.
+
+pub mod v1 {
+    //! Messages and services generated from the `.proto` files.
+    #![allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
+    tonic::include_proto!("passerelle.v1");
+
+    /// Encoded `FileDescriptorSet` of these files, for gRPC server reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}
