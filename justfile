@@ -1,0 +1,15 @@
+# The same recipes that CI runs.
+
+# Everything that decides whether a change may land.
+ci:
+    bash .ci/run
+
+# The README's test command.
+test:
+    cargo test --workspace
+
+# Format, lint, documentation.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps

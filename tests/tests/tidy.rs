@@ -1,0 +1,127 @@
+//! The house rules that a reviewer should not have to check.
+
+use std::path::{Path, PathBuf};
+
+const LINES_PER_FUNCTION_MAX: usize = 70;
+const COLUMNS_MAX: usize = 100;
+const LINES_PER_FILE_MAX: usize = 600;
+/// File names that say nothing about what is inside.
+const EMPTY_NAMES: [&str; 5] = ["utils", "helpers", "common", "manager", "types"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_path_buf()
+}
+
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = ["proto", "gateway", "agent", "tests", "benches"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    assert!(
+        found.len() > 5,
+        "the walk found too few sources: {}",
+        found.len()
+    );
+    found
+}
+
+/// Functions longer than the limit in `text`: (first line, name line, length).
+/// Formatted code closes a function with a brace in the column of its first line.
+fn long_functions(text: &str) -> Vec<(usize, String, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut long = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        if !starts_function(line.trim_start()) {
+            continue;
+        }
+        let close = format!("{}}}", " ".repeat(indent));
+        let Some(length) = lines[start..].iter().position(|l| *l == close) else {
+            continue;
+        };
+        if length + 1 > LINES_PER_FUNCTION_MAX {
+            long.push((start + 1, line.trim().to_owned(), length + 1));
+        }
+    }
+    long
+}
+
+fn starts_function(line: &str) -> bool {
+    let mut words = line.split_whitespace().skip_while(|word| {
+        matches!(
+            *word,
+            "pub" | "async" | "const" | "unsafe" | "extern" | "\"C\""
+        ) || word.starts_with("pub(")
+    });
+    // One-line functions and trait signatures end on their first line.
+    words.next() == Some("fn") && !line.ends_with('}') && !line.ends_with(';')
+}
+
+fn report(what: &str, offences: &[String]) {
+    assert!(offences.is_empty(), "{what}:\n{}", offences.join("\n"));
+}
+
+#[test]
+fn functions_have_at_most_70_lines() {
+    let mut offences = Vec::new();
+    for path in sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (line, name, length) in long_functions(&text) {
+            offences.push(format!("{}:{line}: {length} lines: {name}", path.display()));
+        }
+    }
+    report("functions over the limit", &offences);
+}
+
+#[test]
+fn lines_have_at_most_100_columns() {
+    let mut offences = Vec::new();
+    for path in sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            if line.chars().count() > COLUMNS_MAX {
+                offences.push(format!("{}:{}", path.display(), number + 1));
+            }
+        }
+    }
+    report("lines over the limit", &offences);
+}
+
+#[test]
+fn files_are_one_idea_long_and_named_by_a_noun_of_the_field() {
+    let mut offences = Vec::new();
+    for path in sources() {
+        let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if lines > LINES_PER_FILE_MAX {
+            offences.push(format!("{}: {lines} lines", path.display()));
+        }
+        if EMPTY_NAMES.contains(&stem.as_str()) {
+            offences.push(format!("{}: a name that says nothing", path.display()));
+        }
+    }
+    report("files over the limit or badly named", &offences);
+}
+
+#[test]
+fn the_walk_sees_a_function_that_is_too_long() {
+    let body = "    let _ = 0;\n".repeat(LINES_PER_FUNCTION_MAX);
+    let text = format!("pub fn endless() {{\n{body}}}\n");
+    assert_eq!(long_functions(&text).len(), 1);
+    assert!(long_functions("fn short() {\n    let _ = 0;\n}\n").is_empty());
+}
