@@ -1,1 +1,13 @@
 //! Shared fixtures of the end-to-end tests.
+//!
+//! A [`Laboratory`] is made by the product's own command and run as the real processes;
+//! a [`CountingProxy`] stands in front of a gateway and counts what crosses;
+//! [`eventually`] waits on a condition with a deadline.
+
+mod deadline;
+mod process;
+mod proxy;
+
+pub use deadline::eventually;
+pub use process::{Program, Running, binary};
+pub use proxy::CountingProxy;
