@@ -6,6 +6,12 @@
 //! This crate is sans-I/O: bytes, `Read`/`Write` and `now` come in as arguments. It opens no
 //! socket, starts no runtime and reads no clock.
 
+mod id;
+mod time;
+
+pub use id::{DIGEST_LEN, Digest, DigestError, Hasher, PackageId, SHORT_ID_DIGITS, StatementId};
+pub use time::{Timestamp, TimestampError};
+
 pub mod v1 {
     //! Messages and services generated from the `.proto` files.
     #![allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
