@@ -1,8 +1,8 @@
 //! Shared fixtures of the end-to-end tests.
 //!
-//! A [`Laboratory`] is made by the product's own command and run as the real processes;
-//! a [`CountingProxy`] stands in front of a gateway and counts what crosses;
-//! [`eventually`] waits on a condition with a deadline.
+//! A [`Program`] is run as the real process that an institution runs; a [`CountingProxy`] stands
+//! in front of a gateway and counts what crosses; [`eventually`] waits on a condition with a
+//! deadline.
 
 mod deadline;
 mod process;
