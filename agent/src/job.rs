@@ -1,0 +1,430 @@
+//! One package on its way out: a directory in `work/`, whose files are its state.
+//!
+//! | in `work/<job>/` | means |
+//! |---|---|
+//! | `source/` empty | the claim did not happen; the directory is removed at start |
+//! | `source/<name>` | claimed; what was begun in `package.tmp` is begun again |
+//! | `package` | sealed: the commit point, never sealed again |
+//! | `statements/<id>` | verbatim signed bytes of what was said about it |
+//!
+//! The whole directory then moves to `sent/<date>/<id12>-<title>` or `rejected/<date>/…`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use passerelle_proto::{PackageId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{self, At, DiskError};
+use crate::outbox::Dropped;
+use crate::store::Store;
+
+/// File with what was known at the claim.
+const RECORD: &str = "job.toml";
+/// File that says, to a person, why it was not sent or not delivered.
+pub const REPORT: &str = "report.txt";
+
+/// What a job carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    /// Dropped by somebody.
+    Data,
+    /// Made by `ping`; receipted, not delivered.
+    Test,
+}
+
+/// What was known when the job was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobRecord {
+    /// Flow it was dropped for.
+    pub flow: String,
+    /// Name it was dropped under.
+    pub name: String,
+    /// When it was claimed, Unix milliseconds.
+    pub claimed_ms: i64,
+    /// What it carries.
+    pub kind: JobKind,
+    /// Recipients of a test package; data takes them from `package.toml` or the flow.
+    #[serde(default)]
+    pub recipients: Vec<String>,
+}
+
+/// A job's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    directory: PathBuf,
+}
+
+/// How far a job in `work/` has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobStage {
+    /// Nothing was moved in; there is nothing to lose.
+    Empty,
+    /// To be sealed.
+    Claimed,
+    /// Has its package.
+    Sealed,
+}
+
+impl Job {
+    /// The job in `directory`.
+    pub fn at(directory: PathBuf) -> Job {
+        Job { directory }
+    }
+
+    /// Takes `dropped` out of the outbox. On return it is durably the agent's; before the
+    /// rename it is untouched. Nothing of it has been read.
+    pub fn claim(store: &Store, dropped: &Dropped, at: Timestamp) -> Result<Job, DiskError> {
+        let name = dropped.path.file_name().unwrap_or_default();
+        let job = Self::prepare(
+            store,
+            &JobRecord {
+                flow: dropped.flow.clone(),
+                name: name.to_string_lossy().into_owned(),
+                claimed_ms: at.as_ms(),
+                kind: JobKind::Data,
+                recipients: Vec::new(),
+            },
+        )?;
+        match durable::rename(&dropped.path, &job.source().join(name)) {
+            Ok(()) => Ok(job),
+            Err(e) => {
+                durable::remove_tree(&job.directory)?;
+                Err(e)
+            }
+        }
+    }
+
+    /// Makes a test package for one recipient, to be sealed like any other.
+    pub fn test(
+        store: &Store,
+        flow: &str,
+        recipient: &str,
+        at: Timestamp,
+    ) -> Result<Job, DiskError> {
+        let record = JobRecord {
+            flow: flow.to_owned(),
+            name: "ping".to_owned(),
+            claimed_ms: at.as_ms(),
+            kind: JobKind::Test,
+            recipients: vec![recipient.to_owned()],
+        };
+        let job = Self::prepare(store, &record)?;
+        durable::write_file(&job.source().join("ping.txt"), b"passerelle ping\n")?;
+        Ok(job)
+    }
+
+    fn prepare(store: &Store, record: &JobRecord) -> Result<Job, DiskError> {
+        let directory = fresh_directory(&store.work(), record.claimed_ms)?;
+        let job = Job { directory };
+        durable::create_directory(&job.source())?;
+        let text = toml::to_string(record)
+            .map_err(std::io::Error::other)
+            .at("describe", &job.directory)?;
+        durable::write_file(&job.directory.join(RECORD), text.as_bytes())?;
+        Ok(job)
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Name of its directory: the time of the claim and a number.
+    pub fn name(&self) -> String {
+        self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Where the dropped entry lies since the claim.
+    pub fn source(&self) -> PathBuf {
+        self.directory.join("source")
+    }
+
+    /// The dropped file or directory itself.
+    pub fn dropped(&self) -> Result<Option<PathBuf>, DiskError> {
+        let entries = durable::list(&self.source())?;
+        Ok(entries.into_iter().find(|p| p.extension().is_none_or(|e| e != "tmp")))
+    }
+
+    /// The sealed pack.
+    pub fn package(&self) -> PathBuf {
+        self.directory.join("package")
+    }
+
+    /// The pack while it is being sealed.
+    pub fn unfinished_package(&self) -> PathBuf {
+        self.directory.join("package.tmp")
+    }
+
+    /// The signed manifest, kept when the pack is not.
+    pub fn manifest(&self) -> PathBuf {
+        self.directory.join("manifest")
+    }
+
+    /// Its encoded description: entry names, title, period.
+    pub fn description(&self) -> PathBuf {
+        self.directory.join("description")
+    }
+
+    /// What was known at the claim.
+    pub fn record(&self) -> Result<JobRecord, DiskError> {
+        let path = self.directory.join(RECORD);
+        let text = fs::read_to_string(&path).at("read", &path)?;
+        toml::from_str(&text).map_err(std::io::Error::other).at("read", &path)
+    }
+
+    /// How far it has come, told from its files alone.
+    pub fn stage(&self) -> Result<JobStage, DiskError> {
+        if self.package().is_file() {
+            return Ok(JobStage::Sealed);
+        }
+        match self.dropped()? {
+            Some(_) => Ok(JobStage::Claimed),
+            None => Ok(JobStage::Empty),
+        }
+    }
+
+    /// Makes the sealed pack the job's package: its commit point. The pack must be synced.
+    pub fn commit_package(&self) -> Result<(), DiskError> {
+        durable::rename(&self.unfinished_package(), &self.package())
+    }
+
+    /// Stores a statement about it, under its id. On return it is durable; storing the same
+    /// one again changes nothing. `true` if it was new.
+    pub fn store_statement(&self, id: &str, signed: &[u8]) -> Result<bool, DiskError> {
+        let statements = self.directory.join("statements");
+        let path = statements.join(id);
+        if path.is_file() {
+            return Ok(false);
+        }
+        durable::create_directory(&statements)?;
+        durable::write_file(&path, signed)?;
+        Ok(true)
+    }
+
+    /// The stored statements' signed bytes, in the order of their ids.
+    pub fn statements(&self) -> Result<Vec<Vec<u8>>, DiskError> {
+        let paths = durable::list(&self.directory.join("statements"))?;
+        paths
+            .iter()
+            .filter(|p| p.extension().is_none())
+            .map(|p| fs::read(p).at("read", p))
+            .collect()
+    }
+
+    /// Moves a finished job to `place/<date>/<id12>-<title>`, with its report, and frees the
+    /// ciphertext. On return the move is durable. `package` names it in `sent`; a job that was
+    /// never sealed is named after the job.
+    pub fn finish(
+        self,
+        place: &Path,
+        package: Option<PackageId>,
+        title: &str,
+        report: &str,
+        now: Timestamp,
+    ) -> Result<Job, DiskError> {
+        durable::write_file(&self.directory.join(REPORT), report.as_bytes())?;
+        let date = place.join(now.date());
+        durable::create_directory(&date)?;
+        let name = match package {
+            Some(id) => format!("{}-{}", id.short(), file_name_of(title)),
+            None => format!("{}-{}", self.name(), file_name_of(title)),
+        };
+        let target = date.join(name);
+        durable::rename(&self.directory, &target)?;
+        let moved = Job { directory: target };
+        moved.free_package()?;
+        Ok(moved)
+    }
+
+    /// Removes the ciphertext of a job that is terminal.
+    pub fn free_package(&self) -> Result<(), DiskError> {
+        durable::remove_file(&self.package())?;
+        durable::remove_file(&self.unfinished_package())
+    }
+
+    /// Removes a job into which nothing was ever moved.
+    pub fn discard_empty(self) -> Result<(), DiskError> {
+        durable::remove_tree(&self.directory)
+    }
+}
+
+/// The jobs in `work/`, oldest first.
+pub fn jobs(store: &Store) -> Result<Vec<Job>, DiskError> {
+    let paths = durable::list(&store.work())?;
+    Ok(paths.into_iter().filter(|p| p.is_dir()).map(Job::at).collect())
+}
+
+/// Moves what can never be sent out of the outbox, as it is and unread, to
+/// `rejected/<date>/<time>-<name>/`, beside a report. Returns that directory.
+pub fn reject_dropped(
+    store: &Store,
+    dropped: &Dropped,
+    report: &str,
+    now: Timestamp,
+) -> Result<PathBuf, DiskError> {
+    let date = store.rejected().join(now.date());
+    durable::create_directory(&date)?;
+    let directory = fresh_directory(&date, now.as_ms())?;
+    durable::create_directory(&directory.join("source"))?;
+    durable::write_file(&directory.join(REPORT), report.as_bytes())?;
+    let name = dropped.path.file_name().unwrap_or_default();
+    durable::rename(&dropped.path, &directory.join("source").join(name))?;
+    Ok(directory)
+}
+
+/// A directory that did not exist, named after the time and a number that makes it unique.
+fn fresh_directory(parent: &Path, at_ms: i64) -> Result<PathBuf, DiskError> {
+    for number in 0_u32.. {
+        let path = parent.join(format!("{at_ms:013}-{number:03}"));
+        match fs::create_dir(&path) {
+            Ok(()) => {
+                durable::sync_directory(parent)?;
+                return Ok(path);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(DiskError::new("create", &path, e)),
+        }
+    }
+    Err(DiskError::new("create", parent, std::io::ErrorKind::AlreadyExists.into()))
+}
+
+/// Longest title in a file name, in characters: with id and date it stays under the 255 bytes
+/// of a name even where every character takes four bytes.
+const TITLE_CHARACTERS_MAX: usize = 48;
+
+/// A title as part of a file name: letters and digits of any script, `.` and `_`; the rest
+/// becomes `-`.
+pub fn file_name_of(title: &str) -> String {
+    let mut name = String::new();
+    for c in title.chars().take(TITLE_CHARACTERS_MAX) {
+        let keep = c.is_alphanumeric() || matches!(c, '.' | '_');
+        match keep {
+            true => name.push(c),
+            false if name.ends_with('-') => {}
+            false => name.push('-'),
+        }
+    }
+    let name = name.trim_matches(['-', '.']);
+    if name.is_empty() { "package".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_ms(1_480_000_000_000);
+
+    fn drop_file(store: &Store, name: &str, bytes: &[u8]) -> Dropped {
+        let flow = store.outbox().join("observation-iris");
+        durable::create_directory(&flow).unwrap();
+        let path = flow.join(name);
+        fs::write(&path, bytes).unwrap();
+        Dropped { flow: "observation-iris".into(), path }
+    }
+
+    #[test]
+    fn the_same_content_dropped_twice_is_two_jobs() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let first = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
+        let second = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(jobs(&store).unwrap(), [first, second]);
+    }
+
+    #[test]
+    fn what_is_dropped_under_the_same_name_after_the_claim_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let dropped = drop_file(&store, "t.csv", b"first");
+        let job = Job::claim(&store, &dropped, NOW).unwrap();
+        drop_file(&store, "t.csv", b"second");
+        assert_eq!(fs::read(job.dropped().unwrap().unwrap()).unwrap(), b"first");
+        assert_eq!(fs::read(&dropped.path).unwrap(), b"second");
+    }
+
+    #[test]
+    fn the_stage_is_told_from_the_files_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let job = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
+        assert_eq!(job.stage().unwrap(), JobStage::Claimed);
+        fs::write(job.unfinished_package(), b"half").unwrap();
+        assert_eq!(job.stage().unwrap(), JobStage::Claimed);
+        job.commit_package().unwrap();
+        assert_eq!(Job::at(job.directory().to_owned()).stage().unwrap(), JobStage::Sealed);
+        assert_eq!(job.record().unwrap().name, "t.csv");
+    }
+
+    #[test]
+    fn a_claim_that_fails_leaves_no_job_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let gone = Dropped { flow: "f".into(), path: store.outbox().join("f/gone") };
+        assert!(Job::claim(&store, &gone, NOW).unwrap_err().is_not_found());
+        assert_eq!(jobs(&store).unwrap(), []);
+    }
+
+    #[test]
+    fn a_crash_between_preparing_and_claiming_leaves_an_empty_job() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let record = JobRecord {
+            flow: "f".into(),
+            name: "n".into(),
+            claimed_ms: NOW.as_ms(),
+            kind: JobKind::Data,
+            recipients: vec![],
+        };
+        let job = Job::prepare(&store, &record).unwrap();
+        assert_eq!(job.stage().unwrap(), JobStage::Empty);
+    }
+
+    #[test]
+    fn a_statement_is_stored_once_and_verbatim() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let job = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
+        assert!(job.store_statement("ab12", b"signed").unwrap());
+        assert!(!job.store_statement("ab12", b"signed").unwrap());
+        assert_eq!(job.statements().unwrap(), [b"signed".to_vec()]);
+    }
+
+    #[test]
+    fn a_rejected_job_keeps_its_source_and_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let job = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
+        fs::write(job.unfinished_package(), b"half").unwrap();
+        let moved = job.finish(&store.rejected(), None, "t.csv", "no such flow", NOW).unwrap();
+        assert_eq!(fs::read(moved.dropped().unwrap().unwrap()).unwrap(), b"a");
+        assert_eq!(fs::read(moved.directory().join(REPORT)).unwrap(), b"no such flow");
+        assert!(!moved.unfinished_package().exists());
+        assert_eq!(jobs(&store).unwrap(), []);
+    }
+
+    #[test]
+    fn a_link_is_moved_aside_as_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let flow = store.outbox().join("f");
+        durable::create_directory(&flow).unwrap();
+        let path = flow.join("link");
+        std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
+        let dropped = Dropped { flow: "f".into(), path };
+        let place = reject_dropped(&store, &dropped, "it is a link", NOW).unwrap();
+        let meta = fs::symlink_metadata(place.join("source/link")).unwrap();
+        assert!(meta.is_symlink());
+    }
+
+    #[test]
+    fn titles_become_safe_file_names() {
+        assert_eq!(file_name_of("Bénéficiaires 2016/12"), "Bénéficiaires-2016-12");
+        assert_eq!(file_name_of("../../etc"), "etc");
+        assert_eq!(file_name_of("…"), "package");
+        assert!(file_name_of(&"é".repeat(500)).len() <= 96);
+    }
+}

@@ -1,0 +1,317 @@
+//! What was received, and what was said about it: `received/<date>/<id>/`.
+//!
+//! ```text
+//! manifest         the signed manifest, verbatim
+//! description      entry names, title, period (not for what was refused)
+//! place            where it goes in the inbox, relative to the agent's directory
+//! unacked/<id>     our statements that the gateway has not committed yet
+//! acked/<id>       … and those that it has: one rename per statement
+//! ```
+//!
+//! This register, never the inbox, says whether a package has been received.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use passerelle_proto::v1::{self, statement::What};
+use passerelle_proto::{PackageId, StatementId, Timestamp};
+use prost::Message;
+
+use crate::durable::{self, At, DiskError};
+use crate::store::Store;
+
+/// How long an entry outlives the `not_after` of its package.
+pub const KEPT_AFTER: Duration = Duration::from_secs(90 * 24 * 3_600);
+
+/// All entries, found by package id.
+#[derive(Debug)]
+pub struct Register {
+    root: PathBuf,
+    entries: Mutex<BTreeMap<PackageId, PathBuf>>,
+}
+
+/// One received (or refused) package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    root: PathBuf,
+    directory: PathBuf,
+    id: PackageId,
+}
+
+impl Register {
+    /// Reads the names under `received/`; removes what was being written when the agent died.
+    pub fn load(store: &Store) -> Result<Register, DiskError> {
+        let mut entries = BTreeMap::new();
+        for date in durable::list(&store.received())? {
+            for directory in durable::list(&date)? {
+                let name = directory.file_name().unwrap_or_default().to_string_lossy();
+                match name.parse::<PackageId>() {
+                    Ok(id) => {
+                        entries.insert(id, directory);
+                    }
+                    Err(_) if name.ends_with(".tmp") => durable::remove_tree(&directory)?,
+                    Err(_) => {}
+                }
+            }
+        }
+        Ok(Register { root: store.root().to_owned(), entries: Mutex::new(entries) })
+    }
+
+    /// The entry of a package.
+    pub fn find(&self, id: PackageId) -> Option<Entry> {
+        let directory = self.entries().get(&id)?.clone();
+        Some(Entry { root: self.root.clone(), directory, id })
+    }
+
+    /// All entries, in the order of their ids.
+    pub fn all(&self) -> Vec<Entry> {
+        let entries = self.entries();
+        let entry = |(id, directory): (&PackageId, &PathBuf)| Entry {
+            root: self.root.clone(),
+            directory: directory.clone(),
+            id: *id,
+        };
+        entries.iter().map(entry).collect()
+    }
+
+    /// Enters a package. On return the entry is durable; it appears whole or not at all.
+    /// `place` is absolute and below the agent's directory.
+    pub fn enter(
+        &self,
+        manifest: &v1::Signed,
+        description: Option<&v1::Description>,
+        place: Option<&Path>,
+        now: Timestamp,
+    ) -> Result<Entry, DiskError> {
+        let id = PackageId(passerelle_proto::Digest::of(&manifest.body));
+        let date = self.root.join("received").join(now.date());
+        let unfinished = date.join(format!("{id}.tmp"));
+        durable::remove_tree(&unfinished)?;
+        durable::create_directory(&unfinished)?;
+        durable::write_file(&unfinished.join("manifest"), &manifest.encode_to_vec())?;
+        if let Some(description) = description {
+            let path = unfinished.join("description");
+            durable::write_file(&path, &description.encode_to_vec())?;
+        }
+        if let Some(place) = place {
+            let relative = place.strip_prefix(&self.root).unwrap_or(place);
+            let bytes = relative.as_os_str().as_encoded_bytes();
+            durable::write_file(&unfinished.join("place"), bytes)?;
+        }
+        let directory = date.join(id.to_string());
+        durable::rename(&unfinished, &directory)?;
+        self.entries().insert(id, directory.clone());
+        Ok(Entry { root: self.root.clone(), directory, id })
+    }
+
+    /// Removes the entries whose package could not be offered any more for [`KEPT_AFTER`].
+    /// Returns how many.
+    pub fn prune(&self, now: Timestamp) -> Result<usize, DiskError> {
+        let mut removed = 0;
+        for entry in self.all() {
+            let not_after = entry.manifest()?.1.not_after_ms;
+            let until = Timestamp::from_ms(not_after).saturating_add(KEPT_AFTER);
+            if now > until {
+                self.entries().remove(&entry.id);
+                durable::remove_tree(&entry.directory)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<PackageId, PathBuf>> {
+        // A map of paths is whole at every step: a panic elsewhere does not spoil it.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// The package.
+    pub fn id(&self) -> PackageId {
+        self.id
+    }
+
+    /// Its directory below `received/`.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The day it was received, "2016-12-31".
+    pub fn date(&self) -> String {
+        let date = self.directory.parent().and_then(Path::file_name).unwrap_or_default();
+        date.to_string_lossy().into_owned()
+    }
+
+    /// Its signed manifest and the body of it, verified before it was stored.
+    pub fn manifest(&self) -> Result<(v1::Signed, v1::Manifest), DiskError> {
+        let path = self.directory.join("manifest");
+        let signed: v1::Signed = decode(&path, &fs::read(&path).at("read", &path)?)?;
+        let body = decode(&path, &signed.body)?;
+        Ok((signed, body))
+    }
+
+    /// What its sender wrote about it; `None` when it was refused.
+    pub fn description(&self) -> Result<Option<v1::Description>, DiskError> {
+        let path = self.directory.join("description");
+        match fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => decode(&path, &other.at("read", &path)?).map(Some),
+        }
+    }
+
+    /// Where it was put in the inbox; `None` when it was refused, or a test.
+    pub fn place(&self) -> Result<Option<PathBuf>, DiskError> {
+        let path = self.directory.join("place");
+        match fs::read_to_string(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => Ok(Some(self.root.join(other.at("read", &path)?))),
+        }
+    }
+
+    /// Stores a statement of ours. On return it is durable, to be sent until it is acked.
+    pub fn store_statement(&self, id: StatementId, signed: &v1::Signed) -> Result<(), DiskError> {
+        let (unacked, acked) = (self.directory.join("unacked"), self.directory.join("acked"));
+        let name = id.to_string();
+        if acked.join(&name).is_file() || unacked.join(&name).is_file() {
+            return Ok(());
+        }
+        durable::create_directory(&unacked)?;
+        durable::write_file(&unacked.join(name), &signed.encode_to_vec())
+    }
+
+    /// The gateway has committed this one. `false` if it was not waiting.
+    pub fn acked(&self, id: StatementId) -> Result<bool, DiskError> {
+        let name = id.to_string();
+        let from = self.directory.join("unacked").join(&name);
+        if !from.is_file() {
+            return Ok(false);
+        }
+        let acked = self.directory.join("acked");
+        durable::create_directory(&acked)?;
+        durable::rename(&from, &acked.join(name)).map(|()| true)
+    }
+
+    /// Our statements that are to be sent.
+    pub fn unacked(&self) -> Result<Vec<v1::Signed>, DiskError> {
+        statements_in(&self.directory.join("unacked"))
+    }
+
+    /// All our statements about it.
+    pub fn statements(&self) -> Result<Vec<v1::Signed>, DiskError> {
+        let mut all = statements_in(&self.directory.join("acked"))?;
+        all.extend(self.unacked()?);
+        Ok(all)
+    }
+
+    /// The statement that answers every further offer: our `Delivered` or `Refused`, the very
+    /// bytes that were signed first.
+    pub fn terminal(&self) -> Result<Option<v1::Signed>, DiskError> {
+        Ok(self.statements()?.into_iter().find(|signed| {
+            let body = v1::Statement::decode(signed.body.as_slice());
+            let what = body.ok().and_then(|s| s.what);
+            matches!(what, Some(What::Delivered(_) | What::Refused(_)))
+        }))
+    }
+}
+
+fn statements_in(directory: &Path) -> Result<Vec<v1::Signed>, DiskError> {
+    let paths = durable::list(directory)?;
+    let whole = paths.iter().filter(|p| p.extension().is_none());
+    whole.map(|p| decode(p, &fs::read(p).at("read", p)?)).collect()
+}
+
+fn decode<M: Message + Default>(path: &Path, bytes: &[u8]) -> Result<M, DiskError> {
+    M::decode(bytes).map_err(std::io::Error::other).at("read", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use passerelle_proto::Digest;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_ms(1_480_000_000_000);
+
+    fn manifest(not_after_ms: i64) -> v1::Signed {
+        let body = v1::Manifest { not_after_ms, ..Default::default() }.encode_to_vec();
+        v1::Signed { body, ..Default::default() }
+    }
+
+    fn statement(what: What) -> (StatementId, v1::Signed) {
+        let body = v1::Statement { what: Some(what), ..Default::default() }.encode_to_vec();
+        let id = StatementId(Digest::of(&body));
+        (id, v1::Signed { body, ..Default::default() })
+    }
+
+    #[test]
+    fn an_entry_is_found_again_after_a_restart_with_all_that_was_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let place = store.inbox().join("f/x");
+        let description = v1::Description { title: "t".into(), ..Default::default() };
+        let register = Register::load(&store).unwrap();
+        let signed = manifest(1);
+        let entry = register.enter(&signed, Some(&description), Some(&place), NOW).unwrap();
+        let again = Register::load(&store).unwrap().find(entry.id()).unwrap();
+        assert_eq!(again.manifest().unwrap().0, signed);
+        assert_eq!(again.description().unwrap(), Some(description));
+        assert_eq!(again.place().unwrap(), Some(place));
+        assert_eq!(again.terminal().unwrap(), None);
+    }
+
+    #[test]
+    fn a_statement_is_sent_until_acked_and_answers_duplicates_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let register = Register::load(&store).unwrap();
+        let entry = register.enter(&manifest(1), None, None, NOW).unwrap();
+        let (id, signed) = statement(What::Delivered(v1::Delivered::default()));
+        entry.store_statement(id, &signed).unwrap();
+        assert_eq!(entry.unacked().unwrap(), [signed.clone()]);
+        assert!(entry.acked(id).unwrap());
+        assert!(!entry.acked(id).unwrap());
+        entry.store_statement(id, &signed).unwrap();
+        assert_eq!(entry.unacked().unwrap(), []);
+        assert_eq!(entry.terminal().unwrap(), Some(signed));
+    }
+
+    #[test]
+    fn an_acknowledgement_is_no_answer_to_an_offer() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let register = Register::load(&store).unwrap();
+        let entry = register.enter(&manifest(1), None, None, NOW).unwrap();
+        let (id, signed) = statement(What::Acknowledged(v1::Acknowledged::default()));
+        entry.store_statement(id, &signed).unwrap();
+        assert_eq!(entry.terminal().unwrap(), None);
+    }
+
+    #[test]
+    fn half_an_entry_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let half = store.received().join("2016-11-24").join(format!("{}.tmp", Digest::of(b"")));
+        durable::create_directory(&half).unwrap();
+        let register = Register::load(&store).unwrap();
+        assert_eq!(register.all(), []);
+        assert!(!half.exists());
+    }
+
+    #[test]
+    fn an_entry_lives_until_ninety_days_after_its_package_could_last_be_offered() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let register = Register::load(&store).unwrap();
+        let entry = register.enter(&manifest(NOW.as_ms()), None, None, NOW).unwrap();
+        let last = NOW.saturating_add(KEPT_AFTER);
+        assert_eq!(register.prune(last).unwrap(), 0);
+        let after = last.saturating_add(Duration::from_millis(1));
+        assert_eq!(register.prune(after).unwrap(), 1);
+        assert_eq!(register.find(entry.id()), None);
+        assert!(!entry.directory().exists());
+    }
+}

@@ -1,0 +1,164 @@
+//! The agent's directory: one place per state, and the lock that makes one daemon its owner.
+//!
+//! ```text
+//! outbox/<flow>/x      dropped by people and programs
+//! work/<job>/          ours from the claim until terminal for all recipients
+//! sent/<date>/…        terminal; rejected/<date>/… with a report
+//! incoming/<id>.pack   arriving; opening/<id> opened, not yet in the inbox
+//! received/<date>/<id> what was received and what was said about it
+//! inbox/<flow>/…       belongs to its users, never consulted
+//! ```
+//!
+//! Every transition is one rename, so all of it must lie on one file system.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::durable::{self, At, DiskError};
+
+/// The directories of the agent, in the order of a package's way.
+const DIRECTORIES: [&str; 9] = [
+    "outbox", "work", "sent", "rejected", "incoming", "opening", "received", "inbox", "state",
+];
+
+/// The agent's directory, locked by this process.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    /// Held for its lock, which the system releases with the file.
+    _lock: File,
+}
+
+/// Why the agent's directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system said no.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Another daemon has it.
+    #[error(
+        "{} is used by another agent; stop that one, or give this one a directory of its own",
+        .0.display()
+    )]
+    Locked(PathBuf),
+    /// A part of it is mounted from elsewhere, so that no rename into it is possible.
+    #[error(
+        "{} lies on another file system than {}; every state of a package must be on one, \
+         so that a transition is one rename: mount the whole directory instead of a part",
+        .part.display(), .root.display()
+    )]
+    OtherFileSystem {
+        /// The agent's directory.
+        root: PathBuf,
+        /// The part that is elsewhere.
+        part: PathBuf,
+    },
+}
+
+impl Store {
+    /// Creates what is missing under `root`, checks it and takes its lock.
+    pub fn open(root: &Path) -> Result<Store, StoreError> {
+        durable::create_directory(root)?;
+        let root = root.canonicalize().at("resolve", root)?;
+        let lock_path = root.join(".lock");
+        let lock = File::create(&lock_path).at("create", &lock_path)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked(root)),
+            Err(e) => return Err(DiskError::new("lock", &lock_path, e.into()).into()),
+        }
+        let device = device_of(&root)?;
+        for name in DIRECTORIES {
+            let part = root.join(name);
+            durable::create_directory(&part)?;
+            if device_of(&part)? != device {
+                return Err(StoreError::OtherFileSystem { root, part });
+            }
+        }
+        Ok(Store { root, _lock: lock })
+    }
+
+    /// The agent's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where packages to be sent are dropped, one directory per flow.
+    pub fn outbox(&self) -> PathBuf {
+        self.root.join("outbox")
+    }
+
+    /// Jobs that are not yet terminal.
+    pub fn work(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
+    /// Jobs that at least one recipient has received, by date.
+    pub fn sent(&self) -> PathBuf {
+        self.root.join("sent")
+    }
+
+    /// What was not sent or not delivered, by date, each with its report.
+    pub fn rejected(&self) -> PathBuf {
+        self.root.join("rejected")
+    }
+
+    /// Packs that are arriving.
+    pub fn incoming(&self) -> PathBuf {
+        self.root.join("incoming")
+    }
+
+    /// Packages opened and not yet in the inbox.
+    pub fn opening(&self) -> PathBuf {
+        self.root.join("opening")
+    }
+
+    /// What was received, by date.
+    pub fn received(&self) -> PathBuf {
+        self.root.join("received")
+    }
+
+    /// What was opened, by flow. It belongs to its users.
+    pub fn inbox(&self) -> PathBuf {
+        self.root.join("inbox")
+    }
+
+    /// The latest statement per destination, conventions and sheets that arrived in-band.
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+}
+
+fn device_of(path: &Path) -> Result<u64, DiskError> {
+    Ok(path.metadata().and_then(directory_only).at("inspect", path)?.dev())
+}
+
+fn directory_only(meta: std::fs::Metadata) -> io::Result<std::fs::Metadata> {
+    if meta.is_dir() { Ok(meta) } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_agent_on_the_same_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path()).unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Locked(_))));
+        drop(first);
+        Store::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_state_directory_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("work"), b"").unwrap();
+        let error = Store::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("work"), "{error}");
+    }
+}
