@@ -24,7 +24,11 @@ pub struct DiskError {
 impl DiskError {
     /// An error of `operation` on `path`.
     pub fn new(operation: &'static str, path: &Path, source: io::Error) -> Self {
-        DiskError { operation, path: path.to_owned(), source }
+        DiskError {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
     }
 
     /// Whether the file was simply not there.
@@ -46,7 +50,9 @@ impl<T> At<T> for io::Result<T> {
 
 /// On return the entries of `directory` (not their contents) are durable.
 pub fn sync_directory(directory: &Path) -> Result<(), DiskError> {
-    File::open(directory).and_then(|d| d.sync_all()).at("sync", directory)
+    File::open(directory)
+        .and_then(|d| d.sync_all())
+        .at("sync", directory)
 }
 
 /// Creates `directory` with its parents. On return those that were created are durable.
@@ -82,7 +88,9 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     let temporary = beside(path, ".tmp");
     let mut file = File::create(&temporary).at("create", &temporary)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).at("write", &temporary)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .at("write", &temporary)?;
     rename(&temporary, path)
 }
 

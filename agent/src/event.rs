@@ -5,8 +5,8 @@
 
 use std::path::PathBuf;
 
-use passerelle_proto::v1;
 use passerelle_proto::PackageId;
+use passerelle_proto::v1;
 
 /// Events kept for a listener that is slow; older ones are dropped for it.
 pub const EVENTS_MAX: usize = 1_024;

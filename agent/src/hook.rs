@@ -67,7 +67,9 @@ pub fn has_run(entry: &Entry) -> bool {
 
 /// Runs `command` (program and arguments) with the package id as its last argument.
 pub async fn run(command: &[String], entry: &Entry, facts: &HookFacts) -> Result<(), HookError> {
-    let Some((program, arguments)) = command.split_first() else { return Ok(()) };
+    let Some((program, arguments)) = command.split_first() else {
+        return Ok(());
+    };
     let child = Command::new(program)
         .args(arguments)
         .arg(entry.id().to_string())
@@ -81,18 +83,32 @@ pub async fn run(command: &[String], entry: &Entry, facts: &HookFacts) -> Result
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|source| HookError::Start { command: program.clone(), source })?;
+        .map_err(|source| HookError::Start {
+            command: program.clone(),
+            source,
+        })?;
     let ended = tokio::time::timeout(HOOK_TIME_MAX, child.wait_with_output()).await;
     let output = match ended {
         Err(_) => return Err(HookError::TooLong(program.clone())),
-        Ok(Err(source)) => return Err(HookError::Start { command: program.clone(), source }),
+        Ok(Err(source)) => {
+            return Err(HookError::Start {
+                command: program.clone(),
+                source,
+            });
+        }
         Ok(Ok(output)) => output,
     };
     if !output.status.success() {
         let start = output.stderr.len().saturating_sub(OUTPUT_MAX);
-        let text = String::from_utf8_lossy(&output.stderr[start..]).trim().to_owned();
+        let text = String::from_utf8_lossy(&output.stderr[start..])
+            .trim()
+            .to_owned();
         let (command, status) = (program.clone(), output.status);
-        return Err(HookError::Failed { command, status, output: text });
+        return Err(HookError::Failed {
+            command,
+            status,
+            output: text,
+        });
     }
     durable::write_file(&entry.directory().join("hooked"), b"")?;
     Ok(())

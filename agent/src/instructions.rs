@@ -52,14 +52,18 @@ pub enum InstructionsError {
     #[error("cannot read {INSTRUCTIONS}: {0}")]
     Read(#[from] std::io::Error),
     /// Larger than anything it can usefully hold.
-    #[error("{INSTRUCTIONS} has more than {INSTRUCTIONS_MAX} bytes; is it really the instructions?")]
+    #[error(
+        "{INSTRUCTIONS} has more than {INSTRUCTIONS_MAX} bytes; is it really the instructions?"
+    )]
     TooLong,
     /// Not TOML, an unknown field, a field of another type.
     #[error("{INSTRUCTIONS}: {0}")]
     Syntax(String),
     /// Too long for a title or period.
-    #[error("{INSTRUCTIONS}: `{0}` is empty, too long (more than {TITLE_MAX} bytes) or has \
-             control characters; shorten it to one line")]
+    #[error(
+        "{INSTRUCTIONS}: `{0}` is empty, too long (more than {TITLE_MAX} bytes) or has \
+             control characters; shorten it to one line"
+    )]
     Text(&'static str),
 }
 
@@ -104,14 +108,20 @@ mod tests {
     #[test]
     fn a_directory_without_instructions_gets_the_defaults() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Instructions::read(dir.path()).unwrap(), Instructions::default());
+        assert_eq!(
+            Instructions::read(dir.path()).unwrap(),
+            Instructions::default()
+        );
     }
 
     #[test]
     fn an_unknown_field_is_named_with_its_line() {
         let error = Instructions::parse("title = \"a\"\nrecipient = \"b\"\n").unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("line 2") && text.contains("recipient"), "{text}");
+        assert!(
+            text.contains("line 2") && text.contains("recipient"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -134,7 +134,11 @@ impl Job {
 
     /// Name of its directory: the time of the claim and a number.
     pub fn name(&self) -> String {
-        self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.directory
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     }
 
     /// Where the dropped entry lies since the claim.
@@ -145,7 +149,9 @@ impl Job {
     /// The dropped file or directory itself.
     pub fn dropped(&self) -> Result<Option<PathBuf>, DiskError> {
         let entries = durable::list(&self.source())?;
-        Ok(entries.into_iter().find(|p| p.extension().is_none_or(|e| e != "tmp")))
+        Ok(entries
+            .into_iter()
+            .find(|p| p.extension().is_none_or(|e| e != "tmp")))
     }
 
     /// The sealed pack.
@@ -172,7 +178,9 @@ impl Job {
     pub fn record(&self) -> Result<JobRecord, DiskError> {
         let path = self.directory.join(RECORD);
         let text = fs::read_to_string(&path).at("read", &path)?;
-        toml::from_str(&text).map_err(std::io::Error::other).at("read", &path)
+        toml::from_str(&text)
+            .map_err(std::io::Error::other)
+            .at("read", &path)
     }
 
     /// How far it has come, told from its files alone.
@@ -254,7 +262,11 @@ impl Job {
 /// The jobs in `work/`, oldest first.
 pub fn jobs(store: &Store) -> Result<Vec<Job>, DiskError> {
     let paths = durable::list(&store.work())?;
-    Ok(paths.into_iter().filter(|p| p.is_dir()).map(Job::at).collect())
+    Ok(paths
+        .into_iter()
+        .filter(|p| p.is_dir())
+        .map(Job::at)
+        .collect())
 }
 
 /// Moves what can never be sent out of the outbox, as it is and unread, to
@@ -288,7 +300,11 @@ fn fresh_directory(parent: &Path, at_ms: i64) -> Result<PathBuf, DiskError> {
             Err(e) => return Err(DiskError::new("create", &path, e)),
         }
     }
-    Err(DiskError::new("create", parent, std::io::ErrorKind::AlreadyExists.into()))
+    Err(DiskError::new(
+        "create",
+        parent,
+        std::io::ErrorKind::AlreadyExists.into(),
+    ))
 }
 
 /// Longest title in a file name, in characters: with id and date it stays under the 255 bytes
@@ -308,7 +324,11 @@ pub fn file_name_of(title: &str) -> String {
         }
     }
     let name = name.trim_matches(['-', '.']);
-    if name.is_empty() { "package".to_owned() } else { name.to_owned() }
+    if name.is_empty() {
+        "package".to_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -322,7 +342,10 @@ mod tests {
         durable::create_directory(&flow).unwrap();
         let path = flow.join(name);
         fs::write(&path, bytes).unwrap();
-        Dropped { flow: "observation-iris".into(), path }
+        Dropped {
+            flow: "observation-iris".into(),
+            path,
+        }
     }
 
     #[test]
@@ -355,7 +378,10 @@ mod tests {
         fs::write(job.unfinished_package(), b"half").unwrap();
         assert_eq!(job.stage().unwrap(), JobStage::Claimed);
         job.commit_package().unwrap();
-        assert_eq!(Job::at(job.directory().to_owned()).stage().unwrap(), JobStage::Sealed);
+        assert_eq!(
+            Job::at(job.directory().to_owned()).stage().unwrap(),
+            JobStage::Sealed
+        );
         assert_eq!(job.record().unwrap().name, "t.csv");
     }
 
@@ -363,7 +389,10 @@ mod tests {
     fn a_claim_that_fails_leaves_no_job_behind() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let gone = Dropped { flow: "f".into(), path: store.outbox().join("f/gone") };
+        let gone = Dropped {
+            flow: "f".into(),
+            path: store.outbox().join("f/gone"),
+        };
         assert!(Job::claim(&store, &gone, NOW).unwrap_err().is_not_found());
         assert_eq!(jobs(&store).unwrap(), []);
     }
@@ -399,9 +428,14 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let job = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
         fs::write(job.unfinished_package(), b"half").unwrap();
-        let moved = job.finish(&store.rejected(), None, "t.csv", "no such flow", NOW).unwrap();
+        let moved = job
+            .finish(&store.rejected(), None, "t.csv", "no such flow", NOW)
+            .unwrap();
         assert_eq!(fs::read(moved.dropped().unwrap().unwrap()).unwrap(), b"a");
-        assert_eq!(fs::read(moved.directory().join(REPORT)).unwrap(), b"no such flow");
+        assert_eq!(
+            fs::read(moved.directory().join(REPORT)).unwrap(),
+            b"no such flow"
+        );
         assert!(!moved.unfinished_package().exists());
         assert_eq!(jobs(&store).unwrap(), []);
     }
@@ -414,7 +448,10 @@ mod tests {
         durable::create_directory(&flow).unwrap();
         let path = flow.join("link");
         std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
-        let dropped = Dropped { flow: "f".into(), path };
+        let dropped = Dropped {
+            flow: "f".into(),
+            path,
+        };
         let place = reject_dropped(&store, &dropped, "it is a link", NOW).unwrap();
         let meta = fs::symlink_metadata(place.join("source/link")).unwrap();
         assert!(meta.is_symlink());
@@ -422,7 +459,10 @@ mod tests {
 
     #[test]
     fn titles_become_safe_file_names() {
-        assert_eq!(file_name_of("Bénéficiaires 2016/12"), "Bénéficiaires-2016-12");
+        assert_eq!(
+            file_name_of("Bénéficiaires 2016/12"),
+            "Bénéficiaires-2016-12"
+        );
         assert_eq!(file_name_of("../../etc"), "etc");
         assert_eq!(file_name_of("…"), "package");
         assert!(file_name_of(&"é".repeat(500)).len() <= 96);

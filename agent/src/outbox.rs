@@ -80,7 +80,11 @@ pub struct Outbox {
 impl Outbox {
     /// Looks at `directory`; an entry must not change for `settle`.
     pub fn new(directory: PathBuf, settle: Duration) -> Self {
-        Outbox { directory, settle, seen: BTreeMap::new() }
+        Outbox {
+            directory,
+            settle,
+            seen: BTreeMap::new(),
+        }
     }
 
     /// Looks once. Reads names and sizes only, no contents.
@@ -88,12 +92,17 @@ impl Outbox {
         let mut finds = Vec::new();
         let mut seen = BTreeMap::new();
         for flow in durable::list(&self.directory)? {
-            let Some(name) = flow.file_name().and_then(|n| n.to_str()) else { continue };
+            let Some(name) = flow.file_name().and_then(|n| n.to_str()) else {
+                continue;
+            };
             if name.starts_with('.') || !flow.is_dir() {
                 continue;
             }
             for path in durable::list(&flow)? {
-                let dropped = Dropped { flow: name.to_owned(), path };
+                let dropped = Dropped {
+                    flow: name.to_owned(),
+                    path,
+                };
                 if let Some(find) = self.judge(dropped, now, &mut seen)? {
                     finds.push(find);
                 }
@@ -169,7 +178,9 @@ pub fn shape_of(path: &Path) -> Result<Shape, Look> {
 }
 
 fn add(path: &Path, shape: &mut Shape, depth: usize) -> Result<(), Look> {
-    let meta = fs::symlink_metadata(path).at("inspect", path).map_err(Look::Disk)?;
+    let meta = fs::symlink_metadata(path)
+        .at("inspect", path)
+        .map_err(Look::Disk)?;
     if shape.entries >= ENTRIES_MAX || depth > DEPTH_MAX {
         return Err(Look::Unfit(Unfit::TooMany));
     }

@@ -150,7 +150,12 @@ fn said(
         _ => return None,
     };
     let at_ms = statement.at_ms;
-    Some(Progress { recipient: recipient.to_owned(), stage, at_ms, detail })
+    Some(Progress {
+        recipient: recipient.to_owned(),
+        stage,
+        at_ms,
+        detail,
+    })
 }
 
 /// "by grand-dijon: flow recipient (article 1)".
@@ -164,7 +169,11 @@ fn refusal_words(issuer: &str, refused: &v1::Refused) -> String {
 
 /// A reason in words, for people.
 pub fn reason_words(reason: v1::Reason) -> String {
-    reason.as_str_name().trim_start_matches("REASON_").to_lowercase().replace('_', " ")
+    reason
+        .as_str_name()
+        .trim_start_matches("REASON_")
+        .to_lowercase()
+        .replace('_', " ")
 }
 
 #[cfg(test)]
@@ -176,13 +185,22 @@ mod tests {
 
     impl Gateways for Field {
         fn gateway_of(&self, party: &str) -> Option<String> {
-            let gateway = if party == "caf21" { "caf21" } else { "grand-dijon" };
+            let gateway = if party == "caf21" {
+                "caf21"
+            } else {
+                "grand-dijon"
+            };
             Some(gateway.to_owned())
         }
     }
 
     fn statement(issuer: &str, at_ms: i64, what: What) -> v1::Statement {
-        v1::Statement { issuer: issuer.into(), at_ms, what: Some(what), ..Default::default() }
+        v1::Statement {
+            issuer: issuer.into(),
+            at_ms,
+            what: Some(what),
+            ..Default::default()
+        }
     }
 
     fn stages(statements: &[v1::Statement]) -> Vec<Stage> {
@@ -192,12 +210,18 @@ mod tests {
     }
 
     fn delivered(recipient: &str) -> What {
-        What::Delivered(v1::Delivered { recipient: recipient.into(), ..Default::default() })
+        What::Delivered(v1::Delivered {
+            recipient: recipient.into(),
+            ..Default::default()
+        })
     }
 
     fn refused(recipients: &[&str]) -> What {
         let recipients = recipients.iter().map(|r| (*r).to_owned()).collect();
-        What::Refused(v1::Refused { recipients, ..Default::default() })
+        What::Refused(v1::Refused {
+            recipients,
+            ..Default::default()
+        })
     }
 
     #[test]
@@ -221,7 +245,10 @@ mod tests {
             statement("grand-dijon", 6, refused(&["contractor"])),
             statement("contractor", 9, delivered("contractor")),
         ];
-        assert_eq!(stages(&statements[..2]), [Stage::NotReceipted, Stage::Sealed]);
+        assert_eq!(
+            stages(&statements[..2]),
+            [Stage::NotReceipted, Stage::Sealed]
+        );
         assert_eq!(stages(&statements), [Stage::Delivered, Stage::Sealed]);
     }
 
@@ -235,7 +262,10 @@ mod tests {
 
     #[test]
     fn a_refusal_that_names_nobody_is_about_all_behind_its_issuer() {
-        assert_eq!(stages(&[statement("caf21", 1, refused(&[]))]), [Stage::Refused; 2]);
+        assert_eq!(
+            stages(&[statement("caf21", 1, refused(&[]))]),
+            [Stage::Refused; 2]
+        );
         let by_agent = statement("contractor", 1, refused(&[]));
         assert_eq!(stages(&[by_agent]), [Stage::Refused, Stage::Sealed]);
     }

@@ -57,13 +57,20 @@ impl Register {
                 }
             }
         }
-        Ok(Register { root: store.root().to_owned(), entries: Mutex::new(entries) })
+        Ok(Register {
+            root: store.root().to_owned(),
+            entries: Mutex::new(entries),
+        })
     }
 
     /// The entry of a package.
     pub fn find(&self, id: PackageId) -> Option<Entry> {
         let directory = self.entries().get(&id)?.clone();
-        Some(Entry { root: self.root.clone(), directory, id })
+        Some(Entry {
+            root: self.root.clone(),
+            directory,
+            id,
+        })
     }
 
     /// All entries, in the order of their ids.
@@ -104,7 +111,11 @@ impl Register {
         let directory = date.join(id.to_string());
         durable::rename(&unfinished, &directory)?;
         self.entries().insert(id, directory.clone());
-        Ok(Entry { root: self.root.clone(), directory, id })
+        Ok(Entry {
+            root: self.root.clone(),
+            directory,
+            id,
+        })
     }
 
     /// Removes the entries whose package could not be offered any more for [`KEPT_AFTER`].
@@ -142,7 +153,11 @@ impl Entry {
 
     /// The day it was received, "2016-12-31".
     pub fn date(&self) -> String {
-        let date = self.directory.parent().and_then(Path::file_name).unwrap_or_default();
+        let date = self
+            .directory
+            .parent()
+            .and_then(Path::file_name)
+            .unwrap_or_default();
         date.to_string_lossy().into_owned()
     }
 
@@ -221,11 +236,15 @@ impl Entry {
 fn statements_in(directory: &Path) -> Result<Vec<v1::Signed>, DiskError> {
     let paths = durable::list(directory)?;
     let whole = paths.iter().filter(|p| p.extension().is_none());
-    whole.map(|p| decode(p, &fs::read(p).at("read", p)?)).collect()
+    whole
+        .map(|p| decode(p, &fs::read(p).at("read", p)?))
+        .collect()
 }
 
 fn decode<M: Message + Default>(path: &Path, bytes: &[u8]) -> Result<M, DiskError> {
-    M::decode(bytes).map_err(std::io::Error::other).at("read", path)
+    M::decode(bytes)
+        .map_err(std::io::Error::other)
+        .at("read", path)
 }
 
 #[cfg(test)]
@@ -237,14 +256,31 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_ms(1_480_000_000_000);
 
     fn manifest(not_after_ms: i64) -> v1::Signed {
-        let body = v1::Manifest { not_after_ms, ..Default::default() }.encode_to_vec();
-        v1::Signed { body, ..Default::default() }
+        let body = v1::Manifest {
+            not_after_ms,
+            ..Default::default()
+        }
+        .encode_to_vec();
+        v1::Signed {
+            body,
+            ..Default::default()
+        }
     }
 
     fn statement(what: What) -> (StatementId, v1::Signed) {
-        let body = v1::Statement { what: Some(what), ..Default::default() }.encode_to_vec();
+        let body = v1::Statement {
+            what: Some(what),
+            ..Default::default()
+        }
+        .encode_to_vec();
         let id = StatementId(Digest::of(&body));
-        (id, v1::Signed { body, ..Default::default() })
+        (
+            id,
+            v1::Signed {
+                body,
+                ..Default::default()
+            },
+        )
     }
 
     #[test]
@@ -252,10 +288,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let place = store.inbox().join("f/x");
-        let description = v1::Description { title: "t".into(), ..Default::default() };
+        let description = v1::Description {
+            title: "t".into(),
+            ..Default::default()
+        };
         let register = Register::load(&store).unwrap();
         let signed = manifest(1);
-        let entry = register.enter(&signed, Some(&description), Some(&place), NOW).unwrap();
+        let entry = register
+            .enter(&signed, Some(&description), Some(&place), NOW)
+            .unwrap();
         let again = Register::load(&store).unwrap().find(entry.id()).unwrap();
         assert_eq!(again.manifest().unwrap().0, signed);
         assert_eq!(again.description().unwrap(), Some(description));
@@ -294,7 +335,10 @@ mod tests {
     fn half_an_entry_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let half = store.received().join("2016-11-24").join(format!("{}.tmp", Digest::of(b"")));
+        let half = store
+            .received()
+            .join("2016-11-24")
+            .join(format!("{}.tmp", Digest::of(b"")));
         durable::create_directory(&half).unwrap();
         let register = Register::load(&store).unwrap();
         assert_eq!(register.all(), []);
@@ -306,7 +350,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let register = Register::load(&store).unwrap();
-        let entry = register.enter(&manifest(NOW.as_ms()), None, None, NOW).unwrap();
+        let entry = register
+            .enter(&manifest(NOW.as_ms()), None, None, NOW)
+            .unwrap();
         let last = NOW.saturating_add(KEPT_AFTER);
         assert_eq!(register.prune(last).unwrap(), 0);
         let after = last.saturating_add(Duration::from_millis(1));

@@ -134,11 +134,19 @@ impl Store {
 }
 
 fn device_of(path: &Path) -> Result<u64, DiskError> {
-    Ok(path.metadata().and_then(directory_only).at("inspect", path)?.dev())
+    Ok(path
+        .metadata()
+        .and_then(directory_only)
+        .at("inspect", path)?
+        .dev())
 }
 
 fn directory_only(meta: std::fs::Metadata) -> io::Result<std::fs::Metadata> {
-    if meta.is_dir() { Ok(meta) } else { Err(io::ErrorKind::NotADirectory.into()) }
+    if meta.is_dir() {
+        Ok(meta)
+    } else {
+        Err(io::ErrorKind::NotADirectory.into())
+    }
 }
 
 #[cfg(test)]
@@ -149,7 +157,10 @@ mod tests {
     fn a_second_agent_on_the_same_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let first = Store::open(dir.path()).unwrap();
-        assert!(matches!(Store::open(dir.path()), Err(StoreError::Locked(_))));
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(StoreError::Locked(_))
+        ));
         drop(first);
         Store::open(dir.path()).unwrap();
     }
