@@ -1,1 +1,12 @@
-//! The gateway.
+//! A gateway: it accepts, queues, forwards, receipts and audits packages that it cannot open.
+//!
+//! A library first: a gateway runs inside any tokio process. What is durable is decided in one
+//! place, the append to the audit log; everything else here is derived from it. What both ends
+//! must agree on byte for byte is not here but in `passerelle-proto`, and how peers are reached
+//! and recognised is in `passerelle-link`.
+
+mod breaker;
+mod metrics;
+
+pub use breaker::{Breaker, FAILURES_UNTIL_OPEN, FIRST_RETRY, RETRY_MAX};
+pub use metrics::{Counter, Gauge, Metrics};

@@ -1,0 +1,306 @@
+//! What an operator alerts on, in Prometheus' text format.
+//!
+//! Each gateway has a recorder of its own: two of them in one process never share a number.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+const METADATA: Metadata<'static> = Metadata::new("passerelle", Level::INFO, None);
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A value that only grows while the gateway runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Packages committed as accepted.
+    Accepted,
+    /// Packages handed to a next hop, by `peer`.
+    Forwarded,
+    /// Statements committed.
+    Statements,
+    /// Packages and statements refused, by `reason`.
+    Refusals,
+    /// Offers put off, by `reason`.
+    Busy,
+    /// Offers answered with an earlier receipt.
+    Duplicates,
+    /// Package bytes, by `peer`, `transport` and `direction`.
+    Bytes,
+    /// Failed attempts to reach a peer, by `peer`.
+    DialFailures,
+}
+
+/// A value that goes up and down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gauge {
+    /// 1 while packages are accepted.
+    Serving,
+    /// Unfinished items, by `peer`.
+    QueueItems,
+    /// Age of the oldest unfinished item in seconds, by `peer`.
+    QueueOldestSeconds,
+    /// Entries in the audit log.
+    LogEntries,
+    /// Age of the latest checkpoint in seconds.
+    CheckpointAgeSeconds,
+    /// Log entries under a partner's cosignature, by `partner`.
+    CosignedEntries,
+    /// Age of a partner's latest cosignature in seconds, by `partner`.
+    CosignatureAgeSeconds,
+    /// Bytes in the spool.
+    SpoolBytes,
+    /// Free bytes of the data directory's file system.
+    DiskFreeBytes,
+    /// Open sessions, by `peer`.
+    Sessions,
+    /// 1 while a peer's circuit breaker is open, by `peer`.
+    BreakerOpen,
+    /// Days until this gateway's TLS certificate expires.
+    CertificateExpiryDays,
+    /// Days until a party's sheet expires, by `sheet`.
+    SheetExpiryDays,
+}
+
+const COUNTERS: [(Counter, &str, &str); 8] = [
+    (
+        Counter::Accepted,
+        "passerelle_accepted_total",
+        "Packages committed to the log as accepted.",
+    ),
+    (
+        Counter::Forwarded,
+        "passerelle_forwarded_total",
+        "Packages handed over in full, by next hop.",
+    ),
+    (
+        Counter::Statements,
+        "passerelle_statements_total",
+        "Statements committed to the log.",
+    ),
+    (
+        Counter::Refusals,
+        "passerelle_refusals_total",
+        "Packages and statements refused, by reason. A partner's broken key or an attack shows here.",
+    ),
+    (
+        Counter::Busy,
+        "passerelle_busy_total",
+        "Offers put off, by reason: disk, quota, offers, unanchored.",
+    ),
+    (
+        Counter::Duplicates,
+        "passerelle_duplicate_offers_total",
+        "Offers of packages already accepted, answered with the first receipt.",
+    ),
+    (
+        Counter::Bytes,
+        "passerelle_bytes_total",
+        "Package bytes, by peer, transport (quic, tcp) and direction (sent, received).",
+    ),
+    (
+        Counter::DialFailures,
+        "passerelle_dial_failures_total",
+        "Failed attempts to reach a peer. A peer that is down for long shows here.",
+    ),
+];
+
+const GAUGES: [(Gauge, &str, &str); 13] = [
+    (
+        Gauge::Serving,
+        "passerelle_serving",
+        "1 while packages are accepted; 0: alert at once.",
+    ),
+    (
+        Gauge::QueueItems,
+        "passerelle_queue_items",
+        "Unfinished items, by next hop.",
+    ),
+    (
+        Gauge::QueueOldestSeconds,
+        "passerelle_queue_oldest_seconds",
+        "Age of the oldest unfinished item in seconds, by next hop. Alert when it passes a night.",
+    ),
+    (
+        Gauge::LogEntries,
+        "passerelle_log_entries",
+        "Entries in the audit log.",
+    ),
+    (
+        Gauge::CheckpointAgeSeconds,
+        "passerelle_checkpoint_age_seconds",
+        "Age of the latest signed checkpoint of the audit log, in seconds.",
+    ),
+    (
+        Gauge::CosignedEntries,
+        "passerelle_cosigned_entries",
+        "Entries of the audit log under a partner's cosignature.",
+    ),
+    (
+        Gauge::CosignatureAgeSeconds,
+        "passerelle_cosignature_age_seconds",
+        "Age of a partner's latest cosignature, in seconds. Receipts count as evidence under one.",
+    ),
+    (
+        Gauge::SpoolBytes,
+        "passerelle_spool_bytes",
+        "Bytes of packages in the spool, unfinished ones included.",
+    ),
+    (
+        Gauge::DiskFreeBytes,
+        "passerelle_disk_free_bytes",
+        "Free bytes of the data directory's file system.",
+    ),
+    (
+        Gauge::Sessions,
+        "passerelle_sessions",
+        "Open session streams, by peer.",
+    ),
+    (
+        Gauge::BreakerOpen,
+        "passerelle_breaker_open",
+        "1 while a peer's circuit breaker is open: it is probed, not used.",
+    ),
+    (
+        Gauge::CertificateExpiryDays,
+        "passerelle_certificate_expiry_days",
+        "Days until this gateway's TLS certificate expires. Alert below 30.",
+    ),
+    (
+        Gauge::SheetExpiryDays,
+        "passerelle_sheet_expiry_days",
+        "Days until a party's sheet expires. Alert below 30.",
+    ),
+];
+
+/// One gateway's numbers.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// Numbers that all carry the label `gateway`.
+    #[must_use]
+    pub fn new(gateway: &str) -> Arc<Self> {
+        let recorder = PrometheusBuilder::new()
+            .add_global_label("gateway", gateway)
+            .build_recorder();
+        for (_, name, help) in COUNTERS {
+            recorder.describe_counter(KeyName::from(name), Some(Unit::Count), help.into());
+        }
+        for (_, name, help) in GAUGES {
+            recorder.describe_gauge(KeyName::from(name), None, help.into());
+        }
+        let handle = recorder.handle();
+        Arc::new(Self { recorder, handle })
+    }
+
+    /// Adds `amount` to a counter.
+    pub fn add(&self, counter: Counter, labels: &[(&'static str, &str)], amount: u64) {
+        let found = COUNTERS.iter().find(|(which, ..)| *which == counter);
+        let Some((_, name, _)) = found else { return };
+        let key = key(name, labels);
+        self.recorder
+            .register_counter(&key, &METADATA)
+            .increment(amount);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, gauge: Gauge, labels: &[(&'static str, &str)], value: f64) {
+        let found = GAUGES.iter().find(|(which, ..)| *which == gauge);
+        let Some((_, name, _)) = found else { return };
+        let key = key(name, labels);
+        self.recorder.register_gauge(&key, &METADATA).set(value);
+    }
+
+    /// Adds to a gauge, or takes away from it.
+    pub fn shift(&self, gauge: Gauge, labels: &[(&'static str, &str)], by: f64) {
+        let found = GAUGES.iter().find(|(which, ..)| *which == gauge);
+        let Some((_, name, _)) = found else { return };
+        let key = key(name, labels);
+        self.recorder.register_gauge(&key, &METADATA).increment(by);
+    }
+
+    /// Everything, in Prometheus' text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+}
+
+fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
+    let labels: Vec<Label> = labels
+        .iter()
+        .map(|(name, value)| Label::new(*name, (*value).to_owned()))
+        .collect();
+    Key::from_parts(name, labels)
+}
+
+/// Binds the address of `/metrics`.
+///
+/// # Errors
+/// The address cannot be bound.
+pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves `GET /metrics` until `stop`.
+pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let page = move || {
+        let metrics = metrics.clone();
+        async move { ([(CONTENT_TYPE, TEXT)], metrics.render()) }
+    };
+    let router = axum::Router::new().route("/metrics", get(page));
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::warn!(%error, "the metrics page has stopped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_gateways_in_one_process_keep_their_numbers_apart() {
+        let (one, two) = (Metrics::new("caf21"), Metrics::new("grand-dijon"));
+        one.add(Counter::Refusals, &[("reason", "digest")], 2);
+        two.set(Gauge::LogEntries, &[], 7.0);
+        let (one, two) = (one.render(), two.render());
+        let line = r#"passerelle_refusals_total{gateway="caf21",reason="digest"} 2"#;
+        assert!(one.contains(line), "{one}");
+        assert!(!two.contains("digest"), "{two}");
+        assert!(
+            two.contains(r#"passerelle_log_entries{gateway="grand-dijon"} 7"#),
+            "{two}"
+        );
+    }
+
+    #[test]
+    fn every_number_has_a_help_text() {
+        let metrics = Metrics::new("caf21");
+        for (counter, ..) in COUNTERS {
+            metrics.add(counter, &[], 1);
+        }
+        for (gauge, ..) in GAUGES {
+            metrics.set(gauge, &[], 1.0);
+        }
+        let page = metrics.render();
+        for name in COUNTERS
+            .iter()
+            .map(|c| c.1)
+            .chain(GAUGES.iter().map(|g| g.1))
+        {
+            assert!(
+                page.contains(&format!("# HELP {name} ")),
+                "{name} in\n{page}"
+            );
+        }
+    }
+}
