@@ -86,7 +86,7 @@ const COUNTERS: [(Counter, &str, &str); 8] = [
     (
         Counter::Refusals,
         "passerelle_refusals_total",
-        "Packages and statements refused, by reason. A partner's broken key or an attack shows here.",
+        "Packages and statements refused, by reason: a partner's broken key or an attack.",
     ),
     (
         Counter::Busy,
