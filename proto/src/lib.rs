@@ -7,9 +7,21 @@
 //! socket, starts no runtime and reads no clock.
 
 mod id;
+mod key;
+mod note;
+mod party;
 mod time;
 
 pub use id::{DIGEST_LEN, Digest, DigestError, Hasher, PackageId, SHORT_ID_DIGITS, StatementId};
+pub use key::{
+    COMPOSITE_ALGORITHM, KeyId, KeyIdError, KeyTextError, PUBLIC_KEY_LEN, RECIPIENT_ALGORITHM,
+    RecipientKey, RecipientSecret, SIGNATURE_LEN, SecretFileError, SignatureError, SigningKey,
+    VerifyingKey, WrapError, read_secret_file, write_secret_file,
+};
+pub use note::{
+    NOTE_LEN_MAX, NOTE_SIGNATURES_MAX, Note, NoteError, NoteSignature, composite_key_hash,
+};
+pub use party::{FlowId, Hop, NAME_LEN_MAX, NameError, PartyId, Role, RoleError};
 pub use time::{Timestamp, TimestampError};
 
 pub mod v1 {
