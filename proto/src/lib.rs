@@ -6,22 +6,71 @@
 //! This crate is sans-I/O: bytes, `Read`/`Write` and `now` come in as arguments. It opens no
 //! socket, starts no runtime and reads no clock.
 
+mod batch_tree;
+mod chunk;
+mod cipher;
+mod convention;
+mod decide;
+mod directory;
+mod entry_name;
+pub mod envelope;
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;
 mod id;
 mod key;
+mod manifest;
 mod note;
+mod open;
+mod pack;
 mod party;
+mod seal;
+mod sheet;
+mod statement;
 mod time;
 
+pub use chunk::{
+    ChunkError, ChunkRecord, ChunkTable, MAX_CHUNK_PLAIN_LEN, MAX_CHUNKS, MAX_CIPHERTEXT_LEN,
+    MIN_CIPHERTEXT_LEN, RECORD_LEN,
+};
+pub use cipher::{ChunkOpenError, delta_chunk_secret};
+pub use convention::{
+    Acknowledgement, CONVENTION_LEN_MAX, Convention, ConventionError, FLOWS_MAX, Flow, Obligation,
+    PARTIES_MAX, Party, Retention, Roots, Territory, UnsignedConvention,
+};
+pub use decide::{CLOCK_TOLERANCE, Denial, Facts, Permit, Place, decide};
+pub use directory::{Adopted, Directory, DirectoryError, SigningKeyEntry};
+pub use entry_name::{ENTRY_NAME_LEN_MAX, ENTRY_PART_LEN_MAX, EntryName, EntryNameError};
+pub use envelope::EnvelopeError;
 pub use id::{DIGEST_LEN, Digest, DigestError, Hasher, PackageId, SHORT_ID_DIGITS, StatementId};
 pub use key::{
     COMPOSITE_ALGORITHM, KeyId, KeyIdError, KeyTextError, PUBLIC_KEY_LEN, RECIPIENT_ALGORITHM,
     RecipientKey, RecipientSecret, SIGNATURE_LEN, SecretFileError, SignatureError, SigningKey,
     VerifyingKey, WrapError, read_secret_file, write_secret_file,
 };
+pub use manifest::{
+    HeadPart, INDEX_LEN_MAX, LIFETIME_MS_MAX, MANIFEST_LEN_MAX, ManifestError, NONCE_LEN,
+    PARENTS_MAX, PAYLOAD_LEN_MAX, RECIPIENTS_MAX, TABLE_LEN_MAX, UntrustedManifest,
+    VerifiedManifest, WRAPS_LEN_MAX,
+};
 pub use note::{
     NOTE_LEN_MAX, NOTE_SIGNATURES_MAX, Note, NoteError, NoteSignature, composite_key_hash,
 };
+pub use open::{EntrySink, OpenError, Opened, open, open_description};
+pub use pack::{
+    INLINE_LEN_MAX, InlineError, InlineParts, PACK_HEADER_LEN, PackError, PackLayout, split_inline,
+};
 pub use party::{FlowId, Hop, NAME_LEN_MAX, NameError, PartyId, Role, RoleError};
+pub use seal::{
+    ENTRIES_MAX, PLAIN_LEN_MAX, SealError, SealPlan, Sealed, SourceEntry, chunk_len, seal,
+};
+pub use sheet::{
+    KeyRole, Revocation, SHEET_ITEMS_MAX, SHEET_LEN_MAX, SHEET_LIFE_MAX, Sheet, SheetError,
+    SheetKey, SheetLog, Tls, TlsName,
+};
+pub use statement::{
+    COMMENT_LEN_MAX, STATEMENT_LEN_MAX, StatementChain, StatementDraft, StatementError,
+    UntrustedStatement, VerifiedStatement, statement_name, terminal_recipients,
+};
 pub use time::{Timestamp, TimestampError};
 
 pub mod v1 {

@@ -1,0 +1,125 @@
+//! A flow of the convention: who may send what to whom, and under which article.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::Party;
+use crate::{FlowId, PartyId};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Longest life of a package in days.
+const NOT_AFTER_DAYS_MAX: u32 = 90;
+
+/// Whether a person or a system of the recipient is to say that they have taken note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Acknowledgement {
+    /// Not asked for.
+    None,
+    /// Asked for.
+    Required,
+}
+
+/// How long each kind of trace is kept, in days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// The encrypted chunks.
+    pub payload: u32,
+    /// Manifest, wraps, table and index.
+    pub metadata: u32,
+    /// Statements and log entries.
+    pub evidence: u32,
+}
+
+/// One kind of exchange that the convention allows.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Flow {
+    /// Name used everywhere.
+    pub id: FlowId,
+    /// Article that allows it.
+    pub article: String,
+    /// What it carries, in words.
+    pub title: String,
+    /// `table`, `report`, `notice` and so on: what the checks start from.
+    pub kind: String,
+    /// Who may send.
+    pub from: Vec<PartyId>,
+    /// Who may receive.
+    pub to: Vec<PartyId>,
+    /// What recipients may do with it: `forbidden`, `with-opinion`, `free`.
+    pub onward: String,
+    /// Checks before sealing and after opening, by name.
+    #[serde(default)]
+    pub checks: Vec<String>,
+    /// Approvals by operators that are needed before a package leaves.
+    #[serde(default)]
+    pub approvals: u8,
+    /// Whether an acknowledgement is asked for.
+    pub acknowledgement: Acknowledgement,
+    /// Days until it is due.
+    #[serde(default)]
+    pub acknowledgement_days: u32,
+    /// How long its traces are kept.
+    pub retention: Retention,
+    /// Largest package, in bytes of ciphertext.
+    pub size_max: u64,
+    /// Oldest package at its first acceptance, in days after its making.
+    pub age_max_days: u32,
+    /// Life of a package in days, unless its sender says less.
+    pub not_after_days: u32,
+    /// Whether equal chunks may be recognised from one package to the next.
+    #[serde(default)]
+    pub delta: bool,
+    /// Whether it goes on during the wind-down after the convention's term.
+    #[serde(default)]
+    pub after_term: bool,
+    /// Whether a package must name the packages it was made from.
+    #[serde(default)]
+    pub parents_required: bool,
+}
+
+impl Flow {
+    /// Oldest package at its first acceptance.
+    pub fn age_max(&self) -> Duration {
+        DAY * self.age_max_days
+    }
+
+    /// Life of a package.
+    pub fn not_after(&self) -> Duration {
+        DAY * self.not_after_days
+    }
+
+    /// Who receives when a sender names nobody: everybody who may, but not the sender.
+    pub fn default_recipients(&self, sender: &PartyId) -> Vec<PartyId> {
+        let mut recipients = self.to.clone();
+        recipients.retain(|party| party != sender);
+        recipients.sort();
+        recipients.dedup();
+        recipients
+    }
+
+    pub(super) fn check(&self, known: &BTreeMap<&PartyId, &Party>) -> Result<(), String> {
+        let id = &self.id;
+        for party in self.from.iter().chain(&self.to) {
+            if !known.contains_key(party) {
+                return Err(format!("flow {id} names {party}, which is no [[party]]"));
+            }
+        }
+        if self.from.is_empty() || self.to.is_empty() {
+            return Err(format!("flow {id} has no sender or no recipient"));
+        }
+        if !(1..=NOT_AFTER_DAYS_MAX).contains(&self.not_after_days) || self.age_max_days == 0 {
+            return Err(format!(
+                "flow {id}: not_after_days is 1 to {NOT_AFTER_DAYS_MAX}, age_max_days at least 1"
+            ));
+        }
+        if self.size_max == 0 {
+            return Err(format!("flow {id}: size_max is 0 bytes"));
+        }
+        Ok(())
+    }
+}
