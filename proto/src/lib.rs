@@ -24,6 +24,7 @@ mod open;
 mod pack;
 mod party;
 mod seal;
+pub mod session;
 mod sheet;
 mod statement;
 mod time;
