@@ -426,7 +426,13 @@ impl Session {
         self.greeted.is_some() && !self.is_ending() && self.unacked.len() < STATEMENTS_MAX
     }
 
-    fn is_ending(&self) -> bool {
+    /// Whether there is a frame to send.
+    pub fn has_frame(&self) -> bool {
+        !self.frames.is_empty()
+    }
+
+    /// Whether one side wants to end.
+    pub fn is_ending(&self) -> bool {
         self.bye_sent || self.bye_received
     }
 

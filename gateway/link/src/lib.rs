@@ -1,1 +1,32 @@
-//! Dial and listen between parties.
+//! Dial and listen: gRPC over HTTP/3 and HTTP/2, mutual TLS 1.3, one identity per peer.
+//!
+//! Everything between the sockets and the [`Exchange`] that a program implements: key exchange,
+//! certificates, both transports on one port number, and the driver that runs the protocol's
+//! state machine over a stream. It knows no queue, no spool and no inbox.
+
+mod connection;
+mod dialer;
+mod driver;
+mod exchange;
+mod h3_server;
+mod identity;
+mod kx;
+mod link;
+mod listener;
+mod peer;
+mod service;
+mod tls;
+mod verifier;
+
+pub use connection::{Channel, Connection};
+pub use dialer::{DialError, Dialer};
+pub use driver::{SessionError, run_session};
+pub use exchange::{
+    Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Room, WriteError,
+};
+pub use identity::{Identity, IdentityError};
+pub use link::{Link, LinkStatus};
+pub use listener::{ListenError, Listener, RefusalSink, reset_key};
+pub use peer::{Peer, Transport, TransportChoice, TransportChoiceError, Trust};
+pub use service::{ExchangeService, peer_of};
+pub use verifier::CertificateRefusal;

@@ -1,0 +1,495 @@
+//! Runs the protocol's state machine over a stream of frames.
+//!
+//! One task per stream. Everything that takes time is a future beside the others, so a side never
+//! stops reading because it cannot write; the machine's windows bound what is in memory.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, Stream, StreamExt};
+use passerelle_proto::session::{Answer, Event, Fault, IDLE_MAX, Session};
+use passerelle_proto::v1::{Frame, Lane, Section, Signed};
+use passerelle_proto::{Digest, StatementId};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::exchange::{Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Room};
+use crate::peer::Peer;
+
+/// Frames that wait between the driver and the transport.
+pub(crate) const FRAMES_IN_FLIGHT: usize = 4;
+/// Statements of the peer that are being committed at once; more wait.
+const STATEMENTS_AT_ONCE: usize = 64;
+
+/// Why a stream has ended otherwise than in order.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The peer broke the protocol.
+    #[error("{0}")]
+    Fault(#[from] Fault),
+    /// The stream broke.
+    #[error("the stream broke: {0}")]
+    Stream(String),
+    /// The peer does not read.
+    #[error("the peer has read nothing for 10 s")]
+    Stalled,
+    /// We do not exchange with this peer, or not now.
+    #[error("{0}")]
+    Lane(#[from] LaneError),
+}
+
+enum Step {
+    Write(Section, u64, Bytes),
+    Sync(u64),
+    Complete,
+    Broken(Fault),
+}
+
+struct Taking {
+    steps: VecDeque<Step>,
+    // `None` while a step is under way.
+    incoming: Option<Box<dyn Incoming>>,
+}
+
+#[derive(Default)]
+struct Offering {
+    // `None` while it is being read.
+    outbound: Option<Box<dyn Outbound>>,
+    // An answer that came while it was being read.
+    answer: Option<Answer>,
+}
+
+enum Done {
+    Greeted(Result<Vec<Vec<u8>>, LaneError>),
+    Nothing,
+    Offered(u32, OfferAnswer),
+    Written(u32, Box<dyn Incoming>),
+    Synced(u32, Box<dyn Incoming>, u64),
+    WriteFailed(u32, String),
+    Completed(u32, Option<Answer>),
+    Committed(StatementId, bool),
+    Read(u32, Box<dyn Outbound>, Section, u64, std::io::Result<Bytes>),
+}
+
+struct Driver {
+    session: Session,
+    lane: Lane,
+    peer: Peer,
+    exchange: Arc<dyn Exchange>,
+    start: Instant,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    taking: BTreeMap<u32, Taking>,
+    offering: BTreeMap<u32, Offering>,
+    statements: VecDeque<Signed>,
+    committing: usize,
+    unacked: Vec<StatementId>,
+    ready: bool,
+}
+
+/// Runs one stream until it ends; frames to send go to `outbound`.
+///
+/// `stop` asks for an orderly end: what is open is finished.
+///
+/// # Errors
+/// [`SessionError`] when it did not end in order. Whatever was under way is put back.
+pub async fn run_session(
+    inbound: impl Stream<Item = Result<Frame, Status>> + Send + Unpin,
+    outbound: mpsc::Sender<Frame>,
+    peer: Peer,
+    lane: Lane,
+    exchange: Arc<dyn Exchange>,
+    stop: CancellationToken,
+) -> Result<(), SessionError> {
+    let session = Session::new(exchange.hello(&peer, lane), Duration::ZERO);
+    let mut driver = Driver {
+        session,
+        lane,
+        peer,
+        exchange,
+        start: Instant::now(),
+        work: FuturesUnordered::new(),
+        taking: BTreeMap::new(),
+        offering: BTreeMap::new(),
+        statements: VecDeque::new(),
+        committing: 0,
+        unacked: Vec::new(),
+        ready: false,
+    };
+    let outcome = driver.run(inbound, outbound, stop).await;
+    let why = outcome
+        .as_ref()
+        .err()
+        .map_or(String::new(), ToString::to_string);
+    let unacked = std::mem::take(&mut driver.unacked);
+    driver
+        .exchange
+        .ended(&driver.peer, driver.lane, unacked, &why);
+    outcome
+}
+
+impl Driver {
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    async fn run(
+        &mut self,
+        mut inbound: impl Stream<Item = Result<Frame, Status>> + Send + Unpin,
+        outbound: mpsc::Sender<Frame>,
+        stop: CancellationToken,
+    ) -> Result<(), SessionError> {
+        let exchange = self.exchange.clone();
+        let peer = self.peer.clone();
+        let lane = self.lane;
+        let next = |room: Room| {
+            let (exchange, peer) = (exchange.clone(), peer.clone());
+            async move { exchange.next(&peer, lane, room).await }.boxed()
+        };
+        let mut waiting: Option<(Room, BoxFuture<'static, Outgoing>)> = None;
+        let mut stopping = false;
+        let mut writable_since = self.start;
+        loop {
+            self.drain_events()?;
+            if self.session.is_finished() && self.work.is_empty() {
+                return Ok(());
+            }
+            let room = self.room();
+            if waiting.as_ref().is_none_or(|(asked, _)| *asked != room) {
+                let wanted = self.ready && (room.package || room.statement);
+                waiting = wanted.then(|| (room, next(room)));
+            }
+            let deadline = self.start + self.session.poll_timeout();
+            let stalled = writable_since + IDLE_MAX;
+            let has_frame = self.session.has_frame();
+            if !has_frame {
+                writable_since = Instant::now();
+            }
+            tokio::select! {
+                biased;
+                permit = outbound.reserve(), if has_frame => {
+                    let gone = |_| SessionError::Stream("the peer has closed it".into());
+                    let permit = permit.map_err(gone)?;
+                    if let Some(frame) = self.session.poll_frame(self.now()) {
+                        permit.send(frame);
+                    }
+                    writable_since = Instant::now();
+                }
+                frame = inbound.next() => match frame {
+                    Some(Ok(frame)) => self.session.on_frame(frame, self.now())?,
+                    Some(Err(status)) => return Err(broken(&status)),
+                    None if self.session.is_ending() => return Ok(()),
+                    None => return Err(SessionError::Stream("the peer has closed it".into())),
+                },
+                Some(done) = self.work.next(), if !self.work.is_empty() => self.on_done(done)?,
+                outgoing = waiting_for(&mut waiting), if waiting.is_some() => {
+                    waiting = None;
+                    self.send(outgoing);
+                }
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.session.bye("stopping");
+                }
+                () = tokio::time::sleep_until(stalled), if has_frame => {
+                    return Err(SessionError::Stalled);
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    self.session.on_timeout(self.now())?;
+                }
+            }
+        }
+    }
+
+    fn room(&self) -> Room {
+        Room {
+            package: self.session.can_offer(),
+            statement: self.lane == Lane::Control && self.session.can_send_statement(),
+        }
+    }
+
+    fn send(&mut self, outgoing: Outgoing) {
+        match outgoing {
+            Outgoing::Statement(signed) => {
+                self.unacked.push(StatementId(Digest::of(&signed.body)));
+                self.session.send_statement(signed);
+            }
+            Outgoing::Package(outbound) => {
+                let slot = self.session.offer(outbound.manifest(), outbound.inline());
+                let outbound = Some(outbound);
+                self.offering.insert(
+                    slot,
+                    Offering {
+                        outbound,
+                        answer: None,
+                    },
+                );
+            }
+        }
+    }
+
+    fn spawn(&self, future: impl Future<Output = Done> + Send + 'static) {
+        self.work.push(future.boxed());
+    }
+
+    fn drain_events(&mut self) -> Result<(), SessionError> {
+        while let Some(event) = self.session.poll_event() {
+            self.on_event(event);
+        }
+        while self.committing < STATEMENTS_AT_ONCE
+            && let Some(signed) = self.statements.pop_front()
+        {
+            self.committing += 1;
+            let (exchange, peer) = (self.exchange.clone(), self.peer.clone());
+            self.spawn(async move {
+                let id = StatementId(Digest::of(&signed.body));
+                Done::Committed(id, exchange.statement(&peer, signed).await)
+            });
+        }
+        match self.statements.len() > passerelle_proto::session::STATEMENTS_MAX {
+            true => Err(Fault::TooManyOffers.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        let (exchange, peer) = (self.exchange.clone(), self.peer.clone());
+        match event {
+            Event::Greeted(hello) => {
+                self.spawn(async move { Done::Greeted(exchange.greeted(&peer, &hello).await) })
+            }
+            Event::Note(note) => self.spawn(async move {
+                exchange.note(&peer, note).await;
+                Done::Nothing
+            }),
+            Event::Offered {
+                slot,
+                manifest,
+                inline,
+            } => self.spawn(async move {
+                Done::Offered(slot, exchange.offered(&peer, manifest, inline).await)
+            }),
+            Event::Read {
+                slot,
+                section,
+                offset,
+                length,
+            } => self.read(slot, section, offset, length),
+            Event::Write {
+                slot,
+                section,
+                offset,
+                bytes,
+            } => self.step(slot, Step::Write(section, offset, bytes)),
+            Event::Sync { slot, received } => self.step(slot, Step::Sync(received)),
+            Event::Complete { slot } => self.step(slot, Step::Complete),
+            Event::Broken { slot, fault } => self.step(slot, Step::Broken(fault)),
+            Event::Answered { slot, answer } => {
+                if let Some(offering) = self.offering.get_mut(&slot) {
+                    offering.answer = Some(answer);
+                    self.finish_offer(slot);
+                }
+            }
+            Event::Withdrawn { slot, ours, why } => {
+                tracing::info!(peer = %self.peer, %why, "a package was put off");
+                if ours {
+                    self.offering.remove(&slot);
+                } else {
+                    self.taking.remove(&slot);
+                }
+            }
+            Event::Statement(signed) => self.statements.push_back(signed),
+            Event::Acked(ids) => {
+                self.unacked.retain(|id| !ids.contains(id));
+                self.spawn(async move {
+                    exchange.acked(&peer, ids).await;
+                    Done::Nothing
+                });
+            }
+            Event::Bye(why) => {
+                tracing::debug!(peer = %self.peer, %why, "the peer ends the stream");
+                self.session.bye("as you wish");
+            }
+        }
+    }
+
+    /// Hands an answer over, once no read is under way.
+    fn finish_offer(&mut self, slot: u32) {
+        let Some(offering) = self.offering.get_mut(&slot) else {
+            return;
+        };
+        if offering.answer.is_none() || offering.outbound.is_none() {
+            return;
+        }
+        if let Some(Offering {
+            outbound: Some(outbound),
+            answer: Some(answer),
+        }) = self.offering.remove(&slot)
+        {
+            self.spawn(async move {
+                outbound.answered(answer).await;
+                Done::Nothing
+            });
+        }
+    }
+
+    fn read(&mut self, slot: u32, section: Section, offset: u64, length: u64) {
+        let offering = self.offering.get_mut(&slot);
+        let Some(mut outbound) = offering.and_then(|offering| offering.outbound.take()) else {
+            return;
+        };
+        self.spawn(async move {
+            let bytes = outbound.read(section, offset, length).await;
+            Done::Read(slot, outbound, section, offset, bytes)
+        });
+    }
+
+    fn step(&mut self, slot: u32, step: Step) {
+        let Some(taking) = self.taking.get_mut(&slot) else {
+            return;
+        };
+        taking.steps.push_back(step);
+        self.next_step(slot);
+    }
+
+    /// Begins the next step of a transfer, unless one is under way.
+    fn next_step(&mut self, slot: u32) {
+        let Some(taking) = self.taking.get_mut(&slot) else {
+            return;
+        };
+        let Some(mut incoming) = taking.incoming.take() else {
+            return;
+        };
+        let Some(step) = taking.steps.pop_front() else {
+            taking.incoming = Some(incoming);
+            return;
+        };
+        self.spawn(async move {
+            match step {
+                Step::Write(section, offset, bytes) => {
+                    match incoming.write(section, offset, bytes).await {
+                        Ok(()) => Done::Written(slot, incoming),
+                        Err(error) => Done::WriteFailed(slot, error.to_string()),
+                    }
+                }
+                Step::Sync(received) => match incoming.sync().await {
+                    Ok(()) => Done::Synced(slot, incoming, received),
+                    Err(error) => Done::WriteFailed(slot, error.to_string()),
+                },
+                Step::Complete => Done::Completed(slot, incoming.complete().await),
+                Step::Broken(fault) => Done::Completed(slot, incoming.broken(fault).await),
+            }
+        });
+    }
+
+    fn on_done(&mut self, done: Done) -> Result<(), SessionError> {
+        match done {
+            Done::Nothing => {}
+            Done::Greeted(notes) => {
+                self.ready = true;
+                notes?
+                    .into_iter()
+                    .for_each(|note| self.session.send_note(note));
+            }
+            Done::Offered(slot, answer) => self.on_offer_answer(slot, answer),
+            Done::Written(slot, incoming) => self.put_back(slot, incoming),
+            Done::Synced(slot, incoming, received) => {
+                self.session.on_synced(slot, received);
+                self.put_back(slot, incoming);
+            }
+            Done::WriteFailed(slot, why) => {
+                tracing::warn!(peer = %self.peer, %why, "a transfer was given up");
+                self.taking.remove(&slot);
+                self.session.refuse(slot, "it cannot be kept now");
+            }
+            Done::Completed(slot, answer) => {
+                self.taking.remove(&slot);
+                match answer {
+                    Some(answer) => self.session.answer(slot, answer),
+                    None => self.session.refuse(slot, "it cannot be committed now"),
+                }
+            }
+            Done::Committed(id, committed) => {
+                self.committing -= 1;
+                if committed {
+                    self.session.ack(&[id]);
+                }
+            }
+            Done::Read(slot, outbound, section, offset, bytes) => {
+                self.on_read(slot, outbound, section, offset, bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_offer_answer(&mut self, slot: u32, answer: OfferAnswer) {
+        match answer {
+            OfferAnswer::Answer(answer) => self.session.answer(slot, answer),
+            OfferAnswer::Decline(why) => self.session.refuse(slot, &why),
+            OfferAnswer::Take(incoming) => {
+                let manifest = incoming.manifest().clone();
+                let held = incoming.held();
+                let taking = Taking {
+                    steps: VecDeque::new(),
+                    incoming: Some(incoming),
+                };
+                self.taking.insert(slot, taking);
+                self.session.accept(slot, &manifest, held);
+            }
+        }
+    }
+
+    fn put_back(&mut self, slot: u32, incoming: Box<dyn Incoming>) {
+        if let Some(taking) = self.taking.get_mut(&slot) {
+            taking.incoming = Some(incoming);
+            self.next_step(slot);
+        }
+    }
+
+    fn on_read(
+        &mut self,
+        slot: u32,
+        outbound: Box<dyn Outbound>,
+        section: Section,
+        offset: u64,
+        bytes: std::io::Result<Bytes>,
+    ) {
+        let Some(offering) = self.offering.get_mut(&slot) else {
+            return;
+        };
+        offering.outbound = Some(outbound);
+        match bytes {
+            Ok(_) if offering.answer.is_some() => self.finish_offer(slot),
+            Ok(bytes) => self.session.on_read(slot, section, offset, bytes),
+            Err(error) => {
+                tracing::error!(%error, "a package cannot be read; its offer is withdrawn");
+                self.offering.remove(&slot);
+                self.session.give_up(slot, "it cannot be read here now");
+            }
+        }
+    }
+}
+
+async fn waiting_for(waiting: &mut Option<(Room, BoxFuture<'static, Outgoing>)>) -> Outgoing {
+    match waiting {
+        Some((_, next)) => next.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn broken(status: &Status) -> SessionError {
+    // The innermost cause is what an operator can act on: an alert, a reset, a refusal.
+    let mut cause: &dyn std::error::Error = status;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let why = match status.message().is_empty() {
+        true => cause.to_string(),
+        false => status.message().to_owned(),
+    };
+    SessionError::Stream(why)
+}

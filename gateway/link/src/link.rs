@@ -1,0 +1,226 @@
+//! Keeping a peer connected that we dial: one control lane, two lanes for large packages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use passerelle_proto::Hop;
+use passerelle_proto::v1::{Frame, Lane};
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use tonic::metadata::MetadataValue;
+
+use crate::connection::Connection;
+use crate::dialer::Dialer;
+use crate::driver::{FRAMES_IN_FLIGHT, SessionError, run_session};
+use crate::exchange::Exchange;
+use crate::peer::Transport;
+use crate::service::LANE_HEADER;
+
+/// Lanes for large packages that we open.
+const BULK_LANES: usize = 2;
+/// Wait before the first reconnect.
+const RECONNECT_FIRST: Duration = Duration::from_millis(200);
+/// Longest wait between attempts within the first minute: a restarted peer is found at once.
+const RECONNECT_SOON_MAX: Duration = Duration::from_secs(1);
+/// How long a peer is looked for eagerly.
+const SOON: Duration = Duration::from_secs(60);
+/// Longest wait between attempts later.
+const RECONNECT_MAX: Duration = Duration::from_secs(300);
+
+/// What a link says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LinkStatus {
+    /// How it is connected; `None` while it is not.
+    pub transport: Option<Transport>,
+    /// Address of the peer, while connected.
+    pub address: String,
+    /// "connecting", "connected", "waiting": in words.
+    pub state: &'static str,
+    /// What went wrong last; empty when nothing did.
+    pub last_error: String,
+}
+
+/// A peer that is kept connected.
+pub struct Link {
+    status: watch::Receiver<LinkStatus>,
+}
+
+impl Link {
+    /// Dials `hop` and runs lanes over the connection until `stop`, again and again.
+    ///
+    /// The future is to be spawned; the link tells its status.
+    pub fn maintain(
+        dialer: Dialer,
+        hop: Hop,
+        exchange: Arc<dyn Exchange>,
+        stop: CancellationToken,
+        on_connected: impl Fn(Connection) + Send + Sync + 'static,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (sender, status) = watch::channel(LinkStatus {
+            state: "connecting",
+            ..LinkStatus::default()
+        });
+        let keeper = Keeper {
+            dialer,
+            hop,
+            exchange,
+            stop,
+            status: sender,
+        };
+        (Self { status }, keeper.run(on_connected))
+    }
+
+    /// Follows the status.
+    pub fn status(&self) -> watch::Receiver<LinkStatus> {
+        self.status.clone()
+    }
+}
+
+struct Keeper {
+    dialer: Dialer,
+    hop: Hop,
+    exchange: Arc<dyn Exchange>,
+    stop: CancellationToken,
+    status: watch::Sender<LinkStatus>,
+}
+
+impl Keeper {
+    async fn run(self, on_connected: impl Fn(Connection) + Send + Sync + 'static) {
+        let mut failures = 0_u32;
+        let mut lost = tokio::time::Instant::now();
+        while !self.stop.is_cancelled() {
+            let dialled = tokio::select! {
+                dialled = self.dialer.dial(&self.hop) => dialled,
+                () = self.stop.cancelled() => return,
+            };
+            match dialled {
+                Ok(connection) => {
+                    let peer = connection.peer().clone();
+                    tracing::info!(%peer, "connected");
+                    self.status.send_replace(LinkStatus {
+                        transport: Some(peer.transport),
+                        address: peer.address.to_string(),
+                        state: "connected",
+                        last_error: String::new(),
+                    });
+                    on_connected(connection.clone());
+                    let why = self.lanes(connection).await;
+                    tracing::info!(%peer, %why, "the connection has ended");
+                    failures = 0;
+                    lost = tokio::time::Instant::now();
+                    self.lost("connecting", why);
+                }
+                Err(error) => {
+                    failures += 1;
+                    if failures == 1 {
+                        tracing::warn!(peer = %self.hop, %error, "not reached");
+                    }
+                    self.lost("waiting to dial again", error.to_string());
+                }
+            }
+            let wait = reconnect_wait(failures, lost.elapsed(), jitter());
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn lost(&self, state: &'static str, why: String) {
+        self.status.send_replace(LinkStatus {
+            transport: None,
+            address: String::new(),
+            state,
+            last_error: why,
+        });
+    }
+
+    /// Runs all lanes; when one of them breaks, all end.
+    async fn lanes(&self, mut connection: Connection) -> String {
+        let stop = self.stop.child_token();
+        let mut lanes = JoinSet::new();
+        for number in 0..=BULK_LANES {
+            let lane = if number == 0 {
+                Lane::Control
+            } else {
+                Lane::Bulk
+            };
+            let (connection, exchange) = (connection.clone(), self.exchange.clone());
+            lanes.spawn(open_lane(connection, lane, exchange, stop.clone()));
+        }
+        let why = tokio::select! {
+            ended = lanes.join_next() => match ended {
+                Some(Ok(Err(error))) => connection
+                    .closed_because()
+                    .unwrap_or_else(|| error.to_string()),
+                _ => "the peer ends the connection".to_owned(),
+            },
+            why = connection.closed() => why,
+        };
+        if self.stop.is_cancelled() {
+            // In order: what is open is finished; whoever stops us has set the time limit.
+            while lanes.join_next().await.is_some() {}
+        }
+        lanes.shutdown().await;
+        connection.close();
+        why
+    }
+}
+
+async fn open_lane(
+    connection: Connection,
+    lane: Lane,
+    exchange: Arc<dyn Exchange>,
+    stop: CancellationToken,
+) -> Result<(), SessionError> {
+    let (sender, receiver) = mpsc::channel::<Frame>(FRAMES_IN_FLIGHT);
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    let name = match lane {
+        Lane::Control => "control",
+        _ => "bulk",
+    };
+    request
+        .metadata_mut()
+        .insert(LANE_HEADER, MetadataValue::from_static(name));
+    let response = connection.exchange().session(request).await;
+    let inbound = response.map_err(|status| SessionError::Stream(status.message().to_owned()))?;
+    let peer = connection.peer().clone();
+    run_session(inbound.into_inner(), sender, peer, lane, exchange, stop).await
+}
+
+/// Between attempts: quick at first, at most a second in the first minute, then backing off with
+/// jitter.
+fn reconnect_wait(failures: u32, lost_for: Duration, jitter: f64) -> Duration {
+    let doubled = RECONNECT_FIRST.saturating_mul(1 << failures.min(11));
+    match lost_for < SOON {
+        true => doubled.min(RECONNECT_SOON_MAX),
+        false => doubled.min(RECONNECT_MAX).mul_f64(0.5 + jitter / 2.0),
+    }
+}
+
+fn jitter() -> f64 {
+    let mut byte = [0];
+    // Without randomness all peers wait alike; nothing else depends on it.
+    let _ = SystemRandom::new().fill(&mut byte);
+    f64::from(byte[0]) / 255.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restarted_peer_is_found_within_a_second_and_a_dead_one_is_left_in_peace() {
+        assert_eq!(reconnect_wait(0, Duration::ZERO, 1.0), RECONNECT_FIRST);
+        assert_eq!(
+            reconnect_wait(30, Duration::from_secs(59), 1.0),
+            RECONNECT_SOON_MAX
+        );
+        assert_eq!(reconnect_wait(30, SOON, 1.0), RECONNECT_MAX);
+        assert_eq!(reconnect_wait(30, SOON, 0.0), RECONNECT_MAX / 2);
+    }
+}
