@@ -7,6 +7,11 @@
 
 mod breaker;
 mod metrics;
+mod queue;
 
 pub use breaker::{Breaker, FAILURES_UNTIL_OPEN, FIRST_RETRY, RETRY_MAX};
 pub use metrics::{Counter, Gauge, Metrics};
+pub use queue::{
+    Applied, Change, Class, Counts, FoldError, Item, ItemKey, ItemState, ItemView, Items, Lease,
+    LeaseToken, MemQueue, PAGE_MAX, Queue, QueueError, Settle, SledQueue, StoreError, fold,
+};

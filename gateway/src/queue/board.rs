@@ -1,0 +1,238 @@
+//! What is known in memory only: who stands in which line, who is leased, who waits after a
+//! failure. Void at restart; the lines are then drawn up from the items.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
+
+use passerelle_proto::{Hop, PackageId};
+
+use super::item::{Class, Item, ItemKey, ItemState};
+use super::{Counts, LeaseToken, Settle};
+
+/// Longest error text kept per item, in bytes.
+const ERROR_LEN_MAX: usize = 200;
+
+#[derive(Default)]
+struct Line {
+    ready: BTreeSet<ItemKey>,
+    delayed: BTreeSet<(Instant, ItemKey)>,
+}
+
+/// What happened to an item since the start of this process.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Attempt {
+    pub(super) count: u32,
+    pub(super) last_error: String,
+    pub(super) lease: Option<LeaseToken>,
+    until: Option<Instant>,
+    parked: bool,
+}
+
+/// The lines of all hops.
+#[derive(Default)]
+pub(super) struct Board {
+    lines: HashMap<(Hop, Class), Line>,
+    packages: BTreeSet<(PackageId, ItemKey)>,
+    counts: BTreeMap<Hop, Counts>,
+    attempts: HashMap<ItemKey, Attempt>,
+    leases: HashMap<LeaseToken, (ItemKey, Hop, Class)>,
+    last_token: u64,
+}
+
+impl Board {
+    /// The items of a package, oldest first.
+    pub(super) fn of_package(&self, package: &PackageId) -> Vec<ItemKey> {
+        let key = |index, route| (*package, ItemKey { index, route });
+        let range = self.packages.range(key(0, 0)..=key(u64::MAX, u8::MAX));
+        range.map(|(_, key)| *key).collect()
+    }
+
+    /// The item is new, or has changed from `before`.
+    pub(super) fn put(&mut self, key: ItemKey, before: Option<&Item>, item: &Item) {
+        match before {
+            Some(before) => self.count(before, -1),
+            None => {
+                self.packages.insert((item.package, key));
+            }
+        }
+        self.count(item, 1);
+        if item.state() == ItemState::Waiting {
+            let idle = self.attempts.get(&key).is_none_or(|attempt| {
+                attempt.lease.is_none() && attempt.until.is_none() && !attempt.parked
+            });
+            if idle {
+                self.line(item).ready.insert(key);
+            }
+        } else {
+            self.leave_line(key, item);
+        }
+    }
+
+    /// Whatever delays the item ends.
+    pub(super) fn retry(&mut self, key: ItemKey, item: &Item) {
+        self.leave_line(key, item);
+        self.attempts.remove(&key);
+        if item.state() == ItemState::Waiting {
+            self.line(item).ready.insert(key);
+        }
+    }
+
+    /// The item is finished.
+    pub(super) fn remove(&mut self, key: ItemKey, item: &Item) {
+        self.leave_line(key, item);
+        self.attempts.remove(&key);
+        self.packages.remove(&(item.package, key));
+        self.count(item, -1);
+        let line = (item.next_hop.clone(), item.class);
+        let empty = |line: &Line| line.ready.is_empty() && line.delayed.is_empty();
+        if self.lines.get(&line).is_some_and(empty) {
+            self.lines.remove(&line);
+        }
+    }
+
+    /// Takes up to `n` keys off the line, oldest first, each under a lease of its own.
+    pub(super) fn claim(
+        &mut self,
+        hop: &Hop,
+        class: Class,
+        n: usize,
+        now: Instant,
+    ) -> Vec<(LeaseToken, ItemKey)> {
+        let Some(line) = self.lines.get_mut(&(hop.clone(), class)) else {
+            return Vec::new();
+        };
+        while let Some(&(at, key)) = line.delayed.first() {
+            if at > now {
+                break;
+            }
+            line.delayed.pop_first();
+            line.ready.insert(key);
+        }
+        let keys: Vec<ItemKey> = line.ready.iter().take(n).copied().collect();
+        keys.into_iter()
+            .map(|key| (self.lease(hop, class, key), key))
+            .collect()
+    }
+
+    fn lease(&mut self, hop: &Hop, class: Class, key: ItemKey) -> LeaseToken {
+        if let Some(line) = self.lines.get_mut(&(hop.clone(), class)) {
+            line.ready.remove(&key);
+        }
+        self.last_token += 1;
+        let token = LeaseToken(self.last_token);
+        let attempt = self.attempts.entry(key).or_default();
+        attempt.count = attempt.count.saturating_add(1);
+        attempt.lease = Some(token);
+        attempt.until = None;
+        self.leases.insert(token, (key, hop.clone(), class));
+        token
+    }
+
+    /// Ends a lease; `false` when the log or an operator has ended it before.
+    pub(super) fn settle(&mut self, token: LeaseToken, settle: Settle) -> bool {
+        let Some((key, hop, class)) = self.leases.remove(&token) else {
+            return false;
+        };
+        let attempt = self.attempts.entry(key).or_default();
+        attempt.lease = None;
+        match settle {
+            Settle::Return => {
+                attempt.count = attempt.count.saturating_sub(1);
+                self.lines
+                    .entry((hop, class))
+                    .or_default()
+                    .ready
+                    .insert(key);
+            }
+            Settle::Retry { at, error } => {
+                attempt.until = Some(at);
+                attempt.last_error = cut(error);
+                let line = self.lines.entry((hop, class)).or_default();
+                line.delayed.insert((at, key));
+            }
+            Settle::Park { error } => {
+                attempt.parked = true;
+                attempt.last_error = cut(error);
+            }
+        }
+        true
+    }
+
+    /// The hop has shown itself: its delayed items are ready at once.
+    pub(super) fn wake(&mut self, hop: &Hop) {
+        for class in Class::ALL {
+            let Some(line) = self.lines.get_mut(&(hop.clone(), class)) else {
+                continue;
+            };
+            for (_, key) in std::mem::take(&mut line.delayed) {
+                line.ready.insert(key);
+                if let Some(attempt) = self.attempts.get_mut(&key) {
+                    attempt.until = None;
+                }
+            }
+        }
+    }
+
+    /// When the line has something to claim: `now`, later, or never unless it changes.
+    pub(super) fn next_attempt(&self, hop: &Hop, class: Class, now: Instant) -> Option<Instant> {
+        let line = self.lines.get(&(hop.clone(), class))?;
+        if !line.ready.is_empty() {
+            return Some(now);
+        }
+        line.delayed.first().map(|(at, _)| *at)
+    }
+
+    pub(super) fn attempt(&self, key: ItemKey) -> Attempt {
+        self.attempts.get(&key).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn counts(&self) -> BTreeMap<Hop, Counts> {
+        self.counts.clone()
+    }
+
+    fn line(&mut self, item: &Item) -> &mut Line {
+        let line = (item.next_hop.clone(), item.class);
+        self.lines.entry(line).or_default()
+    }
+
+    fn leave_line(&mut self, key: ItemKey, item: &Item) {
+        let attempt = self.attempts.get_mut(&key);
+        let until = attempt.as_ref().and_then(|attempt| attempt.until);
+        if let Some(attempt) = attempt {
+            attempt.until = None;
+            attempt.parked = false;
+            if let Some(token) = attempt.lease.take() {
+                self.leases.remove(&token);
+            }
+        }
+        let line = (item.next_hop.clone(), item.class);
+        if let Some(line) = self.lines.get_mut(&line) {
+            line.ready.remove(&key);
+            if let Some(until) = until {
+                line.delayed.remove(&(until, key));
+            }
+        }
+    }
+
+    fn count(&mut self, item: &Item, by: i64) {
+        let counts = self.counts.entry(item.next_hop.clone()).or_default();
+        let number = match (item.is_package(), item.state()) {
+            (false, _) => &mut counts.statements,
+            (true, ItemState::Waiting) => &mut counts.waiting,
+            (true, ItemState::Held) => &mut counts.held,
+            (true, ItemState::Forwarded) => &mut counts.forwarded,
+        };
+        *number = number.saturating_add_signed(by);
+        if *counts == Counts::default() {
+            self.counts.remove(&item.next_hop);
+        }
+    }
+}
+
+fn cut(mut error: String) -> String {
+    let end = (0..=ERROR_LEN_MAX.min(error.len()))
+        .rev()
+        .find(|&at| error.is_char_boundary(at));
+    error.truncate(end.unwrap_or(0));
+    error
+}

@@ -1,0 +1,362 @@
+//! Items in a sled database, used in the one shape in which it was found to be reliable.
+//!
+//! One tree, one thread, plain inserts and removals, then the `applied` key, then a flush, for
+//! every batch: sled's batches and transactions without a flush deadlock now and then, and its
+//! `len` walks the tree. What the flush does not promise after a crash of the machine is not
+//! relied upon: without a mark of an orderly stop the database of an earlier boot is moved aside.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use passerelle_proto::{Digest, Timestamp};
+
+use super::item::{ITEM_KEY_LEN, Item, ItemKey};
+use super::store::{Applied, Store, StoreError};
+
+/// Cache of the database in bytes.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// How long the database may take for one request.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Requests that may wait for the database's thread.
+const REQUESTS_MAX: usize = 1024;
+
+const APPLIED: &[u8] = b"applied";
+const ITEM_PREFIX: u8 = b'i';
+const DUE_PREFIX: u8 = b't';
+/// Holds the id of the boot that has the database open; gone after an orderly stop.
+const OPEN_MARK: &str = "open";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+type Task = Box<dyn FnOnce(&Tree) + Send>;
+
+/// The handle; the database itself lives in a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Database {
+    engine: Engine,
+    applied: Applied,
+    mark: PathBuf,
+}
+
+/// The thread of the database. Dropped, it waits until the database is closed.
+#[derive(Debug)]
+struct Engine {
+    tasks: Option<mpsc::SyncSender<Task>>,
+    thread: Option<thread::JoinHandle<()>>,
+    stuck: AtomicBool,
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        drop(self.tasks.take());
+        if let Some(thread) = self.thread.take()
+            && !self.stuck.load(Ordering::Relaxed)
+        {
+            // It has panicked: there is nothing left to close.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Database {
+    /// Opens or creates the database below `dir`.
+    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+        let file_error = |cause: io::Error| StoreError::Database {
+            operation: "making its directory",
+            cause: format!("{}: {cause}", dir.display()),
+        };
+        fs::create_dir_all(dir).map_err(file_error)?;
+        let (db, mark) = (dir.join("db"), dir.join(OPEN_MARK));
+        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let crashed = fs::read_to_string(&mark).is_ok_and(|opened| opened != boot);
+        if crashed {
+            tracing::warn!("the machine stopped without notice: rebuilding the queue");
+            move_aside(&db).map_err(file_error)?;
+        }
+        fs::write(&mark, &boot).map_err(file_error)?;
+        let (engine, applied) = match Engine::start(&db) {
+            Ok(started) => started,
+            Err(error) => {
+                tracing::warn!(%error, "the queue database cannot be opened: rebuilding it");
+                move_aside(&db).map_err(file_error)?;
+                Engine::start(&db)?
+            }
+        };
+        Ok(Self {
+            engine,
+            applied,
+            mark,
+        })
+    }
+}
+
+/// A database that was set aside is kept until the next one is, for whoever wants to look.
+fn move_aside(db: &Path) -> io::Result<()> {
+    let aside = db.with_extension("aside");
+    match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    match fs::rename(db, &aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        moved => moved,
+    }
+}
+
+impl Engine {
+    fn start(db: &Path) -> Result<(Self, Applied), StoreError> {
+        let refuse = |cause: String| StoreError::Database {
+            operation: "opening",
+            cause,
+        };
+        let (tasks, queue) = mpsc::sync_channel::<Task>(REQUESTS_MAX);
+        let (opened, opening) = mpsc::sync_channel(1);
+        let path = db.to_path_buf();
+        let thread = move || match Tree::open(&path) {
+            Ok(tree) => {
+                let _ = opened.send(Ok(()));
+                queue.into_iter().for_each(|task| task(&tree));
+            }
+            Err(error) => {
+                let _ = opened.send(Err(error));
+            }
+        };
+        let thread = thread::Builder::new()
+            .name("queue".to_owned())
+            .spawn(thread)
+            .map_err(|error| refuse(error.to_string()))?;
+        let engine = Self {
+            tasks: Some(tasks),
+            thread: Some(thread),
+            stuck: AtomicBool::new(false),
+        };
+        let answer = opening.recv_timeout(ANSWER_WITHIN).map_err(|error| {
+            let hangs = error == mpsc::RecvTimeoutError::Timeout;
+            engine.stuck.store(hangs, Ordering::Relaxed);
+            // A panic of the engine on a damaged file ends the thread and so this wait.
+            refuse("the engine has given up or hangs".to_owned())
+        })?;
+        answer.map_err(|error| refuse(error.to_string()))?;
+        let applied = match engine.ask("reading how far it is", Tree::applied)? {
+            Some(bytes) => decode_applied(&bytes).ok_or(StoreError::Record)?,
+            None => {
+                // What a first batch, or a clearing, left half done.
+                engine.ask("clearing", Tree::clear)?;
+                Applied::nothing()
+            }
+        };
+        Ok((engine, applied))
+    }
+
+    /// Runs `task` in the database's thread and waits for its answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        task: impl FnOnce(&Tree) -> sled::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let task: Task = Box::new(move |tree| {
+            // Whoever has given up waiting no longer wants the answer.
+            let _ = answer.send(task(tree));
+        });
+        let sent = self
+            .tasks
+            .as_ref()
+            .is_some_and(|tasks| tasks.send(task).is_ok());
+        let answer = match answered.recv_timeout(ANSWER_WITHIN) {
+            Ok(answer) if sent => answer,
+            outcome => {
+                let hangs = matches!(outcome, Err(mpsc::RecvTimeoutError::Timeout));
+                self.stuck.store(hangs, Ordering::Relaxed);
+                return Err(StoreError::Stuck { operation });
+            }
+        };
+        answer.map_err(|error| StoreError::Database {
+            operation,
+            cause: error.to_string(),
+        })
+    }
+}
+
+impl Store for Database {
+    fn get(&self, key: ItemKey) -> Result<Option<Item>, StoreError> {
+        let record = self
+            .engine
+            .ask("reading an item", move |tree| tree.get(key))?;
+        let decode = |bytes: Vec<u8>| Item::decode(&bytes).ok_or(StoreError::Record);
+        record.map(decode).transpose()
+    }
+
+    fn put(&mut self, key: ItemKey, item: &Item) -> Result<(), StoreError> {
+        let (record, deadline) = (item.encode(), item.deadline);
+        self.engine.ask("writing an item", move |tree| {
+            tree.put(key, deadline, record)
+        })
+    }
+
+    fn remove(&mut self, key: ItemKey, item: &Item) -> Result<(), StoreError> {
+        let deadline = item.deadline;
+        self.engine
+            .ask("removing an item", move |tree| tree.remove(key, deadline))
+    }
+
+    fn commit(&mut self, applied: Applied) -> Result<(), StoreError> {
+        self.engine
+            .ask("flushing", move |tree| tree.commit(applied))?;
+        self.applied = applied;
+        Ok(())
+    }
+
+    fn applied(&self) -> Applied {
+        self.applied
+    }
+
+    fn scan(
+        &self,
+        after: Option<ItemKey>,
+        limit: usize,
+    ) -> Result<Vec<(ItemKey, Item)>, StoreError> {
+        let records = self
+            .engine
+            .ask("listing items", move |tree| tree.scan(after, limit))?;
+        let decode = |(key, record): (Vec<u8>, Vec<u8>)| {
+            let key = ItemKey::from_bytes(&key).ok_or(StoreError::Record)?;
+            Ok((key, Item::decode(&record).ok_or(StoreError::Record)?))
+        };
+        records.into_iter().map(decode).collect()
+    }
+
+    fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, ItemKey)>, StoreError> {
+        let keys = self
+            .engine
+            .ask("listing deadlines", move |tree| tree.due(until, limit))?;
+        let decode = |key: Vec<u8>| decode_due(&key).ok_or(StoreError::Record);
+        keys.into_iter().map(decode).collect()
+    }
+
+    fn clear(&mut self) -> Result<(), StoreError> {
+        self.engine.ask("clearing", Tree::clear)?;
+        self.applied = Applied::nothing();
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        let applied = self.applied;
+        self.engine
+            .ask("flushing", move |tree| tree.commit(applied))?;
+        fs::remove_file(&self.mark).map_err(|error| StoreError::Database {
+            operation: "marking an orderly stop",
+            cause: format!("{}: {error}", self.mark.display()),
+        })
+    }
+}
+
+/// The one tree, in its thread.
+struct Tree {
+    db: sled::Db,
+}
+
+impl Tree {
+    fn open(path: &Path) -> sled::Result<Self> {
+        let db = sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE_BYTES)
+            .mode(sled::Mode::LowSpace)
+            .flush_every_ms(None)
+            .open()?;
+        Ok(Self { db })
+    }
+
+    fn applied(&self) -> sled::Result<Option<Vec<u8>>> {
+        Ok(self.db.get(APPLIED)?.map(|bytes| bytes.to_vec()))
+    }
+
+    fn get(&self, key: ItemKey) -> sled::Result<Option<Vec<u8>>> {
+        Ok(self.db.get(item_key(key))?.map(|bytes| bytes.to_vec()))
+    }
+
+    fn put(&self, key: ItemKey, deadline: Option<Timestamp>, record: Vec<u8>) -> sled::Result<()> {
+        self.db.insert(item_key(key), record)?;
+        if let Some(deadline) = deadline {
+            self.db.insert(due_key(deadline, key), &[])?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, key: ItemKey, deadline: Option<Timestamp>) -> sled::Result<()> {
+        self.db.remove(item_key(key))?;
+        if let Some(deadline) = deadline {
+            self.db.remove(due_key(deadline, key))?;
+        }
+        Ok(())
+    }
+
+    fn commit(&self, applied: Applied) -> sled::Result<()> {
+        self.db.insert(APPLIED, encode_applied(applied))?;
+        self.db.flush().map(|_| ())
+    }
+
+    fn scan(&self, after: Option<ItemKey>, limit: usize) -> sled::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        // One zero byte more: the first key behind `after`.
+        let start = match after {
+            Some(key) => [item_key(key).as_slice(), &[0]].concat(),
+            None => vec![ITEM_PREFIX],
+        };
+        let range = self.db.range(start..vec![ITEM_PREFIX + 1]);
+        range
+            .take(limit)
+            .map(|record| record.map(|(key, record)| (key[1..].to_vec(), record.to_vec())))
+            .collect()
+    }
+
+    fn due(&self, until: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
+        let last = ItemKey {
+            index: u64::MAX,
+            route: u8::MAX,
+        };
+        let range = self.db.range(vec![DUE_PREFIX]..=due_key(until, last));
+        let keys = range.keys().take(limit);
+        keys.map(|key| key.map(|key| key.to_vec())).collect()
+    }
+
+    fn clear(&self) -> sled::Result<()> {
+        // The `applied` key goes first: a half-cleared database must look like an empty one.
+        self.db.remove(APPLIED)?;
+        self.db.flush()?;
+        self.db.clear()?;
+        self.db.flush().map(|_| ())
+    }
+}
+
+fn item_key(key: ItemKey) -> Vec<u8> {
+    [&[ITEM_PREFIX][..], &key.to_bytes()].concat()
+}
+
+/// Sorts by deadline: the sign bit is turned, so that times before 1970 come first.
+fn due_key(deadline: Timestamp, key: ItemKey) -> Vec<u8> {
+    let at = (deadline.as_ms() as u64) ^ (1 << 63);
+    [&[DUE_PREFIX][..], &at.to_be_bytes(), &key.to_bytes()].concat()
+}
+
+fn decode_due(bytes: &[u8]) -> Option<(Timestamp, ItemKey)> {
+    let (at, key) = bytes.get(1..)?.split_first_chunk::<8>()?;
+    let key: &[u8; ITEM_KEY_LEN] = key.try_into().ok()?;
+    let ms = (u64::from_be_bytes(*at) ^ (1 << 63)) as i64;
+    Some((Timestamp::from_ms(ms), ItemKey::from_bytes(key)?))
+}
+
+fn encode_applied(applied: Applied) -> Vec<u8> {
+    [&applied.size.to_be_bytes()[..], &applied.root.0].concat()
+}
+
+fn decode_applied(bytes: &[u8]) -> Option<Applied> {
+    let (size, root) = bytes.split_first_chunk::<8>()?;
+    Some(Applied {
+        size: u64::from_be_bytes(*size),
+        root: Digest::from_slice(root).ok()?,
+    })
+}
