@@ -6,7 +6,9 @@
 //! This crate is sans-I/O: bytes, `Read`/`Write` and `now` come in as arguments. It opens no
 //! socket, starts no runtime and reads no clock.
 
+pub mod audit;
 mod batch_tree;
+mod checkpoint;
 mod chunk;
 mod cipher;
 mod convention;
@@ -19,6 +21,7 @@ pub mod fixture;
 mod id;
 mod key;
 mod manifest;
+pub mod merkle;
 mod note;
 mod open;
 mod pack;
@@ -27,8 +30,11 @@ mod seal;
 pub mod session;
 mod sheet;
 mod statement;
+pub mod tile;
 mod time;
+mod witness;
 
+pub use checkpoint::{CHECKPOINT_LEN_MAX, Checkpoint, CheckpointError, with_cosignatures};
 pub use chunk::{
     ChunkError, ChunkRecord, ChunkTable, MAX_CHUNK_PLAIN_LEN, MAX_CHUNKS, MAX_CIPHERTEXT_LEN,
     MIN_CIPHERTEXT_LEN, RECORD_LEN,
@@ -44,9 +50,10 @@ pub use entry_name::{ENTRY_NAME_LEN_MAX, ENTRY_PART_LEN_MAX, EntryName, EntryNam
 pub use envelope::EnvelopeError;
 pub use id::{DIGEST_LEN, Digest, DigestError, Hasher, PackageId, SHORT_ID_DIGITS, StatementId};
 pub use key::{
-    COMPOSITE_ALGORITHM, KeyId, KeyIdError, KeyTextError, PUBLIC_KEY_LEN, RECIPIENT_ALGORITHM,
-    RecipientKey, RecipientSecret, SIGNATURE_LEN, SecretFileError, SignatureError, SigningKey,
-    VerifyingKey, WrapError, read_secret_file, write_secret_file,
+    COMPOSITE_ALGORITHM, KeyId, KeyIdError, KeyTextError, LOG_ALGORITHM, LogSigner, LogVerifier,
+    PUBLIC_KEY_LEN, RECIPIENT_ALGORITHM, RecipientKey, RecipientSecret, SIGNATURE_LEN,
+    SecretFileError, SignatureError, SigningKey, VerifyingKey, WrapError, log_origin,
+    read_secret_file, write_secret_file,
 };
 pub use manifest::{
     HeadPart, INDEX_LEN_MAX, LIFETIME_MS_MAX, MANIFEST_LEN_MAX, ManifestError, NONCE_LEN,
@@ -73,6 +80,7 @@ pub use statement::{
     UntrustedStatement, VerifiedStatement, statement_name, terminal_recipients,
 };
 pub use time::{Timestamp, TimestampError};
+pub use witness::{WITNESS_BODY_LEN_MAX, WitnessAnswer, add_checkpoint_body, witness};
 
 pub mod v1 {
     //! Messages and services generated from the `.proto` files.

@@ -34,6 +34,14 @@ pub struct NoteSignature {
     pub bytes: Vec<u8>,
 }
 
+impl NoteSignature {
+    /// The line as it stands in a note, ended by a line feed.
+    pub fn to_line(&self) -> String {
+        let bytes = [&self.key_hash.to_be_bytes(), self.bytes.as_slice()].concat();
+        format!("{DASH}{} {}\n", self.name, STANDARD.encode(bytes))
+    }
+}
+
 /// A text and its signature lines; none of them verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
@@ -147,14 +155,8 @@ impl Note {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut note = self.text.clone();
         note.push('\n');
-        for NoteSignature {
-            name,
-            key_hash,
-            bytes,
-        } in &self.signatures
-        {
-            let signature = STANDARD.encode([&key_hash.to_be_bytes(), bytes.as_slice()].concat());
-            note.push_str(&format!("{DASH}{name} {signature}\n"));
+        for line in &self.signatures {
+            note.push_str(&line.to_line());
         }
         note.into_bytes()
     }
