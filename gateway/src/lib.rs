@@ -6,10 +6,15 @@
 //! and recognised is in `passerelle-link`.
 
 mod breaker;
+mod disk;
+mod log;
 mod metrics;
 mod queue;
 
 pub use breaker::{Breaker, FAILURES_UNTIL_OPEN, FIRST_RETRY, RETRY_MAX};
+pub use log::{
+    AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log, SEGMENT_LEN,
+};
 pub use metrics::{Counter, Gauge, Metrics};
 pub use queue::{
     Applied, Change, Class, Counts, FoldError, Item, ItemKey, ItemState, ItemView, Items, Lease,

@@ -1,0 +1,341 @@
+//! The audit log, which is also the write-ahead log: appending to it is the only commit.
+//!
+//! What [`Log::append`] returns as committed is on stable storage in a segment file. Tiles, entry
+//! bundles and checkpoints (c2sp.org/tlog-tiles) are derived from segments and can be made again;
+//! they are what proves the log to others.
+//!
+//! ```text
+//! log/checkpoint  log/tile/…  log/cosigned/<partner>    the log as files, for anybody
+//! log/wal/<first index>.seg                             segments, newest last
+//! ```
+
+mod frame;
+mod segment;
+mod tiles;
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use passerelle_proto::merkle::{self, Frontier, leaf_hash};
+use passerelle_proto::{Checkpoint, CheckpointError, Digest, LogSigner, Timestamp};
+
+use self::segment::{Segment, SegmentError};
+use self::tiles::Tiles;
+use crate::disk;
+
+/// Longest entry in bytes.
+pub const ENTRY_LEN_MAX: usize = 60 * 1024;
+/// Most entries of one append.
+pub const BATCH_ENTRIES_MAX: usize = 256;
+/// Most bytes of one append.
+pub const BATCH_LEN_MAX: usize = 4 * 1024 * 1024;
+/// Length of a segment file in bytes.
+pub const SEGMENT_LEN: u64 = 64 * 1024 * 1024;
+
+/// The log must not be used any more: what is on the disk is not known. Stop, and recover at the
+/// next start.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// Reading or writing failed.
+    #[error("{path}: {source}: the log stops here; mend the disk and start again", path = .path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A segment is damaged in its middle.
+    #[error(
+        "{path}: damaged at byte {offset}, with intact entries behind it: this is no torn end but \
+         rot or tampering; restore the file from a backup",
+        path = .path.display()
+    )]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+    },
+    /// What remains is shorter than what was signed.
+    #[error(
+        "the log has {found} entries, and its checkpoint was signed for {signed}: entries are \
+         missing; restore the log directory from a backup"
+    )]
+    Shorter {
+        /// Entries found.
+        found: u64,
+        /// Entries signed.
+        signed: u64,
+    },
+    /// The entries do not lead to a root that was signed or cosigned.
+    #[error("the first {size} entries hash to {found}, and {by} has signed {signed}: {remedy}")]
+    Fork {
+        /// Size of the tree.
+        size: u64,
+        /// Root found.
+        found: Digest,
+        /// Root signed.
+        signed: Digest,
+        /// Who has signed it.
+        by: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The checkpoint is not ours.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The caller wants to append what no log can hold. A fault of our own program.
+    #[error("an append of {entries} entries, {bytes} bytes is beyond its limits")]
+    Batch {
+        /// Entries given.
+        entries: usize,
+        /// Bytes given.
+        bytes: usize,
+    },
+}
+
+/// Why an append did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// There is no room for the next segment; nothing was written, and it may be tried again.
+    #[error("no room for the next segment of the log: make room on the disk")]
+    Full,
+    /// See [`Fatal`].
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+}
+
+pub(crate) fn io_at(path: &Path) -> impl FnOnce(io::Error) -> Fatal + '_ {
+    |source| Fatal::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The log of one gateway; it has one writer.
+pub struct Log {
+    dir: PathBuf,
+    signer: LogSigner,
+    frontier: Frontier,
+    tiles: Tiles,
+    segment: Segment,
+    segment_len: u64,
+}
+
+impl Log {
+    /// Opens or begins the log in `dir`, recovers its end and compares it with its checkpoint.
+    ///
+    /// # Errors
+    /// [`Fatal`] when the log cannot be believed.
+    pub fn open(dir: &Path, signer: LogSigner) -> Result<Self, Fatal> {
+        Self::open_with(dir, signer, SEGMENT_LEN)
+    }
+
+    /// As [`Log::open`], with segments of another length.
+    ///
+    /// # Errors
+    /// [`Fatal`].
+    pub fn open_with(dir: &Path, signer: LogSigner, segment_len: u64) -> Result<Self, Fatal> {
+        let wal = dir.join("wal");
+        fs::create_dir_all(&wal).map_err(io_at(&wal))?;
+        let cosigned = dir.join("cosigned");
+        fs::create_dir_all(&cosigned).map_err(io_at(&cosigned))?;
+        let mut numbers = segment::list(&wal)?;
+        if numbers.is_empty() {
+            Segment::create(&wal, &Tiles::new(dir), &Frontier::default(), segment_len)
+                .map_err(SegmentError::into_fatal)?;
+            numbers.push(0);
+        }
+        let last = numbers.len() - 1;
+        let (segment, mut frontier, mut tiles) = Segment::recover(&wal, numbers[last], dir)?;
+        if last > 0 {
+            tiles.read_previous(&wal, numbers[last - 1])?;
+        }
+        segment.each(|entry| {
+            let hash = leaf_hash(entry);
+            frontier.push(hash);
+            tiles.push(hash, entry)
+        })?;
+        let log = Self {
+            dir: dir.to_owned(),
+            signer,
+            frontier,
+            tiles,
+            segment,
+            segment_len,
+        };
+        log.compare_with_checkpoint()?;
+        Ok(log)
+    }
+
+    fn compare_with_checkpoint(&self) -> Result<(), Fatal> {
+        let path = self.dir.join("checkpoint");
+        let note = match fs::read(&path) {
+            Ok(note) => note,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(Fatal::Io { path, source }),
+        };
+        let checkpoint = Checkpoint::verify(&note, self.signer.verifier())?;
+        if checkpoint.size > self.size() {
+            return Err(Fatal::Shorter {
+                found: self.size(),
+                signed: checkpoint.size,
+            });
+        }
+        self.compare(&checkpoint, "our own checkpoint")
+    }
+
+    /// Compares a checkpoint of this log that somebody keeps with what the log holds.
+    ///
+    /// # Errors
+    /// [`Fatal::Shorter`] and [`Fatal::Fork`]: this log is not the one that was signed.
+    pub fn compare(&self, kept: &Checkpoint, by: &str) -> Result<(), Fatal> {
+        if kept.size > self.size() {
+            return Err(Fatal::Fork {
+                size: self.size(),
+                found: self.root(),
+                signed: kept.root,
+                by: format!("{by}, who knows {} entries,", kept.size),
+                remedy: "entries are missing here; restore the newest copy of the log, or \
+                         reconcile",
+            });
+        }
+        let found = self.root_at(kept.size)?;
+        match found == kept.root {
+            true => Ok(()),
+            false => Err(Fatal::Fork {
+                size: kept.size,
+                found,
+                signed: kept.root,
+                by: by.to_owned(),
+                remedy: "this is another history; restore the log that was signed, or reconcile",
+            }),
+        }
+    }
+
+    /// Number of entries.
+    pub fn size(&self) -> u64 {
+        self.frontier.size()
+    }
+
+    /// Root of all entries.
+    pub fn root(&self) -> Digest {
+        self.frontier.root()
+    }
+
+    /// Root of the first `size` entries.
+    ///
+    /// # Errors
+    /// [`Fatal::Io`] when a tile cannot be read.
+    pub fn root_at(&self, size: u64) -> Result<Digest, Fatal> {
+        merkle::root(&self.tiles, size)
+    }
+
+    /// Proof that the first `old` entries are the beginning of the first `new`.
+    ///
+    /// # Errors
+    /// [`Fatal::Io`] when a tile cannot be read.
+    pub fn consistency_proof(&self, old: u64, new: u64) -> Result<Vec<Digest>, Fatal> {
+        merkle::consistency_proof(&self.tiles, old, new)
+    }
+
+    /// Proof that an entry is among the first `size`.
+    ///
+    /// # Errors
+    /// [`Fatal::Io`] when a tile cannot be read.
+    pub fn inclusion_proof(&self, index: u64, size: u64) -> Result<Vec<Digest>, Fatal> {
+        merkle::inclusion_proof(&self.tiles, index, size)
+    }
+
+    /// Commits entries; when this returns they are on stable storage, at these indices.
+    ///
+    /// One `fdatasync` for all of them.
+    ///
+    /// # Errors
+    /// [`AppendError::Full`] before anything was written; else [`Fatal`].
+    pub fn append(&mut self, entries: &[Vec<u8>]) -> Result<Range<u64>, AppendError> {
+        let bytes: usize = entries.iter().map(Vec::len).sum();
+        let longest = entries.iter().map(Vec::len).max().unwrap_or(0);
+        let fits = longest <= ENTRY_LEN_MAX && bytes <= BATCH_LEN_MAX;
+        if entries.is_empty() || entries.len() > BATCH_ENTRIES_MAX || !fits {
+            let entries = entries.len();
+            return Err(Fatal::Batch { entries, bytes }.into());
+        }
+        let first = self.size();
+        let frame = frame::encode(first, &self.root(), entries);
+        if !self.segment.has_room(frame.len() as u64) {
+            self.next_segment()?;
+        }
+        self.segment.write(&frame)?;
+        for entry in entries {
+            let hash = leaf_hash(entry);
+            self.frontier.push(hash);
+            self.tiles.push(hash, entry)?;
+        }
+        Ok(first..self.size())
+    }
+
+    fn next_segment(&mut self) -> Result<(), AppendError> {
+        let wal = self.dir.join("wal");
+        let made = Segment::create(&wal, &self.tiles, &self.frontier, self.segment_len);
+        self.segment = match made {
+            Ok(segment) => segment,
+            Err(SegmentError::Full) => return Err(AppendError::Full),
+            Err(SegmentError::Fatal(fatal)) => return Err(fatal.into()),
+        };
+        segment::remove_bundled(&wal, self.tiles.bundled())?;
+        Ok(())
+    }
+
+    /// One entry.
+    ///
+    /// # Errors
+    /// [`Fatal::Io`] when it cannot be read; also past the end.
+    pub fn entry(&self, index: u64) -> Result<Vec<u8>, Fatal> {
+        self.tiles.entry(index)
+    }
+
+    /// Reads entries from `first` on, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Fatal::Io`].
+    pub fn entries(&self, first: u64, limit: u64) -> Result<Vec<Vec<u8>>, Fatal> {
+        self.tiles
+            .entries(first, self.size().min(first.saturating_add(limit)))
+    }
+
+    /// Writes the tiles that are not full yet and signs a checkpoint of everything.
+    ///
+    /// # Errors
+    /// [`Fatal::Io`].
+    pub fn checkpoint(&mut self, now: Timestamp) -> Result<Vec<u8>, Fatal> {
+        self.tiles.write_partial()?;
+        let note = self.checkpoint_value().sign(&self.signer, now)?;
+        let path = self.dir.join("checkpoint");
+        disk::replace(&path, &note).map_err(io_at(&path))?;
+        Ok(note)
+    }
+
+    fn checkpoint_value(&self) -> Checkpoint {
+        Checkpoint {
+            origin: self.signer.verifier().name().to_owned(),
+            size: self.size(),
+            root: self.root(),
+        }
+    }
+
+    /// The keys that sign this log's checkpoints.
+    pub fn signer(&self) -> &LogSigner {
+        &self.signer
+    }
+
+    /// Directory of the log as files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! What a log promises when it is killed, torn, or tampered with.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use passerelle_proto::PartyId;
+use passerelle_proto::audit::verify_log;
+
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_ms(1_700_000_000_000);
+const SMALL: u64 = 160 * 1024;
+
+fn signer() -> LogSigner {
+    LogSigner::from_seed(&PartyId::parse("caf21").unwrap(), &[1; 64])
+}
+
+fn open(dir: &Path) -> Result<Log, Fatal> {
+    Log::open_with(dir, signer(), SMALL)
+}
+
+fn entry(number: u64) -> Vec<u8> {
+    format!("entry {number} {}", "x".repeat((number % 90) as usize)).into_bytes()
+}
+
+fn grow(log: &mut Log, count: u64) {
+    let until = log.size() + count;
+    while log.size() < until {
+        let batch = (until - log.size()).min(7);
+        let entries: Vec<Vec<u8>> = (0..batch).map(|n| entry(log.size() + n)).collect();
+        log.append(&entries).unwrap();
+    }
+}
+
+fn verified(dir: &Path) -> BTreeMap<u64, Vec<u8>> {
+    let files = |path: &str| fs::read(dir.join(path)).ok();
+    let mut entries = BTreeMap::new();
+    verify_log(&files, signer().verifier(), &[], |index, bytes| {
+        entries.insert(index, bytes.to_vec());
+    })
+    .unwrap();
+    entries
+}
+
+#[test]
+fn a_log_over_many_segments_opens_again_and_verifies_from_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut roots = Vec::new();
+    for round in 0..6 {
+        let mut log = open(dir.path()).unwrap();
+        assert_eq!(log.size(), round * 500);
+        grow(&mut log, 500);
+        roots.push((log.size(), log.root()));
+        for (size, root) in &roots {
+            assert_eq!(&log.root_at(*size).unwrap(), root);
+        }
+        if round % 2 == 0 {
+            log.checkpoint(NOW).unwrap();
+            let entries = verified(dir.path());
+            assert_eq!(entries.len() as u64, log.size());
+            assert!(entries.iter().all(|(index, bytes)| *bytes == entry(*index)));
+        }
+    }
+    let log = open(dir.path()).unwrap();
+    for index in [0, 255, 256, 2_047, 2_999] {
+        assert_eq!(log.entry(index).unwrap(), entry(index));
+        let proof = log.inclusion_proof(index, log.size()).unwrap();
+        let leaf = leaf_hash(&entry(index));
+        assert!(merkle::verify_inclusion(
+            &leaf,
+            index,
+            log.size(),
+            &proof,
+            &log.root()
+        ));
+    }
+    assert!(log.entry(3_000).is_err());
+    assert!(
+        segment::list(&dir.path().join("wal")).unwrap().len() <= 3,
+        "old segments go"
+    );
+}
+
+#[test]
+fn a_torn_end_is_dropped_at_every_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    grow(&mut log, 14);
+    let before = (log.size(), log.root());
+    let path = dir.path().join("wal/0000000000000000.seg");
+    let whole = fs::read(&path).unwrap();
+    log.append(&[b"torn".to_vec()]).unwrap();
+    let longer = fs::read(&path).unwrap();
+    let end = longer.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let start = whole.iter().zip(&longer).position(|(a, b)| a != b).unwrap();
+    for cut in start..end {
+        let mut torn = whole.clone();
+        torn[start..cut].copy_from_slice(&longer[start..cut]);
+        fs::write(&path, torn).unwrap();
+        let log = open(dir.path()).unwrap();
+        assert_eq!((log.size(), log.root()), before, "cut at {cut}");
+    }
+    fs::write(&path, longer).unwrap();
+    assert_eq!(open(dir.path()).unwrap().size(), 15);
+}
+
+#[test]
+fn damage_with_intact_entries_behind_it_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    grow(&mut open(dir.path()).unwrap(), 30);
+    let path = dir.path().join("wal/0000000000000000.seg");
+    let mut bytes = fs::read(&path).unwrap();
+    let first = bytes
+        .windows(7)
+        .position(|window| window == b"entry 3")
+        .unwrap();
+    bytes[first] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert!(matches!(open(dir.path()), Err(Fatal::Corrupt { .. })));
+}
+
+#[test]
+fn a_log_shorter_than_its_checkpoint_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    grow(&mut log, 7);
+    let path = dir.path().join("wal/0000000000000000.seg");
+    let early = fs::read(&path).unwrap();
+    grow(&mut log, 7);
+    let later = Checkpoint::verify(&log.checkpoint(NOW).unwrap(), signer().verifier()).unwrap();
+    log.compare(&later, "grand-dijon").unwrap();
+    fs::write(&path, early).unwrap();
+    assert!(matches!(
+        open(dir.path()),
+        Err(Fatal::Shorter {
+            found: 7,
+            signed: 14
+        })
+    ));
+    fs::remove_file(dir.path().join("checkpoint")).unwrap();
+    let rolled_back = open(dir.path()).unwrap();
+    let refused = rolled_back
+        .compare(&later, "grand-dijon")
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("knows 14 entries"), "{refused}");
+}
+
+#[test]
+fn another_history_of_the_same_length_is_found() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut logs = dirs.each_ref().map(|dir| open(dir.path()).unwrap());
+    logs[0].append(&[b"one".to_vec()]).unwrap();
+    logs[1].append(&[b"two".to_vec()]).unwrap();
+    let other = Checkpoint::verify(&logs[1].checkpoint(NOW).unwrap(), signer().verifier());
+    let refused = logs[0].compare(&other.unwrap(), "grand-dijon");
+    assert!(matches!(refused, Err(Fatal::Fork { .. })));
+}
+
+#[test]
+fn altered_entries_and_tiles_are_found_by_whoever_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    grow(&mut log, 300);
+    log.checkpoint(NOW).unwrap();
+    let files = |path: &str| fs::read(dir.path().join(path)).ok();
+    let verify = || verify_log(&files, signer().verifier(), &[], |_, _| {});
+    verify().unwrap();
+    for path in [
+        "tile/entries/000",
+        "tile/0/001.p/44",
+        "tile/1/000.p/1",
+        "checkpoint",
+    ] {
+        let path = dir.path().join(path);
+        let good = fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        let at = bad.len() / 2;
+        bad[at] ^= 1;
+        fs::write(&path, bad).unwrap();
+        assert!(verify().is_err(), "{}", path.display());
+        fs::write(&path, good).unwrap();
+        verify().unwrap();
+    }
+}
+
+#[test]
+fn appends_beyond_the_limits_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    assert!(log.append(&[]).is_err());
+    assert!(
+        log.append(&vec![Vec::new(); BATCH_ENTRIES_MAX + 1])
+            .is_err()
+    );
+    assert!(log.append(&[vec![0; ENTRY_LEN_MAX + 1]]).is_err());
+    assert_eq!(log.size(), 0);
+}
