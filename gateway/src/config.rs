@@ -1,17 +1,13 @@
 //! `gateway.toml`: what it may say, and every mistake in it at once.
 
-mod document;
-
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use passerelle_link::TransportChoice;
-use passerelle_proto::PartyId;
-
-use self::document::{Document, Section};
-pub use self::document::{Placed, Problem};
+use passerelle_proto::{Document, PartyId, Section};
+pub use passerelle_proto::{Placed, Problem};
 
 /// A configuration file is at most this long, in bytes.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
@@ -202,7 +198,7 @@ impl Config {
     }
 }
 
-fn transport(document: &mut Document<'_>, root: &mut Section<'_>) -> TransportChoice {
+fn transport<'i>(document: &mut Document<'i>, root: &mut Section<'i>) -> TransportChoice {
     let Some(text) = document.optional(root, "transport", "\"auto\"") else {
         return TransportChoice::Auto;
     };

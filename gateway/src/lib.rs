@@ -6,12 +6,19 @@
 //! and recognised is in `passerelle-link`.
 
 mod breaker;
+mod config;
 mod disk;
+mod index;
 mod log;
 mod metrics;
 mod queue;
+mod refusals;
+mod sequencer;
+mod spool;
 
 pub use breaker::{Breaker, FAILURES_UNTIL_OPEN, FIRST_RETRY, RETRY_MAX};
+pub use config::{Config, ConfigError, Limits};
+pub use index::INDEX_SPAN;
 pub use log::{
     AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log, SEGMENT_LEN,
 };
@@ -20,3 +27,6 @@ pub use queue::{
     Applied, Change, Class, Counts, FoldError, Item, ItemKey, ItemState, ItemView, Items, Lease,
     LeaseToken, MemQueue, PAGE_MAX, Queue, QueueError, Settle, SledQueue, StoreError, fold,
 };
+pub use refusals::{Counted, ENTRIES_PER_MINUTE_MAX, RefusalBudget, WINDOW};
+pub use sequencer::{Acceptance, Committed, Sequencer, SubmitError};
+pub use spool::{FREE_BYTES_MIN, PackReader, Partial, Spool, SpoolError};

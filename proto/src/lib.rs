@@ -14,6 +14,7 @@ mod cipher;
 mod convention;
 mod decide;
 mod directory;
+mod document;
 mod entry_name;
 pub mod envelope;
 #[cfg(any(test, feature = "fixture"))]
@@ -46,6 +47,7 @@ pub use convention::{
 };
 pub use decide::{CLOCK_TOLERANCE, Denial, Facts, Permit, Place, decide};
 pub use directory::{Adopted, Directory, DirectoryError, SigningKeyEntry};
+pub use document::{Document, Placed, Problem, Section};
 pub use entry_name::{ENTRY_NAME_LEN_MAX, ENTRY_PART_LEN_MAX, EntryName, EntryNameError};
 pub use envelope::EnvelopeError;
 pub use id::{DIGEST_LEN, Digest, DigestError, Hasher, PackageId, SHORT_ID_DIGITS, StatementId};

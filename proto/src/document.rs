@@ -1,4 +1,7 @@
 //! Reads a TOML file key by key and remembers everything that is wrong with it.
+//!
+//! The configurations of the gateway and of the agent are read with this, so that both report
+//! every mistake at once, with its line and a remedy.
 
 use std::fmt::{self, Display};
 use std::ops::Range;
@@ -40,7 +43,7 @@ pub struct Placed<T> {
 }
 
 /// A table that is being read; keys are taken out of it until none is left.
-pub(super) struct Section<'i> {
+pub struct Section<'i> {
     name: &'static str,
     line: usize,
     keys: Vec<&'static str>,
@@ -48,7 +51,7 @@ pub(super) struct Section<'i> {
 }
 
 /// The file, and every problem found in it so far.
-pub(super) struct Document<'i> {
+pub struct Document<'i> {
     file: &'i Path,
     text: &'i str,
     problems: Vec<Problem>,
@@ -56,7 +59,7 @@ pub(super) struct Document<'i> {
 
 impl<'i> Document<'i> {
     /// Parses `text`; errors of TOML itself become problems and reading goes on.
-    pub(super) fn parse(file: &'i Path, text: &'i str) -> (Self, Section<'i>) {
+    pub fn parse(file: &'i Path, text: &'i str) -> (Self, Section<'i>) {
         let (root, errors) = DeTable::parse_recoverable(text);
         let mut document = Self {
             file,
@@ -81,7 +84,7 @@ impl<'i> Document<'i> {
     }
 
     /// Takes a sub-table; a missing one is empty, so that its required keys are reported.
-    pub(super) fn section(&mut self, of: &mut Section<'i>, name: &'static str) -> Section<'i> {
+    pub fn section(&mut self, of: &mut Section<'i>, name: &'static str) -> Section<'i> {
         of.keys.push(name);
         let empty = |line| Section {
             name,
@@ -107,7 +110,7 @@ impl<'i> Document<'i> {
     }
 
     /// A text that must be there.
-    pub(super) fn required(
+    pub fn required(
         &mut self,
         of: &mut Section<'i>,
         key: &'static str,
@@ -124,7 +127,7 @@ impl<'i> Document<'i> {
     }
 
     /// A text that may be absent.
-    pub(super) fn optional(
+    pub fn optional(
         &mut self,
         of: &mut Section<'i>,
         key: &'static str,
@@ -147,7 +150,7 @@ impl<'i> Document<'i> {
     }
 
     /// A whole number of at least `least`, or `default` when the key is absent.
-    pub(super) fn number(
+    pub fn number(
         &mut self,
         of: &mut Section<'i>,
         key: &'static str,
@@ -174,7 +177,7 @@ impl<'i> Document<'i> {
     }
 
     /// Turns a text into what it stands for.
-    pub(super) fn parsed<T>(
+    pub fn parsed<T>(
         &mut self,
         key: &str,
         text: Option<Placed<String>>,
@@ -195,8 +198,32 @@ impl<'i> Document<'i> {
         }
     }
 
+    /// A list of texts, empty when the key is absent.
+    pub fn list(&mut self, of: &mut Section<'i>, key: &'static str, example: &str) -> Vec<String> {
+        of.keys.push(key);
+        let Some(value) = of.table.remove(key) else {
+            return Vec::new();
+        };
+        let line = self.line(&value.span());
+        let texts = match value.into_inner() {
+            DeValue::Array(values) => values
+                .into_iter()
+                .map(|item| match item.into_inner() {
+                    DeValue::String(text) => Some(text.into_owned()),
+                    _ => None,
+                })
+                .collect::<Option<Vec<_>>>(),
+            _ => None,
+        };
+        texts.unwrap_or_else(|| {
+            let what = format!("{} is not a list of texts", of.path(key));
+            self.add(Some(line), what, format!("write: {key} = {example}"));
+            Vec::new()
+        })
+    }
+
     /// All remaining keys with a text value, whatever their names.
-    pub(super) fn texts(&mut self, mut of: Section<'i>) -> Vec<(String, Placed<String>)> {
+    pub fn texts(&mut self, mut of: Section<'i>) -> Vec<(String, Placed<String>)> {
         let mut found = Vec::new();
         for (key, value) in std::mem::take(&mut of.table) {
             let line = self.line(&value.span());
@@ -216,7 +243,7 @@ impl<'i> Document<'i> {
     }
 
     /// Reports every key that nobody asked for.
-    pub(super) fn close(&mut self, section: Section<'i>) {
+    pub fn close(&mut self, section: Section<'i>) {
         for key in section.table.keys() {
             let line = self.line(&key.span());
             let what = format!("{} is not a known key", section.path(key.get_ref()));
@@ -226,12 +253,7 @@ impl<'i> Document<'i> {
     }
 
     /// Remembers a problem of this file.
-    pub(super) fn add(
-        &mut self,
-        line: Option<usize>,
-        what: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
+    pub fn add(&mut self, line: Option<usize>, what: impl Into<String>, remedy: impl Into<String>) {
         self.problems.push(Problem {
             file: self.file.to_path_buf(),
             line,
@@ -241,7 +263,7 @@ impl<'i> Document<'i> {
     }
 
     /// Every problem found, in the order of their lines.
-    pub(super) fn into_problems(mut self) -> Vec<Problem> {
+    pub fn into_problems(mut self) -> Vec<Problem> {
         self.problems.sort_by_key(|problem| problem.line);
         self.problems
     }
@@ -254,10 +276,11 @@ impl<'i> Document<'i> {
 
 impl Section<'_> {
     /// Line of the section's header.
-    pub(super) fn line(&self) -> usize {
+    pub fn line(&self) -> usize {
         self.line
     }
 
+    /// The key as messages name it.
     fn path(&self, key: &str) -> String {
         if self.name.is_empty() {
             key.to_owned()

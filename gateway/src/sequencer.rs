@@ -1,0 +1,493 @@
+//! The one place where anything is committed.
+//!
+//! A batch is whatever was submitted while the batch before was being committed: no timer, at most
+//! 256 entries and 4 MiB. For packages that are to be accepted it decides once more and signs all
+//! receipts with one signature; then comes the append, then the queue, then the answers.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use passerelle_proto::v1::{self, ObjectType, Signed, entry::Event};
+use passerelle_proto::{
+    Digest, PackageId, SigningKey, StatementChain, StatementDraft, StatementId, Timestamp,
+    UntrustedStatement, envelope,
+};
+use prost::Message;
+use tokio::sync::{oneshot, watch};
+
+use crate::disk;
+use crate::index::PackageIndex;
+use crate::log::{AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, Fatal, Log};
+use crate::queue::{Queue, QueueError};
+
+/// Submissions that wait; who comes then waits outside.
+const WAITING_MAX: usize = 1024;
+/// Bytes kept free in a batch for the signatures of receipts.
+const RECEIPT_LEN_MAX: usize = 8 * 1024;
+/// Entries read at once when the queue or the index catch up.
+const CATCH_UP: u64 = 1024;
+
+/// A package that is about to be accepted.
+pub trait Acceptance: Send {
+    /// Decides once more, and says what is to be signed if the entry stands at `index`.
+    ///
+    /// # Errors
+    /// The package is not accepted; the submitter gets this back.
+    fn draft(&mut self, index: u64, at: Timestamp) -> Result<StatementDraft, String>;
+
+    /// The entry, with our receipt.
+    fn event(self: Box<Self>, receipt: Signed) -> Event;
+}
+
+/// An entry that is on stable storage.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// Where it stands.
+    pub index: u64,
+    /// The entry.
+    pub entry: v1::Entry,
+}
+
+/// Why nothing was committed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The second decision said no.
+    #[error("{0}")]
+    Denied(String),
+    /// No room for the next segment of the log; try again later.
+    #[error("no room for the log: make room on the disk")]
+    Full,
+    /// The gateway is stopping, or has stopped for a reason that it has shown.
+    #[error("the gateway has stopped")]
+    Stopped,
+}
+
+enum Draft {
+    Event(Box<Event>),
+    Accept(Box<dyn Acceptance>),
+}
+
+type Answer = oneshot::Sender<Result<Committed, SubmitError>>;
+
+enum Submission {
+    Draft(Draft, Answer),
+    Stop,
+}
+
+/// The log and what follows it at once, behind one lock for readers.
+pub(crate) struct Ledger {
+    /// The log.
+    pub(crate) log: Log,
+    /// Which entries speak of a package.
+    pub(crate) index: PackageIndex,
+}
+
+/// Submits entries to the thread that commits them. Cheap to clone.
+#[derive(Clone)]
+pub struct Sequencer {
+    submissions: SyncSender<Submission>,
+    ledger: Arc<Mutex<Ledger>>,
+    size: watch::Receiver<u64>,
+    fatal: watch::Receiver<Option<String>>,
+}
+
+struct Worker {
+    ledger: Arc<Mutex<Ledger>>,
+    queue: Arc<dyn Queue>,
+    key: Arc<SigningKey>,
+    chain: StatementChain,
+    chain_path: PathBuf,
+    clock: fn() -> Timestamp,
+    last: Timestamp,
+    size: watch::Sender<u64>,
+    fatal: watch::Sender<Option<String>>,
+}
+
+/// Why the sequencer does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] Fatal),
+    /// The queue.
+    #[error("queue: {0}")]
+    Queue(#[from] QueueError),
+    /// The index, or the sequence of our statements.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which of them.
+        what: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// An entry of our own log that this program cannot read.
+    #[error("log entry {0} cannot be read: is this program older than the log?")]
+    Entry(u64),
+}
+
+impl Sequencer {
+    /// Brings queue and index up to the log, and starts the thread.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn start(
+        log: Log,
+        queue: Arc<dyn Queue>,
+        key: Arc<SigningKey>,
+        dir: &Path,
+        clock: fn() -> Timestamp,
+    ) -> Result<(Self, JoinHandle<()>), OpenError> {
+        let failed = |what| move |source| OpenError::Io { what, source };
+        let index = PackageIndex::open(&dir.join("index")).map_err(failed("index"))?;
+        let mut ledger = Ledger { log, index };
+        let chain_path = dir.join("chain");
+        let (mut chain, from) = read_chain(&chain_path, ledger.log.size());
+        let last = catch_up(&mut ledger, queue.as_ref(), &key, &mut chain, from)?;
+        let (size, size_receiver) = watch::channel(ledger.log.size());
+        let (fatal, fatal_receiver) = watch::channel(None);
+        let ledger = Arc::new(Mutex::new(ledger));
+        let (sender, receiver) = sync_channel(WAITING_MAX);
+        let worker = Worker {
+            ledger: ledger.clone(),
+            queue,
+            key,
+            chain,
+            chain_path,
+            clock,
+            last,
+            size,
+            fatal,
+        };
+        let thread = std::thread::Builder::new()
+            .name("sequencer".into())
+            .spawn(move || worker.run(&receiver))
+            .map_err(failed("thread"))?;
+        let sequencer = Self {
+            submissions: sender,
+            ledger,
+            size: size_receiver,
+            fatal: fatal_receiver,
+        };
+        Ok((sequencer, thread))
+    }
+
+    /// Commits an entry. When this returns, it is on stable storage and in the queue.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was committed then.
+    pub async fn commit(&self, event: Event) -> Result<Committed, SubmitError> {
+        self.submit(Draft::Event(Box::new(event))).await
+    }
+
+    /// Accepts a package, with a signed receipt that names its index in the log.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was committed then.
+    pub async fn accept(&self, accept: Box<dyn Acceptance>) -> Result<Committed, SubmitError> {
+        self.submit(Draft::Accept(accept)).await
+    }
+
+    async fn submit(&self, draft: Draft) -> Result<Committed, SubmitError> {
+        let (answer, answered) = oneshot::channel();
+        let mut submission = Submission::Draft(draft, answer);
+        loop {
+            use std::sync::mpsc::TrySendError;
+            match self.submissions.try_send(submission) {
+                Ok(()) => break,
+                Err(TrySendError::Disconnected(_)) => return Err(SubmitError::Stopped),
+                Err(TrySendError::Full(back)) => {
+                    submission = back;
+                    // A batch ends every few milliseconds, and the log grows then.
+                    let mut size = self.size.clone();
+                    if size.changed().await.is_err() {
+                        return Err(SubmitError::Stopped);
+                    }
+                }
+            }
+        }
+        answered.await.unwrap_or(Err(SubmitError::Stopped))
+    }
+
+    /// The log and the index, for readers; nothing else may be locked meanwhile.
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Follows the number of entries.
+    pub fn size(&self) -> watch::Receiver<u64> {
+        self.size.clone()
+    }
+
+    /// Follows why nothing can be committed any more.
+    pub fn fatal(&self) -> watch::Receiver<Option<String>> {
+        self.fatal.clone()
+    }
+
+    /// Ends the thread after what was submitted before.
+    pub fn stop(&self) {
+        let _ = self.submissions.send(Submission::Stop);
+    }
+
+    /// Entries about a package, ascending, with their indices.
+    ///
+    /// # Errors
+    /// [`Fatal`] when the log cannot be read.
+    pub fn entries_about(&self, package: &PackageId) -> Result<Vec<Committed>, Fatal> {
+        let ledger = self.ledger();
+        let mut found = Vec::new();
+        for index in ledger.index.find(package) {
+            let bytes = ledger.log.entry(index)?;
+            if let Ok(entry) = v1::Entry::decode(bytes.as_slice()) {
+                found.push(Committed { index, entry });
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn catch_up(
+    ledger: &mut Ledger,
+    queue: &dyn Queue,
+    key: &SigningKey,
+    chain: &mut StatementChain,
+    chain_from: u64,
+) -> Result<Timestamp, OpenError> {
+    let applied = queue.applied();
+    // A queue that is ahead of the log, or of another log, is made again.
+    let known =
+        applied.size <= ledger.log.size() && ledger.log.root_at(applied.size)? == applied.root;
+    if !known {
+        tracing::warn!("the queue does not follow this log; it is made again from it");
+        queue.reset()?;
+    }
+    let mut last = Timestamp::default();
+    let queued = queue.applied().size;
+    let mut first = queued.min(ledger.index.next()).min(chain_from);
+    first = first.min(ledger.log.size().saturating_sub(1));
+    while first < ledger.log.size() {
+        let bytes = ledger.log.entries(first, CATCH_UP)?;
+        let mut entries = Vec::with_capacity(bytes.len());
+        for (index, bytes) in (first..).zip(&bytes) {
+            let entry = v1::Entry::decode(bytes.as_slice()).map_err(|_| OpenError::Entry(index))?;
+            last = last.max(Timestamp::from_ms(entry.at_ms));
+            if index == ledger.index.next() {
+                let failed = |source| OpenError::Io {
+                    what: "index",
+                    source,
+                };
+                ledger.index.push(&entry).map_err(failed)?;
+            }
+            if index >= chain_from {
+                follow(chain, key, &entry);
+            }
+            entries.push(entry);
+        }
+        let after = first + entries.len() as u64;
+        if after > queued {
+            let skip = queued.saturating_sub(first) as usize;
+            let root = ledger.log.root_at(after)?;
+            queue.apply(first + skip as u64, &entries[skip..], root)?;
+        }
+        first = after;
+    }
+    Ok(last)
+}
+
+/// Takes our own statements in an entry into the sequence.
+fn follow(chain: &mut StatementChain, key: &SigningKey, entry: &v1::Entry) {
+    let signed = match &entry.event {
+        Some(Event::Accepted(event)) => event.receipt.clone(),
+        Some(Event::Statement(event)) if event.from.is_none() => event.statement.clone(),
+        _ => None,
+    };
+    let parsed = signed.and_then(|signed| UntrustedStatement::parse(signed).ok());
+    if let Some(Ok(statement)) = parsed.map(|parsed| parsed.verify(key.verifying_key())) {
+        chain.seen(&statement);
+    }
+}
+
+fn read_chain(path: &Path, log_size: u64) -> (StatementChain, u64) {
+    let mut chain = StatementChain::default();
+    let read = || -> Option<(u64, Vec<(String, u64, StatementId)>)> {
+        let text = std::fs::read_to_string(path).ok()?;
+        let mut lines = text.lines();
+        let size = lines.next()?.parse().ok()?;
+        let rows = lines.map(|line| {
+            let mut parts = line.split(' ');
+            let party = parts.next()?.to_owned();
+            Some((
+                party,
+                parts.next()?.parse().ok()?,
+                parts.next()?.parse().ok()?,
+            ))
+        });
+        Some((size, rows.collect::<Option<_>>()?))
+    };
+    match read() {
+        Some((size, rows)) if size <= log_size => {
+            for (party, seq, id) in rows {
+                if let Ok(party) = party.parse() {
+                    chain.set(party, seq, id);
+                }
+            }
+            (chain, size)
+        }
+        // It is derived: without it the log is read from its beginning.
+        _ => (chain, 0),
+    }
+}
+
+impl Worker {
+    fn run(mut self, submissions: &Receiver<Submission>) {
+        while let Ok(first) = submissions.recv() {
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            let mut stop = !take(first, &mut batch, &mut bytes);
+            while !stop && batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_LEN_MAX / 2 {
+                match submissions.try_recv() {
+                    Ok(next) => stop = !take(next, &mut batch, &mut bytes),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => stop = true,
+                }
+            }
+            if !batch.is_empty()
+                && let Err(fatal) = self.commit(batch)
+            {
+                tracing::error!(%fatal, "nothing can be committed any more");
+                self.fatal.send_replace(Some(fatal));
+                return;
+            }
+            if stop {
+                break;
+            }
+        }
+        if let Err(error) = self.write_chain() {
+            tracing::warn!(%error, "the sequence of statements is read from the log next time");
+        }
+    }
+
+    /// Commits a batch and answers everybody in it.
+    fn commit(&mut self, batch: Vec<(Draft, Answer)>) -> Result<(), String> {
+        self.last = self.last.max((self.clock)());
+        let ledger = self.ledger.clone();
+        let mut ledger = ledger
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let chain_before = self.chain.clone();
+        let (entries, answers) = self.entries(ledger.log.size(), batch);
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let bytes: Vec<Vec<u8>> = entries.iter().map(Message::encode_to_vec).collect();
+        let range = match ledger.log.append(&bytes) {
+            Ok(range) => range,
+            Err(AppendError::Full) => {
+                self.chain = chain_before;
+                answers.into_iter().for_each(|answer| {
+                    let _ = answer.send(Err(SubmitError::Full));
+                });
+                return Ok(());
+            }
+            Err(AppendError::Fatal(fatal)) => return Err(fatal.to_string()),
+        };
+        for entry in &entries {
+            ledger
+                .index
+                .push(entry)
+                .map_err(|error| format!("index: {error}"))?;
+        }
+        let root = ledger.log.root();
+        drop(ledger);
+        let applied = self.queue.apply(range.start, &entries, root);
+        applied.map_err(|error| format!("queue: {error}"))?;
+        self.size.send_replace(range.end);
+        for ((index, entry), answer) in range.zip(entries).zip(answers) {
+            // Whoever asked may be gone; the entry stands all the same.
+            let _ = answer.send(Ok(Committed { index, entry }));
+        }
+        Ok(())
+    }
+
+    /// Turns drafts into entries; receipts are signed together. Those denied are answered here.
+    fn entries(
+        &mut self,
+        first: u64,
+        batch: Vec<(Draft, Answer)>,
+    ) -> (Vec<v1::Entry>, Vec<Answer>) {
+        let mut index = first;
+        let mut kept = Vec::new();
+        let mut bodies = Vec::new();
+        for (draft, answer) in batch {
+            match draft {
+                Draft::Event(event) => kept.push((Ok(event), answer)),
+                Draft::Accept(mut acceptance) => match acceptance.draft(index, self.last) {
+                    Ok(draft) => {
+                        let body = draft.body(&self.key.id(), &self.chain);
+                        let id = StatementId(Digest::of(&body));
+                        self.chain.advance(&draft.destination, id);
+                        bodies.push((ObjectType::Statement, body));
+                        kept.push((Err(acceptance), answer));
+                    }
+                    Err(why) => {
+                        let _ = answer.send(Err(SubmitError::Denied(why)));
+                        continue;
+                    }
+                },
+            }
+            index += 1;
+        }
+        // A batch has at most 256 entries and an envelope holds 1,024; none fails only when empty.
+        let mut receipts = envelope::sign_batch(&self.key, bodies)
+            .unwrap_or_default()
+            .into_iter();
+        let mut entries = Vec::new();
+        let mut answers = Vec::new();
+        for (draft, answer) in kept {
+            let event = match draft {
+                Ok(event) => *event,
+                Err(acceptance) => acceptance.event(receipts.next().unwrap_or_default()),
+            };
+            entries.push(v1::Entry {
+                at_ms: self.last.as_ms(),
+                event: Some(event),
+            });
+            answers.push(answer);
+        }
+        (entries, answers)
+    }
+
+    fn write_chain(&self) -> io::Result<()> {
+        let ledger = self
+            .ledger
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut text = format!("{}\n", ledger.log.size());
+        for (party, seq, id) in self.chain.iter() {
+            text.push_str(&format!("{party} {seq} {id}\n"));
+        }
+        disk::replace(&self.chain_path, text.as_bytes())
+    }
+}
+
+fn take(submission: Submission, batch: &mut Vec<(Draft, Answer)>, bytes: &mut usize) -> bool {
+    match submission {
+        Submission::Stop => false,
+        Submission::Draft(draft, answer) => {
+            *bytes += match &draft {
+                Draft::Event(event) => v1::Entry {
+                    at_ms: 0,
+                    event: Some(event.as_ref().clone()),
+                }
+                .encoded_len(),
+                Draft::Accept(_) => 2 * RECEIPT_LEN_MAX,
+            };
+            batch.push((draft, answer));
+            true
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Segments that many small packages share: one file to sync for a whole burst.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use passerelle_proto::v1::PackLocation;
+
+use super::{SpoolError, failed, remove_file};
+use crate::disk;
+
+/// Length at which the next segment is begun, in bytes.
+const SEGMENT_LEN: u64 = 256 * 1024 * 1024;
+
+struct Open {
+    number: u64,
+    file: Arc<File>,
+    end: u64,
+    syncs: Arc<Syncs>,
+}
+
+/// Lets those who have written at the same time share one sync.
+#[derive(Default)]
+struct Syncs {
+    begun: AtomicU64,
+    running: Mutex<()>,
+}
+
+impl Syncs {
+    /// What was written before this call is on stable storage when it returns.
+    fn sync(&self, file: &File) -> std::io::Result<()> {
+        let begun_before = self.begun.load(Ordering::SeqCst);
+        let _running = self
+            .running
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        // One that began after our write, and has ended since, covers it.
+        if self.begun.load(Ordering::SeqCst) > begun_before {
+            return Ok(());
+        }
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let synced = file.sync_data();
+        if synced.is_err() {
+            // Nobody may rely on a sync that failed.
+            self.begun.fetch_sub(1, Ordering::SeqCst);
+        }
+        synced
+    }
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<Open>,
+    // Bytes of packages that are not finished, by segment.
+    live: BTreeMap<u64, u64>,
+    next: u64,
+}
+
+/// The shared segments.
+pub(super) struct Shared {
+    dir: PathBuf,
+    state: Mutex<State>,
+}
+
+impl Shared {
+    pub(super) fn open(dir: &Path) -> Result<Self, SpoolError> {
+        fs::create_dir_all(dir).map_err(failed(dir))?;
+        let mut state = State::default();
+        for entry in fs::read_dir(dir).map_err(failed(dir))? {
+            let entry = entry.map_err(failed(dir))?;
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".packs"));
+            if let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) {
+                state
+                    .live
+                    .insert(number, entry.metadata().map_err(failed(dir))?.len());
+                state.next = state.next.max(number);
+            }
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            state: Mutex::new(state),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:08}.packs"))
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.state().live.values().sum()
+    }
+
+    /// Appends and syncs; those who come while a sync runs share the next one.
+    pub(super) fn append(&self, bytes: &[u8]) -> Result<PackLocation, SpoolError> {
+        let (number, file, offset, syncs) = {
+            let mut state = self.state();
+            let full = state
+                .open
+                .as_ref()
+                .is_none_or(|open| open.end >= SEGMENT_LEN);
+            if full {
+                self.next_segment(&mut state)?;
+            }
+            let Some(open) = &mut state.open else {
+                return Err(SpoolError::Full("there is no segment"));
+            };
+            let offset = open.end;
+            open.end += bytes.len() as u64;
+            let found = (open.number, open.file.clone(), offset, open.syncs.clone());
+            let number = open.number;
+            *state.live.entry(number).or_default() += bytes.len() as u64;
+            found
+        };
+        let path = self.path(number);
+        file.write_all_at(bytes, offset).map_err(failed(&path))?;
+        syncs.sync(&file).map_err(failed(&path))?;
+        Ok(PackLocation {
+            segment: number,
+            offset,
+            length: bytes.len() as u64,
+        })
+    }
+
+    fn next_segment(&self, state: &mut State) -> Result<(), SpoolError> {
+        state.next += 1;
+        let number = state.next;
+        let path = self.path(number);
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        let file = file.map_err(failed(&path))?;
+        disk::sync_parent(&path).map_err(failed(&path))?;
+        state.open = Some(Open {
+            number,
+            file: Arc::new(file),
+            end: 0,
+            syncs: Arc::default(),
+        });
+        Ok(())
+    }
+
+    /// A package is finished; a segment without any is removed.
+    pub(super) fn release(&self, location: &PackLocation) -> Result<(), SpoolError> {
+        let mut state = self.state();
+        let Some(live) = state.live.get_mut(&location.segment) else {
+            return Ok(());
+        };
+        *live = live.saturating_sub(location.length);
+        if *live > 0 {
+            return Ok(());
+        }
+        let in_use = state
+            .open
+            .as_ref()
+            .is_some_and(|open| open.number == location.segment);
+        if !in_use {
+            state.live.remove(&location.segment);
+            remove_file(&self.path(location.segment))?;
+        }
+        Ok(())
+    }
+
+    /// Counts what is live, and removes segments in which nothing is.
+    pub(super) fn sweep<'a>(
+        &self,
+        live: impl Iterator<Item = &'a PackLocation>,
+    ) -> Result<(), SpoolError> {
+        let mut found: BTreeMap<u64, BTreeMap<u64, u64>> = BTreeMap::new();
+        for location in live.filter(|location| location.segment != 0) {
+            let segment = found.entry(location.segment).or_default();
+            segment.insert(location.offset, location.length);
+        }
+        let mut state = self.state();
+        for number in state.live.keys().copied().collect::<Vec<_>>() {
+            match found.get(&number) {
+                Some(packs) => {
+                    state.live.insert(number, packs.values().sum());
+                }
+                None => {
+                    state.live.remove(&number);
+                    remove_file(&self.path(number))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! What the spool keeps over a kill, and what it removes.
+
+use passerelle_proto::fixture::{keys, plan, seal_files, world};
+use passerelle_proto::{Digest, Sealed};
+
+use super::*;
+
+fn package(length: u32) -> (Sealed, Vec<u8>) {
+    let noise: Vec<u8> = (0..length.div_ceil(32))
+        .flat_map(|n| Digest::of(&n.to_be_bytes()).0)
+        .collect();
+    seal_files(
+        &plan(world().directory.convention()),
+        &keys("caf21").agent,
+        &[("a", noise)],
+    )
+}
+
+fn part<'p>(sealed: &Sealed, pack: &'p [u8], section: Section) -> &'p [u8] {
+    let start = sealed.layout.offset_of(section).unwrap() as usize;
+    &pack[start..start + sealed.layout.length_of(section) as usize]
+}
+
+const SECTIONS: [Section; 3] = [Section::Wraps, Section::ChunkTable, Section::Index];
+
+fn open(dir: &Path) -> Arc<Spool> {
+    Spool::open(dir, Limits::default()).unwrap()
+}
+
+#[test]
+fn a_transfer_goes_on_from_what_was_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sealed, pack) = package(900_000);
+    let mut partial = open(dir.path()).begin(&sealed.manifest).unwrap();
+    assert!(partial.held().table.is_none());
+    for section in SECTIONS {
+        partial
+            .write(section, 0, part(&sealed, &pack, section))
+            .unwrap();
+    }
+    let chunks = part(&sealed, &pack, Section::Chunks);
+    partial
+        .write(Section::Chunks, 0, &chunks[..300_000])
+        .unwrap();
+    partial.sync().unwrap();
+    partial
+        .write(Section::Chunks, 300_000, &chunks[300_000..400_000])
+        .unwrap();
+    drop(partial);
+    let spool = open(dir.path());
+    let mut partial = spool.begin(&sealed.manifest).unwrap();
+    assert_eq!(
+        partial.held().chunks,
+        300_000,
+        "what was not synced does not count"
+    );
+    assert!(partial.held().table.is_some());
+    partial
+        .write(Section::Chunks, 300_000, &chunks[300_000..])
+        .unwrap();
+    let location = partial.finish().unwrap();
+    partial.accepted().unwrap();
+    let reader = spool.reader(&sealed.manifest, &location).unwrap();
+    let length = chunks.len() as u64;
+    assert_eq!(reader.read(Section::Chunks, 0, length).unwrap(), chunks);
+    spool.sweep(&[(sealed.manifest.id(), location)]).unwrap();
+    assert!(spool.reader(&sealed.manifest, &location).is_ok());
+    spool.sweep(&[]).unwrap();
+    assert!(spool.reader(&sealed.manifest, &location).is_err());
+    assert_eq!(spool.bytes(), 0);
+}
+
+#[test]
+fn the_newest_transfer_of_a_package_takes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sealed, pack) = package(900_000);
+    let spool = open(dir.path());
+    let mut old = spool.begin(&sealed.manifest).unwrap();
+    let mut new = spool.begin(&sealed.manifest).unwrap();
+    let wraps = part(&sealed, &pack, Section::Wraps);
+    assert!(matches!(
+        old.write(Section::Wraps, 0, wraps),
+        Err(SpoolError::TakenOver)
+    ));
+    new.write(Section::Wraps, 0, wraps).unwrap();
+}
+
+#[test]
+fn small_packages_share_a_segment_that_goes_with_the_last_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    let stored: Vec<_> = (1..4_u32)
+        .map(|n| {
+            let (sealed, pack) = package(n * 100);
+            let all = [SECTIONS.as_slice(), &[Section::Chunks]].concat();
+            let inline: Vec<u8> = all
+                .iter()
+                .flat_map(|section| part(&sealed, &pack, *section).to_vec())
+                .collect();
+            let location = spool.store_inline(&sealed.manifest, &inline).unwrap();
+            let read = spool
+                .reader(&sealed.manifest, &location)
+                .unwrap()
+                .inline()
+                .unwrap();
+            assert_eq!(read, inline);
+            let mut altered = inline.clone();
+            altered[10] ^= 1;
+            let refused = spool.store_inline(&sealed.manifest, &altered);
+            assert!(matches!(refused, Err(SpoolError::Inline(_))));
+            (sealed.manifest, location)
+        })
+        .collect();
+    let spool = open(dir.path());
+    let live: Vec<_> = stored
+        .iter()
+        .map(|(manifest, at)| (manifest.id(), *at))
+        .collect();
+    spool.sweep(&live).unwrap();
+    let files = || fs::read_dir(dir.path().join("shared")).unwrap().count();
+    for (at, (manifest, location)) in stored.iter().enumerate() {
+        assert_eq!(files(), 1, "{at}");
+        spool.remove(&manifest.id(), location).unwrap();
+    }
+    assert_eq!(files(), 0);
+}
+
+#[test]
+fn a_quota_refuses_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        spool_bytes_max: 500_000,
+        ..Limits::default()
+    };
+    let spool = Spool::open(dir.path(), limits).unwrap();
+    let (sealed, _) = package(900_000);
+    assert!(matches!(
+        spool.begin(&sealed.manifest),
+        Err(SpoolError::Full(_))
+    ));
+    assert_eq!(spool.bytes(), 0);
+}
