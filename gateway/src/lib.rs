@@ -5,19 +5,31 @@
 //! must agree on byte for byte is not here but in `passerelle-proto`, and how peers are reached
 //! and recognised is in `passerelle-link`.
 
+mod acceptance;
+mod admin;
 mod breaker;
 mod config;
+mod courier;
 mod disk;
+mod exchange;
+mod gateway;
 mod index;
 mod log;
+mod materials;
 mod metrics;
+mod node;
+mod peers;
 mod queue;
+mod receipts;
 mod refusals;
 mod sequencer;
 mod spool;
+mod trust;
+mod witness;
 
 pub use breaker::{Breaker, FAILURES_UNTIL_OPEN, FIRST_RETRY, RETRY_MAX};
 pub use config::{Config, ConfigError, Limits};
+pub use gateway::{EXIT_CONFIG, Gateway, StartError};
 pub use index::INDEX_SPAN;
 pub use log::{
     AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log, SEGMENT_LEN,
@@ -28,5 +40,5 @@ pub use queue::{
     LeaseToken, MemQueue, PAGE_MAX, Queue, QueueError, Settle, SledQueue, StoreError, fold,
 };
 pub use refusals::{Counted, ENTRIES_PER_MINUTE_MAX, RefusalBudget, WINDOW};
-pub use sequencer::{Acceptance, Committed, Sequencer, SubmitError};
+pub use sequencer::{Acceptance, Committed, OpenError, Sequencer, SubmitError};
 pub use spool::{FREE_BYTES_MIN, PackReader, Partial, Spool, SpoolError};

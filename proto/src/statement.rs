@@ -185,6 +185,14 @@ impl UntrustedStatement {
         self.0.signer
     }
 
+    /// Takes a statement as verified that this program has itself verified before it stored it.
+    ///
+    /// Only for bytes read back from the own log or the own directories: keys may be gone from
+    /// the sheets since.
+    pub fn verified_before(self) -> VerifiedStatement {
+        VerifiedStatement(self.0)
+    }
+
     /// Verifies the envelope with `key`, which must be the key the body names, of its issuer.
     ///
     /// # Errors

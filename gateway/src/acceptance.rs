@@ -1,0 +1,417 @@
+//! Taking a package that a peer offers: verify, decide, keep, commit, answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use passerelle_link::{Incoming, OfferAnswer, Peer, WriteError};
+use passerelle_proto::session::{Answer, Fault, Held};
+use passerelle_proto::v1::{
+    self, Busy, BusyReason, PackLocation, Reason, Section, Signed, entry::Event, statement::What,
+};
+use passerelle_proto::{
+    Denial, Digest, Facts, INLINE_LEN_MAX, PackageId, PartyId, Permit, Place, StatementDraft,
+    Timestamp, UntrustedManifest, VerifiedManifest, decide,
+};
+use tonic::async_trait;
+
+use crate::metrics::Counter;
+use crate::node::{Node, now};
+use crate::sequencer::{Acceptance, SubmitError};
+use crate::spool::{Partial, SpoolError};
+
+/// After this many milliseconds a package that there was no room for may be offered again.
+const BUSY_RETRY_MS: u64 = 5_000;
+
+/// Why an offer is not taken.
+enum Refusal {
+    /// Signed, and final for the package.
+    Final(Reason, String, String),
+    /// Signed, and to be tried again.
+    Busy(BusyReason),
+    /// Nothing is said.
+    Silent(String),
+}
+
+fn final_refusal(reason: Reason, why: impl ToString) -> Refusal {
+    Refusal::Final(reason, String::new(), why.to_string())
+}
+
+/// Decides about an offer, and takes it when it is small.
+pub(crate) async fn offered(
+    node: Arc<Node>,
+    peer: &Peer,
+    signed: Signed,
+    inline: Bytes,
+) -> OfferAnswer {
+    let package = PackageId(Digest::of(&signed.body));
+    let looked = {
+        let (node, peer) = (node.clone(), peer.clone());
+        let work = move || look(&node, &peer, signed, package);
+        tokio::task::spawn_blocking(work).await
+    };
+    let (manifest, permit) = match looked {
+        Ok(Ok(Looked::Known(receipt))) => {
+            node.metrics.add(Counter::Duplicates, &[], 1);
+            return OfferAnswer::Answer(Answer::Statement(receipt));
+        }
+        Ok(Ok(Looked::New(manifest, permit))) => (manifest, permit),
+        Ok(Err(refusal)) => return refuse(&node, peer, package, refusal).await,
+        Err(_) => return OfferAnswer::Decline("the gateway is stopping".into()),
+    };
+    let taking = Taking {
+        node: node.clone(),
+        peer: peer.clone(),
+        manifest,
+        permit,
+    };
+    if taking.manifest.total_length() > INLINE_LEN_MAX {
+        return taking.begin().await;
+    }
+    let kept = {
+        let (node, manifest) = (node.clone(), taking.manifest.clone());
+        tokio::task::spawn_blocking(move || node.spool.store_inline(&manifest, &inline)).await
+    };
+    let answer = match kept {
+        Ok(Ok(location)) => taking.commit(location).await,
+        Ok(Err(error)) => taking.spool_failed(error).await,
+        Err(_) => None,
+    };
+    match answer {
+        Some(answer) => OfferAnswer::Answer(answer),
+        None => OfferAnswer::Decline("it cannot be kept now".into()),
+    }
+}
+
+enum Looked {
+    Known(Signed),
+    New(VerifiedManifest, Permit),
+}
+
+fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<Looked, Refusal> {
+    if let Some((_, event)) = node.accepted(&package) {
+        // The same bytes as the first time; only whoever was answered then may ask.
+        let before = event.previous_hop.as_ref() == Some(&peer.hop.to_message());
+        let same = event
+            .manifest
+            .as_ref()
+            .is_some_and(|first| first.body == signed.body);
+        return match event.receipt.filter(|_| before && same) {
+            Some(receipt) => Ok(Looked::Known(receipt)),
+            None => Err(final_refusal(Reason::Route, "it came another way before")),
+        };
+    }
+    let malformed =
+        |error: passerelle_proto::ManifestError| final_refusal(Reason::Malformed, error);
+    let untrusted = UntrustedManifest::parse(signed).map_err(malformed)?;
+    let directory = node.directory();
+    let signer = untrusted.signer();
+    let key = directory.signing_key(&signer).ok_or_else(|| {
+        let denial = Denial::SignerUnknown(signer);
+        Refusal::Final(denial.reason(), String::new(), denial.to_string())
+    })?;
+    let manifest = untrusted
+        .verify(&key.key)
+        .map_err(|error| final_refusal(Reason::Signature, error))?;
+    let permit = judge(node, peer, &manifest)?;
+    if manifest.total_length() > node.limits.package_bytes_max {
+        let why = "it is larger than this gateway's configuration allows";
+        return Err(final_refusal(Reason::TooLarge, why));
+    }
+    Ok(Looked::New(manifest, permit))
+}
+
+fn judge(node: &Node, peer: &Peer, manifest: &VerifiedManifest) -> Result<Permit, Refusal> {
+    let directory = node.directory();
+    let facts = Facts {
+        directory: &directory,
+        manifest,
+        place: Place::Gateway {
+            party: &node.party,
+            peer: &peer.hop,
+        },
+        first_accepted: None,
+    };
+    decide(&facts, now()).map_err(|denial| {
+        Refusal::Final(
+            denial.reason(),
+            denial.article().to_owned(),
+            denial.to_string(),
+        )
+    })
+}
+
+async fn refuse(
+    node: &Arc<Node>,
+    peer: &Peer,
+    package: PackageId,
+    refusal: Refusal,
+) -> OfferAnswer {
+    match answer_refusal(node, peer, package, refusal).await {
+        Ok(answer) => OfferAnswer::Answer(answer),
+        Err(why) => OfferAnswer::Decline(why),
+    }
+}
+
+async fn answer_refusal(
+    node: &Arc<Node>,
+    peer: &Peer,
+    package: PackageId,
+    refusal: Refusal,
+) -> Result<Answer, String> {
+    let what = match refusal {
+        Refusal::Silent(why) => return Err(why),
+        Refusal::Busy(reason) => {
+            node.metrics
+                .add(Counter::Busy, &[("reason", reason.as_str_name())], 1);
+            What::Busy(Busy {
+                reason: reason as i32,
+                retry_after_ms: BUSY_RETRY_MS,
+            })
+        }
+        Refusal::Final(reason, article, why) => {
+            tracing::warn!(%peer, package = package.short(), %why, "a package was refused");
+            node.refused(&peer.hop, Some(package), reason, &article);
+            What::Refused(v1::Refused {
+                reason: reason as i32,
+                article,
+                recipients: Vec::new(),
+            })
+        }
+    };
+    let (signing, to) = (node.clone(), peer.hop.party.clone());
+    tokio::task::spawn_blocking(move || Answer::Statement(signing.answer(&to, package, what)))
+        .await
+        .map_err(|_| "the gateway is stopping".to_owned())
+}
+
+/// A package that may be taken.
+struct Taking {
+    node: Arc<Node>,
+    peer: Peer,
+    manifest: VerifiedManifest,
+    permit: Permit,
+}
+
+impl Taking {
+    async fn begin(self) -> OfferAnswer {
+        let (spool, manifest) = (self.node.spool.clone(), self.manifest.clone());
+        let begun = tokio::task::spawn_blocking(move || spool.begin(&manifest)).await;
+        match begun {
+            Ok(Ok(partial)) => {
+                let held = partial.held();
+                OfferAnswer::Take(Box::new(Transfer {
+                    taking: self,
+                    partial: Some(partial),
+                    held,
+                }))
+            }
+            Ok(Err(error)) => match self.spool_failed(error).await {
+                Some(answer) => OfferAnswer::Answer(answer),
+                None => OfferAnswer::Decline("it cannot be kept now".into()),
+            },
+            Err(_) => OfferAnswer::Decline("the gateway is stopping".into()),
+        }
+    }
+
+    /// What is said when the spool does not take a package.
+    async fn spool_failed(&self, error: SpoolError) -> Option<Answer> {
+        if error.is_fatal() {
+            self.node.fail(error.to_string());
+            return None;
+        }
+        let refusal = match error {
+            SpoolError::Full(why) => {
+                tracing::warn!(why, "no room: packages are put off");
+                Refusal::Busy(BusyReason::Disk)
+            }
+            SpoolError::Inline(error) => final_refusal(Reason::Digest, error),
+            SpoolError::TakenOver | SpoolError::Io { .. } => Refusal::Silent(error.to_string()),
+        };
+        let package = self.manifest.id();
+        answer_refusal(&self.node, &self.peer, package, refusal)
+            .await
+            .ok()
+    }
+
+    async fn commit(self, location: PackLocation) -> Option<Answer> {
+        let accepting = Accepting {
+            node: self.node.clone(),
+            peer: self.peer.clone(),
+            manifest: self.manifest.clone(),
+            permit: self.permit.clone(),
+            location,
+        };
+        match self.node.sequencer.accept(Box::new(accepting)).await {
+            Ok(committed) => {
+                self.node.metrics.add(Counter::Accepted, &[], 1);
+                let package = self.manifest.id().short();
+                let (from, index) = (&self.peer.hop, committed.index);
+                tracing::info!(package, %from, index, "accepted");
+                match committed.entry.event {
+                    Some(Event::Accepted(event)) => event.receipt.map(Answer::Statement),
+                    _ => None,
+                }
+            }
+            Err(SubmitError::Full) => {
+                let busy = Refusal::Busy(BusyReason::Disk);
+                let package = self.manifest.id();
+                answer_refusal(&self.node, &self.peer, package, busy)
+                    .await
+                    .ok()
+            }
+            Err(SubmitError::Denied(why)) => {
+                // Committed meanwhile on another stream, or no longer permitted: a new offer
+                // gets the answer.
+                tracing::info!(why, "a package was not accepted at the last moment");
+                None
+            }
+            Err(SubmitError::Stopped) => None,
+        }
+    }
+}
+
+/// The second decision, and the entry.
+struct Accepting {
+    node: Arc<Node>,
+    peer: Peer,
+    manifest: VerifiedManifest,
+    permit: Permit,
+    location: PackLocation,
+}
+
+impl Accepting {
+    fn recipients(&self) -> Vec<PartyId> {
+        let mut recipients: Vec<PartyId> = self.permit.routes.values().flatten().cloned().collect();
+        recipients.sort();
+        recipients
+    }
+}
+
+impl Acceptance for Accepting {
+    fn draft(&mut self, index: u64, at: Timestamp) -> Result<StatementDraft, String> {
+        if let Ok(items) = self.node.queue.find(&self.manifest.id())
+            && items.iter().any(|view| view.item.is_package())
+        {
+            return Err("it is accepted already".into());
+        }
+        self.permit = judge(&self.node, &self.peer, &self.manifest)
+            .map_err(|_| "it is not permitted any more".to_owned())?;
+        Ok(StatementDraft {
+            issuer: self.node.party.clone(),
+            destination: self.manifest.sender().clone(),
+            package: self.manifest.id(),
+            at,
+            what: What::Accepted(v1::Accepted {
+                log_index: index,
+                recipients: self.recipients().iter().map(ToString::to_string).collect(),
+            }),
+        })
+    }
+
+    fn event(self: Box<Self>, receipt: Signed) -> Event {
+        let routes = self
+            .permit
+            .routes
+            .iter()
+            .map(|(hop, recipients)| v1::Route {
+                next_hop: Some(hop.to_message()),
+                recipients: recipients.iter().map(ToString::to_string).collect(),
+            });
+        Event::Accepted(v1::AcceptedEvent {
+            manifest: Some(self.manifest.signed().clone()),
+            receipt: Some(receipt),
+            previous_hop: Some(self.peer.hop.to_message()),
+            routes: routes.collect(),
+            deadline_ms: self.permit.not_after.as_ms(),
+            test: self.manifest.is_test(),
+            pack: Some(self.location),
+        })
+    }
+}
+
+/// A package whose bytes are arriving.
+struct Transfer {
+    taking: Taking,
+    // Away while a blocking thread has it.
+    partial: Option<Partial>,
+    held: Held,
+}
+
+impl Transfer {
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Partial) -> Result<T, SpoolError> + Send + 'static,
+    ) -> Result<T, WriteError> {
+        let gone = || WriteError(std::io::Error::other("the transfer has ended"));
+        let mut partial = self.partial.take().ok_or_else(gone)?;
+        let (partial, done) = tokio::task::spawn_blocking(move || {
+            let done = work(&mut partial);
+            (partial, done)
+        })
+        .await
+        .map_err(|_| gone())?;
+        self.partial = Some(partial);
+        done.map_err(|error| {
+            if error.is_fatal() {
+                self.taking.node.fail(error.to_string());
+            }
+            WriteError(std::io::Error::other(error))
+        })
+    }
+}
+
+#[async_trait]
+impl Incoming for Transfer {
+    fn manifest(&self) -> &VerifiedManifest {
+        &self.taking.manifest
+    }
+
+    fn held(&self) -> Held {
+        self.held.clone()
+    }
+
+    async fn write(
+        &mut self,
+        section: Section,
+        offset: u64,
+        bytes: Bytes,
+    ) -> Result<(), WriteError> {
+        let Taking { node, peer, .. } = &self.taking;
+        node.peers.received(&peer.hop, bytes.len() as u64);
+        self.blocking(move |partial| partial.write(section, offset, &bytes))
+            .await
+    }
+
+    async fn sync(&mut self) -> Result<(), WriteError> {
+        self.blocking(Partial::sync).await
+    }
+
+    async fn complete(mut self: Box<Self>) -> Option<Answer> {
+        let location = self.blocking(Partial::finish).await.ok()?;
+        let partial = self.partial.take();
+        let answer = self.taking.commit(location).await?;
+        if let Some(partial) = partial {
+            let marked = tokio::task::spawn_blocking(move || partial.accepted()).await;
+            if let Ok(Err(error)) = marked {
+                tracing::warn!(%error, "the mark of a transfer stays");
+            }
+        }
+        Some(answer)
+    }
+
+    async fn broken(mut self: Box<Self>, fault: Fault) -> Option<Answer> {
+        if let Some(partial) = self.partial.take() {
+            let _ = tokio::task::spawn_blocking(move || partial.discard()).await;
+        }
+        let Taking {
+            node,
+            peer,
+            manifest,
+            ..
+        } = &self.taking;
+        let refusal = final_refusal(fault.reason(), fault);
+        answer_refusal(node, peer, manifest.id(), refusal)
+            .await
+            .ok()
+    }
+}

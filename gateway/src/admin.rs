@@ -1,0 +1,220 @@
+//! What operators ask, over a Unix socket that only the gateway's user can open.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use passerelle_proto::v1::admin_server::Admin;
+use passerelle_proto::v1::{
+    Cosigned, LogRecord, LogRequest, PackageRequest, PackageResponse, QueueItem, QueueRequest,
+    QueueResponse, StatusRequest, StatusResponse,
+};
+use passerelle_proto::{Hop, PackageId, SHORT_ID_DIGITS, Timestamp};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, async_trait};
+
+use crate::exchange::software;
+use crate::node::Node;
+use crate::queue::{ItemKey, ItemState, ItemView, PAGE_MAX};
+use crate::witness::cosigned;
+
+/// Entries read at once.
+const READ_AT_ONCE: u64 = 256;
+/// Records that wait for a reader.
+const RECORDS_WAITING: usize = 64;
+
+/// Serves `Admin`.
+pub(crate) struct AdminService(pub(crate) Arc<Node>);
+
+fn unavailable(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+impl AdminService {
+    fn status_now(&self) -> StatusResponse {
+        let node = &self.0;
+        let directory = node.directory();
+        let (log_size, log_root) = {
+            let ledger = node.sequencer.ledger();
+            (ledger.log.size(), ledger.log.root())
+        };
+        let counts = node.queue.counts();
+        let waiting: BTreeMap<Hop, u64> = counts
+            .iter()
+            .map(|(hop, counts)| (hop.clone(), counts.total()))
+            .collect();
+        let failure = node.failure.borrow().clone();
+        let partners = directory.sheets().filter(|sheet| sheet.log.is_some());
+        let cosigned = partners.filter_map(|sheet| {
+            let (size, at) = cosigned(node, &sheet.party)?;
+            Some(Cosigned {
+                party: sheet.party.to_string(),
+                size,
+                at_ms: at.as_ms(),
+            })
+        });
+        StatusResponse {
+            party: node.party.to_string(),
+            software: software(),
+            started_ms: node.started.as_ms(),
+            serving: failure.is_none(),
+            reason: failure.unwrap_or_default(),
+            convention_id: directory.convention().id().to_owned(),
+            convention_version: directory.convention().version(),
+            log_size,
+            log_root: log_root.0.to_vec(),
+            peers: node.peers.list(&waiting),
+            waiting_items: waiting.values().sum(),
+            spool_bytes: node.spool.bytes(),
+            cosigned: cosigned.collect(),
+        }
+    }
+
+    fn find(&self, id: &str) -> Result<PackageId, Status> {
+        let id = id.trim().to_ascii_lowercase();
+        if let Ok(package) = id.parse() {
+            return Ok(package);
+        }
+        if id.len() < SHORT_ID_DIGITS {
+            let why = "write at least 12 digits of the package id";
+            return Err(Status::invalid_argument(why));
+        }
+        match self.0.sequencer.ledger().index.find_prefix(&id).as_slice() {
+            [package] => Ok(*package),
+            [] => Err(Status::not_found(format!(
+                "no package {id} in this gateway's log"
+            ))),
+            _ => Err(Status::invalid_argument(
+                "several packages begin like this: write more",
+            )),
+        }
+    }
+}
+
+fn item_message(view: &ItemView) -> QueueItem {
+    let item = &view.item;
+    let state = match item.state() {
+        _ if view.leased => "leased",
+        ItemState::Waiting => "waiting",
+        ItemState::Held => "held",
+        ItemState::Forwarded => "forwarded",
+    };
+    QueueItem {
+        log_index: view.key.index,
+        package: item.package.as_bytes().to_vec(),
+        kind: if item.is_package() {
+            "package"
+        } else {
+            "statement"
+        }
+        .to_owned(),
+        flow: item
+            .flow
+            .as_ref()
+            .map_or(String::new(), ToString::to_string),
+        sender: item.sender.to_string(),
+        recipients: item.recipients.iter().map(ToString::to_string).collect(),
+        next_hop: Some(item.next_hop.to_message()),
+        state: state.to_owned(),
+        attempts: view.attempts,
+        deadline_ms: item.deadline.map_or(0, Timestamp::as_ms),
+        last_error: view.last_error.clone(),
+    }
+}
+
+#[async_trait]
+impl Admin for AdminService {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        Ok(Response::new(self.status_now()))
+    }
+
+    async fn queue(
+        &self,
+        request: Request<QueueRequest>,
+    ) -> Result<Response<QueueResponse>, Status> {
+        let request = request.into_inner();
+        let limit = match request.limit {
+            0 => PAGE_MAX,
+            limit => PAGE_MAX.min(limit as usize),
+        };
+        let after = (request.after_index > 0).then_some(ItemKey {
+            index: request.after_index,
+            route: u8::MAX,
+        });
+        let items = self.0.queue.page(after, limit).map_err(unavailable)?;
+        let items = items.iter().map(item_message).collect();
+        Ok(Response::new(QueueResponse { items }))
+    }
+
+    async fn package(
+        &self,
+        request: Request<PackageRequest>,
+    ) -> Result<Response<PackageResponse>, Status> {
+        let package = self.find(&request.into_inner().id)?;
+        let entries = self
+            .0
+            .sequencer
+            .entries_about(&package)
+            .map_err(unavailable)?;
+        if entries.is_empty() {
+            return Err(Status::not_found(
+                "this gateway's log does not know the package",
+            ));
+        }
+        let records = entries.iter().map(|committed| LogRecord {
+            index: committed.index,
+            entry: committed.entry.encode_to_vec(),
+        });
+        let items = self.0.queue.find(&package).map_err(unavailable)?;
+        Ok(Response::new(PackageResponse {
+            package: package.as_bytes().to_vec(),
+            records: records.collect(),
+            items: items.iter().map(item_message).collect(),
+        }))
+    }
+
+    type LogStream = Pin<Box<dyn Stream<Item = Result<LogRecord, Status>> + Send>>;
+
+    async fn log(&self, request: Request<LogRequest>) -> Result<Response<Self::LogStream>, Status> {
+        let request = request.into_inner();
+        let (sender, receiver) = mpsc::channel(RECORDS_WAITING);
+        let node = self.0.clone();
+        tokio::spawn(async move {
+            let mut size = node.sequencer.size();
+            let mut index = request.from_index;
+            let mut left = if request.limit == 0 {
+                u64::MAX
+            } else {
+                request.limit
+            };
+            while left > 0 {
+                let wanted = left.min(READ_AT_ONCE);
+                let entries = node.sequencer.ledger().log.entries(index, wanted);
+                let entries = match entries {
+                    Ok(entries) => entries,
+                    Err(error) => {
+                        let _ = sender.send(Err(unavailable(error))).await;
+                        return;
+                    }
+                };
+                for entry in entries {
+                    if sender.send(Ok(LogRecord { index, entry })).await.is_err() {
+                        return;
+                    }
+                    index += 1;
+                    left -= 1;
+                }
+                if index < *size.borrow_and_update() {
+                    continue;
+                }
+                if !request.follow || size.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
+    }
+}

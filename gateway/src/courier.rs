@@ -1,0 +1,300 @@
+//! Handing over what waits: packages and statements, one lease at a time.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use passerelle_link::{Outbound, Outgoing, Peer, Room};
+use passerelle_proto::session::Answer;
+use passerelle_proto::v1::{self, Lane, Section, Signed, entry::Event, statement::What};
+use passerelle_proto::{
+    INLINE_LEN_MAX, KeyRole, Role, UntrustedStatement, VerifiedManifest, VerifiedStatement,
+};
+use prost::Message;
+use tonic::async_trait;
+
+use crate::breaker::{FIRST_RETRY, RETRY_MAX};
+use crate::metrics::Counter;
+use crate::node::Node;
+use crate::queue::{Class, ItemKey, Lease, LeaseToken, Settle};
+use crate::spool::PackReader;
+
+/// A lease of a statement that is on its way.
+pub(crate) struct StatementLease {
+    pub(crate) token: LeaseToken,
+    pub(crate) key: ItemKey,
+}
+
+/// Waits for something to hand over on a stream.
+pub(crate) async fn next(
+    node: &Arc<Node>,
+    peer: &Peer,
+    lane: Lane,
+    room: Room,
+    leased: impl Fn(&Signed, StatementLease),
+) -> Outgoing {
+    let mut classes = Vec::new();
+    if room.statement {
+        classes.push(Class::Statement);
+    }
+    if room.package {
+        classes.push(match lane {
+            Lane::Control => Class::Small,
+            Lane::Bulk | Lane::Unspecified => Class::Bulk,
+        });
+    }
+    let mut changed = node.queue.changed();
+    loop {
+        changed.mark_unchanged();
+        let mut wake: Option<Instant> = None;
+        for class in &classes {
+            if let Some(outgoing) = claim(node, peer, *class, &leased) {
+                return outgoing;
+            }
+            let later = node.queue.next_attempt(&peer.hop, *class, Instant::now());
+            wake = [wake, later].into_iter().flatten().min();
+        }
+        let wake = wake.map(|at| at.max(Instant::now() + Duration::from_millis(10)));
+        let sleep = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            found = changed.changed() => if found.is_err() {
+                std::future::pending::<()>().await;
+            },
+            () = sleep => {}
+        }
+    }
+}
+
+fn claim(
+    node: &Arc<Node>,
+    peer: &Peer,
+    class: Class,
+    leased: &impl Fn(&Signed, StatementLease),
+) -> Option<Outgoing> {
+    let claimed = node.queue.claim(&peer.hop, class, 1, Instant::now());
+    let lease = match claimed {
+        Ok(mut leases) => leases.pop()?,
+        Err(error) => {
+            node.fail(error.to_string());
+            return None;
+        }
+    };
+    let token = lease.token;
+    let outgoing = match class {
+        Class::Statement => statement(node, &lease).map(|signed| {
+            let key = lease.key;
+            leased(&signed, StatementLease { token, key });
+            Outgoing::Statement(signed)
+        }),
+        Class::Small | Class::Bulk => {
+            let handing = Handing::new(node, peer, lease);
+            handing.map(|handing| Outgoing::Package(Box::new(handing)))
+        }
+    };
+    match outgoing {
+        Ok(outgoing) => Some(outgoing),
+        Err(error) => {
+            // One bad item must not stop the others: an operator sees it parked.
+            tracing::error!(%error, "an item cannot be read and is parked");
+            node.queue.settle(token, Settle::Park { error });
+            None
+        }
+    }
+}
+
+fn statement(node: &Node, lease: &Lease) -> Result<Signed, String> {
+    let bytes = node.sequencer.ledger().log.entry(lease.key.index);
+    let bytes = bytes.map_err(|error| error.to_string())?;
+    let entry = v1::Entry::decode(bytes.as_slice()).map_err(|error| error.to_string())?;
+    match entry.event {
+        Some(Event::Statement(event)) => event.statement.ok_or_else(|| "no statement".into()),
+        _ => Err("the log entry is no statement".into()),
+    }
+}
+
+/// A package that is being handed over.
+struct Handing {
+    node: Arc<Node>,
+    peer: Peer,
+    lease: Lease,
+    manifest: VerifiedManifest,
+    reader: PackReader,
+    inline: Bytes,
+    settled: bool,
+}
+
+impl Handing {
+    fn new(node: &Arc<Node>, peer: &Peer, lease: Lease) -> Result<Self, String> {
+        let (manifest, event) = node
+            .manifest_at(lease.key.index)
+            .ok_or_else(|| format!("log entry {} accepts no package", lease.key.index))?;
+        let location = event
+            .pack
+            .ok_or("the log entry names no place in the spool")?;
+        let reader = node.spool.reader(&manifest, &location);
+        let reader = reader.map_err(|error| error.to_string())?;
+        let inline = match manifest.total_length() <= INLINE_LEN_MAX {
+            true => reader.inline().map_err(|error| error.to_string())?,
+            false => Bytes::new(),
+        };
+        Ok(Self {
+            node: node.clone(),
+            peer: peer.clone(),
+            lease,
+            manifest,
+            reader,
+            inline,
+            settled: false,
+        })
+    }
+
+    fn settle(&mut self, settle: Settle) {
+        self.settled = true;
+        self.node.queue.settle(self.lease.token, settle);
+    }
+
+    fn retry(&mut self, after: Duration, error: String) {
+        let at = Instant::now() + after;
+        self.settle(Settle::Retry { at, error });
+    }
+
+    /// The peer has the package: an agent has taken it, or a gateway has signed for it.
+    async fn handed_over(&mut self, receipt: Option<VerifiedStatement>) {
+        let next_hop = Some(self.peer.hop.to_message());
+        let mut events = vec![Event::Forwarded(v1::ForwardedEvent {
+            package: self.manifest.id().as_bytes().to_vec(),
+            next_hop: next_hop.clone(),
+            receipt: None,
+            tls_name: self.peer.tls_name.clone(),
+        })];
+        if let Some(receipt) = receipt {
+            events.push(Event::Statement(v1::StatementEvent {
+                statement: Some(receipt.signed().clone()),
+                from: next_hop,
+                next_hop: self
+                    .node
+                    .way_to(self.manifest.sender())
+                    .map(|hop| hop.to_message()),
+            }));
+        }
+        // The receipt first: a restart in between then offers again, and gets the same one.
+        for event in events.into_iter().rev() {
+            if let Err(error) = self.node.sequencer.commit(event).await {
+                return self.retry(FIRST_RETRY, error.to_string());
+            }
+        }
+        let label = self.peer.hop.to_string();
+        self.node
+            .metrics
+            .add(Counter::Forwarded, &[("peer", &label)], 1);
+        let package = self.manifest.id().short();
+        tracing::info!(package, to = %self.peer.hop, "handed over");
+        self.settle(Settle::Return);
+    }
+
+    async fn refused(&mut self, refusal: &VerifiedStatement) {
+        let event = Event::Statement(v1::StatementEvent {
+            statement: Some(refusal.signed().clone()),
+            from: Some(self.peer.hop.to_message()),
+            next_hop: self
+                .node
+                .way_to(self.manifest.sender())
+                .map(|hop| hop.to_message()),
+        });
+        if let Err(error) = self.node.sequencer.commit(event).await {
+            return self.retry(FIRST_RETRY, error.to_string());
+        }
+        let package = self.manifest.id();
+        tracing::warn!(package = package.short(), by = %self.peer.hop, "refused by the next hop");
+        self.settle(Settle::Return);
+        let node = self.node.clone();
+        let _ = tokio::task::spawn_blocking(move || node.tidy(&package)).await;
+    }
+
+    /// A statement of this very peer about this very package.
+    fn verify(&self, signed: Signed) -> Result<VerifiedStatement, String> {
+        let untrusted = UntrustedStatement::parse(signed).map_err(|error| error.to_string())?;
+        let directory = self.node.directory();
+        let key = directory
+            .signing_key(&untrusted.signer())
+            .ok_or("its key is in no sheet")?;
+        let role = match self.peer.hop.role {
+            Role::Gateway => KeyRole::Gateway,
+            Role::Agent | Role::Operator => KeyRole::Agent,
+        };
+        if key.party != self.peer.hop.party || !key.may(role) || key.revoked.is_some() {
+            return Err("its key is not one of the peer that sent it".into());
+        }
+        let statement = untrusted
+            .verify(&key.key)
+            .map_err(|error| error.to_string())?;
+        match statement.package() == self.manifest.id() {
+            true => Ok(statement),
+            false => Err("it speaks of another package".into()),
+        }
+    }
+}
+
+/// Wait before the next attempt: doubling from 200 ms to 5 minutes.
+pub(crate) fn backoff(attempts: u32) -> Duration {
+    FIRST_RETRY
+        .saturating_mul(1 << attempts.min(11))
+        .min(RETRY_MAX)
+}
+
+impl Drop for Handing {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.retry(backoff(self.lease.attempts), "the stream ended".into());
+        }
+    }
+}
+
+#[async_trait]
+impl Outbound for Handing {
+    fn manifest(&self) -> &VerifiedManifest {
+        &self.manifest
+    }
+
+    fn inline(&self) -> Bytes {
+        self.inline.clone()
+    }
+
+    async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
+        self.node.peers.sent(&self.peer.hop, length);
+        let reader = self.reader.clone();
+        tokio::task::spawn_blocking(move || reader.read(section, offset, length))
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    async fn answered(mut self: Box<Self>, answer: Answer) {
+        let signed = match answer {
+            Answer::Have => return self.handed_over(None).await,
+            Answer::Statement(signed) => signed,
+        };
+        let statement = match self.verify(signed) {
+            Ok(statement) => statement,
+            Err(error) => {
+                tracing::error!(peer = %self.peer, %error, "an answer cannot be believed");
+                return self.retry(RETRY_MAX, error);
+            }
+        };
+        match statement.what().clone() {
+            What::Accepted(_) => self.handed_over(Some(statement)).await,
+            What::Refused(_) => self.refused(&statement).await,
+            What::Busy(busy) => {
+                let after = Duration::from_millis(busy.retry_after_ms).min(RETRY_MAX);
+                let why = format!("busy: {}", busy.reason().as_str_name());
+                self.retry(after.max(FIRST_RETRY), why);
+            }
+            _ => self.retry(RETRY_MAX, "the answer is no answer to an offer".into()),
+        }
+    }
+}

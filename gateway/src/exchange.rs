@@ -1,0 +1,220 @@
+//! The gateway's side of every stream.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use bytes::Bytes;
+use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room};
+use passerelle_proto::session::{PROTOCOL_MAX, PROTOCOL_MIN};
+use passerelle_proto::v1::{self, Lane, Reason, Signed, entry::Event};
+use passerelle_proto::{Checkpoint, Digest, Role, StatementId};
+use tonic::async_trait;
+
+use crate::acceptance;
+use crate::courier::{self, StatementLease, backoff};
+use crate::node::{Node, now, read_if_there};
+use crate::queue::Settle;
+use crate::receipts;
+
+/// Most notes sent at the beginning of one stream.
+const NOTES_MAX: usize = 256;
+
+/// The gateway behind [`Exchange`].
+pub(crate) struct GatewayExchange {
+    node: Arc<Node>,
+    // Statements on their way, until they are acknowledged.
+    on_the_way: Mutex<HashMap<StatementId, StatementLease>>,
+}
+
+impl GatewayExchange {
+    pub(crate) fn new(node: Arc<Node>) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            on_the_way: Mutex::default(),
+        })
+    }
+
+    fn take_leases(&self, ids: &[StatementId]) -> Vec<StatementLease> {
+        let mut leases = self.on_the_way.lock().unwrap_or_else(|p| p.into_inner());
+        ids.iter().filter_map(|id| leases.remove(id)).collect()
+    }
+
+    /// Whether this peer has anything to do here.
+    fn admit(&self, peer: &Peer) -> Result<(), LaneError> {
+        let directory = self.node.directory();
+        let gateway = directory.convention().gateway_of(&peer.hop.party);
+        let admitted = match peer.hop.role {
+            Role::Gateway => gateway == Some(&peer.hop.party) && peer.hop.party != self.node.party,
+            Role::Agent => gateway == Some(&self.node.party),
+            Role::Operator => false,
+        };
+        if admitted {
+            return Ok(());
+        }
+        self.node.refused(&peer.hop, None, Reason::Role, "");
+        let (hop, party) = (&peer.hop, &self.node.party);
+        Err(LaneError(format!(
+            "{hop} has no exchange with the gateway of {party}: agents connect to the gateway \
+             that the convention names for their party"
+        )))
+    }
+
+    fn missing_notes(&self, hello: &v1::Hello) -> Vec<Vec<u8>> {
+        let directory = self.node.directory();
+        let mut notes = Vec::new();
+        if hello.convention_version < directory.convention().version() {
+            notes.push(directory.convention_note().to_vec());
+        }
+        for sheet in directory.sheets() {
+            let theirs = hello
+                .sheets
+                .iter()
+                .find(|state| state.party == sheet.party.as_str());
+            if theirs.is_none_or(|state| state.seq < sheet.seq) {
+                notes.extend(directory.sheet_note(&sheet.party).map(<[u8]>::to_vec));
+            }
+        }
+        notes.truncate(NOTES_MAX);
+        notes
+    }
+
+    /// Compares the copy of our checkpoint that the peer keeps with our log.
+    fn compare(&self, peer: &Peer, kept: &[u8]) -> Result<(), LaneError> {
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let ledger = self.node.sequencer.ledger();
+        let verified = Checkpoint::verify(kept, ledger.log.signer().verifier());
+        let checkpoint = match verified {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                let why = format!("the checkpoint of ours that you keep is not ours: {error}");
+                return Err(LaneError(why));
+            }
+        };
+        if let Err(fatal) = ledger.log.compare(&checkpoint, &peer.hop.to_string()) {
+            drop(ledger);
+            self.node.fail(fatal.to_string());
+            return Err(LaneError("our log is not the one that you cosigned".into()));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Exchange for GatewayExchange {
+    fn hello(&self, peer: &Peer, lane: Lane) -> v1::Hello {
+        self.node.peers.opened(peer, now());
+        let directory = self.node.directory();
+        let convention = directory.convention();
+        v1::Hello {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            intent: v1::Intent::Both as i32,
+            lane: lane as i32,
+            convention: convention.digest().0.to_vec(),
+            convention_version: convention.version(),
+            sheets: directory
+                .sheets()
+                .map(|sheet| v1::SheetState {
+                    party: sheet.party.to_string(),
+                    seq: sheet.seq,
+                })
+                .collect(),
+            checkpoint: read_if_there(&self.node.log_dir().join("checkpoint")),
+            cosigned: read_if_there(&self.node.witnessed_path(&peer.hop.party)),
+            now_ms: now().as_ms(),
+            software: software(),
+        }
+    }
+
+    async fn greeted(&self, peer: &Peer, hello: &v1::Hello) -> Result<Vec<Vec<u8>>, LaneError> {
+        self.admit(peer)?;
+        self.compare(peer, &hello.cosigned)?;
+        self.node.queue.wake(&peer.hop);
+        let control = hello.lane() == Lane::Control;
+        Ok(if control {
+            self.missing_notes(hello)
+        } else {
+            Vec::new()
+        })
+    }
+
+    async fn note(&self, peer: &Peer, note: Vec<u8>) {
+        let node = self.node.clone();
+        let adopted = tokio::task::spawn_blocking(move || node.trust.adopt(&note)).await;
+        match adopted {
+            Ok(Ok(Some(digest))) => {
+                tracing::info!(%peer, %digest, "a newer note is in force");
+                let event = Event::Configured(v1::ConfiguredEvent {
+                    what: "note".into(),
+                    sha256: digest.0.to_vec(),
+                });
+                if let Err(error) = self.node.sequencer.commit(event).await {
+                    tracing::warn!(%error, "a newer note was not recorded");
+                }
+            }
+            Ok(Ok(None)) | Err(_) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%peer, %error, "a note was refused");
+                self.node.refused(&peer.hop, None, Reason::Signature, "");
+                if error.is_conflict() {
+                    self.node.fail(error.to_string());
+                }
+            }
+        }
+    }
+
+    async fn offered(&self, peer: &Peer, manifest: Signed, inline: Bytes) -> OfferAnswer {
+        acceptance::offered(self.node.clone(), peer, manifest, inline).await
+    }
+
+    async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
+        receipts::take(self.node.clone(), peer, signed).await
+    }
+
+    async fn next(&self, peer: &Peer, lane: Lane, room: Room) -> Outgoing {
+        courier::next(&self.node, peer, lane, room, |signed, lease| {
+            let id = StatementId(Digest::of(&signed.body));
+            let mut leases = self.on_the_way.lock().unwrap_or_else(|p| p.into_inner());
+            leases.insert(id, lease);
+        })
+        .await
+    }
+
+    async fn acked(&self, peer: &Peer, ids: Vec<StatementId>) {
+        let leases = self.take_leases(&ids);
+        if leases.is_empty() {
+            return;
+        }
+        let mut log_index: Vec<u64> = leases.iter().map(|lease| lease.key.index).collect();
+        log_index.sort_unstable();
+        let event = Event::HandedOver(v1::HandedOverEvent {
+            next_hop: Some(peer.hop.to_message()),
+            log_index,
+        });
+        let settle = match self.node.sequencer.commit(event).await {
+            Ok(_) => Settle::Return,
+            Err(error) => Settle::Retry {
+                at: Instant::now() + backoff(1),
+                error: error.to_string(),
+            },
+        };
+        for lease in leases {
+            self.node.queue.settle(lease.token, settle.clone());
+        }
+    }
+
+    fn ended(&self, peer: &Peer, _: Lane, unacked: Vec<StatementId>, why: &str) {
+        self.node.peers.closed(peer, why);
+        for lease in self.take_leases(&unacked) {
+            self.node.queue.settle(lease.token, Settle::Return);
+        }
+    }
+}
+
+/// Name and version, for people.
+pub(crate) fn software() -> String {
+    format!("passerelle-gateway {}", env!("CARGO_PKG_VERSION"))
+}

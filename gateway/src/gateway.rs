@@ -1,0 +1,496 @@
+//! One running gateway: what is started in which order, and how it ends.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use passerelle_link::{
+    Dialer, ExchangeService, Link, ListenError, Listener, RefusalSink, reset_key,
+};
+use passerelle_proto::Hop;
+use passerelle_proto::v1::admin_server::AdminServer;
+use passerelle_proto::v1::witness_server::WitnessServer;
+use passerelle_proto::v1::{self, entry::Event};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+
+use crate::admin::AdminService;
+use crate::config::{Config, ConfigError};
+use crate::disk;
+use crate::exchange::{GatewayExchange, software};
+use crate::log::{Fatal, Log};
+use crate::materials::Materials;
+use crate::metrics::{self, Gauge, Metrics};
+use crate::node::{Node, now};
+use crate::peers::Peers;
+use crate::queue::{ItemKey, PAGE_MAX, Queue, SledQueue};
+use crate::refusals::{RefusalBudget, WINDOW};
+use crate::sequencer::{OpenError, Sequencer};
+use crate::spool::{Spool, SpoolError};
+use crate::witness::{self, WitnessService};
+
+/// Exit code for a configuration, or a log, that cannot be used (`EX_CONFIG` of sysexits.h).
+pub const EXIT_CONFIG: u8 = 78;
+
+/// Version of the data directory's layout.
+const FORMAT: &str = "1\n";
+/// How often gauges are set.
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration or something that it names.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log cannot be believed: a person has to look.
+    #[error("log: {0}")]
+    Log(#[from] Fatal),
+    /// Queue or index.
+    #[error(transparent)]
+    Sequencer(OpenError),
+    /// The queue's database.
+    #[error("queue: {0}")]
+    Queue(String),
+    /// The spool.
+    #[error("spool: {0}")]
+    Spool(#[from] SpoolError),
+    /// The listeners.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The data directory or a socket.
+    #[error("{path}: {why}", path = .path.display())]
+    Path {
+        /// Which path.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Log(fatal) => Self::Log(fatal),
+            other => Self::Sequencer(other),
+        }
+    }
+}
+
+fn path_error(path: &Path) -> impl FnOnce(std::io::Error) -> StartError + '_ {
+    |error| StartError::Path {
+        path: path.to_owned(),
+        why: error.to_string(),
+    }
+}
+
+/// A gateway that runs.
+pub struct Gateway {
+    node: Arc<Node>,
+    address: SocketAddr,
+    admin_socket: PathBuf,
+    metrics: Option<SocketAddr>,
+    failure: watch::Receiver<Option<String>>,
+    grace: Duration,
+    tasks: TaskTracker,
+    streams: TaskTracker,
+    thread: Option<JoinHandle<()>>,
+    // One gateway at a time uses a directory; the lock ends with the process.
+    _lock: File,
+}
+
+impl Gateway {
+    /// Reads everything that a configuration names, and opens nothing.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn check(config: &Config) -> Result<(), ConfigError> {
+        Materials::load(config).map(drop)
+    }
+
+    /// Starts a gateway in this tokio runtime: lock, log, queue, sweep, then it listens.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let materials = Materials::load(&config)?;
+        let lock = lock_directory(&config.data_dir)?;
+        let opened = {
+            let config = config.clone();
+            tokio::task::spawn_blocking(move || open(&config, materials)).await
+        };
+        let stopped = |_| StartError::Queue("the start was interrupted".into());
+        let (node, identity, thread) = opened.map_err(stopped)??;
+        let exchange = GatewayExchange::new(node.clone());
+        let reset = config.data_dir.join("reset.secret");
+        let reset = reset_key(&reset).map_err(|why| StartError::Path { path: reset, why })?;
+        let trust = node.trust.subscribe();
+        let connections = config.limits.connections_max;
+        let listener =
+            Listener::bind(config.listen, &identity, trust.clone(), &reset, connections).await?;
+        let address = listener.address();
+        let (tasks, streams) = (TaskTracker::new(), TaskTracker::new());
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health
+            .set_service_status("", tonic_health::ServingStatus::Serving)
+            .await;
+        let service = ExchangeService::new(exchange.clone(), node.stop.clone(), streams.clone());
+        let routes = Routes::new(service)
+            .add_service(WitnessServer::new(WitnessService(node.clone())))
+            .add_service(health_service);
+        let refusals: Arc<dyn RefusalSink> = node.clone();
+        tasks.spawn(listener.serve(routes, refusals, node.stop.clone()));
+        let dialer =
+            Dialer::new(identity, trust, config.transport).map_err(path_error(&config.data_dir))?;
+        for hop in partners(&node) {
+            spawn_link(&node, &tasks, &dialer, hop, exchange.clone());
+        }
+        serve_admin(&node, &tasks, &config.admin_socket)?;
+        let metrics = serve_metrics(&node, &tasks, config.metrics_listen).await?;
+        tasks.spawn(housekeeping(node.clone()));
+        let started = Event::Started(v1::StartedEvent {
+            software: software(),
+            convention: node.directory().convention().digest().0.to_vec(),
+        });
+        if let Err(error) = node.sequencer.commit(started).await {
+            node.fail(format!("the start was not recorded: {error}"));
+        }
+        tracing::info!(party = %node.party, %address, "the gateway runs");
+        let failure = node.failure.subscribe();
+        Ok(Self {
+            node,
+            address,
+            admin_socket: config.admin_socket,
+            metrics,
+            failure,
+            grace: config.grace,
+            tasks,
+            streams,
+            thread: Some(thread),
+            _lock: lock,
+        })
+    }
+
+    /// Where it listens, by UDP and TCP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The operators' socket.
+    pub fn admin_socket(&self) -> &Path {
+        &self.admin_socket
+    }
+
+    /// Where `/metrics` is served.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
+    /// Waits until the gateway must not go on, and says why.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops in good order: streams finish what is open within the grace period, then the log gets
+    /// its last checkpoint.
+    pub async fn stop(mut self) {
+        self.node.stop.cancel();
+        self.streams.close();
+        if tokio::time::timeout(self.grace, self.streams.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("transfers were broken off; they go on after the next start");
+        }
+        let stopped = Event::Stopped(v1::StoppedEvent {
+            why: self.failure.borrow().clone().unwrap_or_default(),
+        });
+        let _ = self.node.sequencer.commit(stopped).await;
+        self.node.sequencer.stop();
+        let (node, thread) = (self.node.clone(), self.thread.take());
+        let ended = tokio::task::spawn_blocking(move || {
+            let checkpoint = node.sequencer.ledger().log.checkpoint(now());
+            if let Err(error) = checkpoint {
+                tracing::error!(%error, "there is no last checkpoint");
+            }
+            if let Some(thread) = thread {
+                let _ = thread.join();
+            }
+            if let Err(error) = node.queue.close() {
+                tracing::warn!(%error, "the queue is made again at the next start");
+            }
+        });
+        let _ = ended.await;
+        self.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
+        let _ = fs::remove_file(&self.admin_socket);
+        tracing::info!(party = %self.node.party, "the gateway has stopped");
+    }
+}
+
+fn lock_directory(dir: &Path) -> Result<File, StartError> {
+    fs::create_dir_all(dir).map_err(path_error(dir))?;
+    let permissions = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(dir, permissions).map_err(path_error(dir))?;
+    let path = dir.join("lock");
+    let file = File::create(&path).map_err(path_error(&path))?;
+    let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    locked.map_err(|_| StartError::Path {
+        path: dir.to_owned(),
+        why: "another gateway uses this directory: stop it first".into(),
+    })?;
+    let format = dir.join("format");
+    match fs::read_to_string(&format) {
+        Ok(found) if found == FORMAT => Ok(file),
+        Ok(found) => Err(StartError::Path {
+            path: format,
+            why: format!(
+                "the directory has layout {}, and this program knows 1: update the program",
+                found.trim()
+            ),
+        }),
+        Err(_) => {
+            disk::replace(&format, FORMAT.as_bytes()).map_err(path_error(&format))?;
+            Ok(file)
+        }
+    }
+}
+
+type Opened = (Arc<Node>, passerelle_link::Identity, JoinHandle<()>);
+
+fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
+    let dir = &config.data_dir;
+    let log = Log::open(&dir.join("log"), materials.log_key)?;
+    let queue = open_queue(&dir.join("queue"))?;
+    let (sequencer, thread) =
+        Sequencer::start(log, queue.clone(), materials.key.clone(), dir, now)?;
+    let spool = Spool::open(&dir.join("spool"), config.limits)?;
+    sweep(queue.as_ref(), &spool)?;
+    let (failure, _) = watch::channel(None);
+    let node = Arc::new(Node {
+        party: config.party.clone(),
+        data_dir: dir.clone(),
+        limits: config.limits,
+        key: materials.key,
+        trust: materials.trust,
+        metrics: Metrics::new(config.party.as_str()),
+        peers: Peers::default(),
+        refusals: Mutex::new(RefusalBudget::new(Instant::now())),
+        stop: CancellationToken::new(),
+        failure,
+        started: now(),
+        sequencer,
+        queue,
+        spool,
+    });
+    Ok((node, materials.identity, thread))
+}
+
+/// Opens the queue; one that cannot be opened is moved aside and made again from the log.
+fn open_queue(dir: &Path) -> Result<Arc<dyn Queue>, StartError> {
+    let first = match SledQueue::open(dir) {
+        Ok(queue) => return Ok(Arc::new(queue)),
+        Err(error) => error,
+    };
+    let aside = dir.with_extension(format!("unreadable-{}", now().as_ms()));
+    tracing::warn!(error = %first, aside = %aside.display(), "the queue is made again");
+    fs::rename(dir, &aside).map_err(path_error(dir))?;
+    let again = SledQueue::open(dir).map_err(|error| StartError::Queue(error.to_string()))?;
+    Ok(Arc::new(again))
+}
+
+fn sweep(queue: &dyn Queue, spool: &Spool) -> Result<(), StartError> {
+    let mut live = Vec::new();
+    let mut after: Option<ItemKey> = None;
+    loop {
+        let page = queue.page(after, PAGE_MAX);
+        let page = page.map_err(|error| StartError::Queue(error.to_string()))?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.key);
+        live.extend(
+            page.iter()
+                .filter_map(|view| Some((view.item.package, view.item.pack?))),
+        );
+    }
+    Ok(spool.sweep(&live)?)
+}
+
+/// Gateways of other parties that can be dialled.
+fn partners(node: &Node) -> Vec<Hop> {
+    let directory = node.directory();
+    let parties = directory.convention().parties().iter();
+    parties
+        .filter(|party| party.via.is_none() && party.id != node.party)
+        .filter(|party| {
+            let sheet = directory.sheet(&party.id);
+            sheet.is_some_and(|sheet| !sheet.addresses.is_empty())
+        })
+        .map(|party| Hop::gateway(party.id.clone()))
+        .collect()
+}
+
+fn spawn_link(
+    node: &Arc<Node>,
+    tasks: &TaskTracker,
+    dialer: &Dialer,
+    hop: Hop,
+    exchange: Arc<GatewayExchange>,
+) {
+    let (cosigning, cosign_tasks) = (node.clone(), tasks.clone());
+    let connected = move |connection| {
+        cosign_tasks.spawn(witness::keep_cosigned(cosigning.clone(), connection));
+    };
+    let stop = node.stop.clone();
+    let (link, run) = Link::maintain(dialer.clone(), hop.clone(), exchange, stop, connected);
+    tasks.spawn(run);
+    let (node, mut status) = (node.clone(), link.status());
+    tasks.spawn(async move {
+        loop {
+            let now = status.borrow_and_update().clone();
+            node.peers.link(&hop, now);
+            tokio::select! {
+                changed = status.changed() => if changed.is_err() { return },
+                () = node.stop.cancelled() => return,
+            }
+        }
+    });
+}
+
+fn serve_admin(node: &Arc<Node>, tasks: &TaskTracker, path: &Path) -> Result<(), StartError> {
+    // The directory is locked by us: a socket that is left over is of a process that is gone.
+    let _ = fs::remove_file(path);
+    let listener = UnixListener::bind(path).map_err(path_error(path))?;
+    let permissions = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(path, permissions).map_err(path_error(path))?;
+    let descriptors = passerelle_proto::v1::DESCRIPTORS;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(descriptors)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let why = |error: tonic_reflection::server::Error| StartError::Path {
+        path: path.to_owned(),
+        why: format!("reflection: {error}"),
+    };
+    let server = tonic::transport::Server::builder()
+        .add_service(AdminServer::new(AdminService(node.clone())))
+        .add_service(reflection().build_v1().map_err(why)?)
+        .add_service(reflection().build_v1alpha().map_err(why)?);
+    let stop = node.stop.clone();
+    tasks.spawn(async move {
+        let incoming = UnixListenerStream::new(listener);
+        let stopped = stop.cancelled_owned();
+        if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
+            tracing::error!(%error, "the operators' socket has ended");
+        }
+    });
+    Ok(())
+}
+
+async fn serve_metrics(
+    node: &Arc<Node>,
+    tasks: &TaskTracker,
+    listen: Option<SocketAddr>,
+) -> Result<Option<SocketAddr>, StartError> {
+    let Some(listen) = listen else {
+        return Ok(None);
+    };
+    let failed = |error: std::io::Error| StartError::Path {
+        path: PathBuf::from(listen.to_string()),
+        why: format!("metrics: {error}"),
+    };
+    let listener = metrics::bind(listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tasks.spawn(metrics::serve(
+        listener,
+        node.metrics.clone(),
+        node.stop.clone(),
+    ));
+    Ok(Some(address))
+}
+
+/// Gauges, counted refusals, and an end when nothing can be committed any more.
+async fn housekeeping(node: Arc<Node>) {
+    let mut fatal = node.sequencer.fatal();
+    let mut gauges = tokio::time::interval(GAUGES_EVERY);
+    let mut minute = tokio::time::interval(WINDOW);
+    loop {
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            _ = gauges.tick() => set_gauges(&node),
+            _ = minute.tick() => record_counts(&node).await,
+            why = first(&mut fatal) => return node.fail(why),
+        }
+    }
+}
+
+/// Waits for the first reason.
+async fn first(fatal: &mut watch::Receiver<Option<String>>) -> String {
+    match fatal.wait_for(Option::is_some).await {
+        Ok(why) => why.clone().unwrap_or_default(),
+        Err(_) => "the sequencer has ended".to_owned(),
+    }
+}
+
+fn set_gauges(node: &Node) {
+    let metrics = &node.metrics;
+    let serving = node.failure.borrow().is_none();
+    metrics.set(Gauge::Serving, &[], f64::from(u8::from(serving)));
+    metrics.set(
+        Gauge::LogEntries,
+        &[],
+        node.sequencer.ledger().log.size() as f64,
+    );
+    metrics.set(Gauge::SpoolBytes, &[], node.spool.bytes() as f64);
+    if let Ok(free) = disk::free_bytes(&node.data_dir) {
+        metrics.set(Gauge::DiskFreeBytes, &[], free as f64);
+    }
+    for (hop, counts) in node.queue.counts() {
+        let label = hop.to_string();
+        metrics.set(
+            Gauge::QueueItems,
+            &[("peer", &label)],
+            counts.total() as f64,
+        );
+    }
+    let (directory, now) = (node.directory(), now());
+    for sheet in directory.sheets() {
+        let label = sheet.party.to_string();
+        let days = sheet.not_after.since(now).as_secs_f64() / 86_400.0;
+        metrics.set(Gauge::SheetExpiryDays, &[("party", &label)], days);
+        if let Some((size, at)) = witness::cosigned(node, &sheet.party) {
+            let labels = [("partner", label.as_str())];
+            metrics.set(Gauge::CosignedEntries, &labels, size as f64);
+            let age = now.since(at).as_secs_f64();
+            metrics.set(Gauge::CosignatureAgeSeconds, &labels, age);
+        }
+    }
+}
+
+async fn record_counts(node: &Node) {
+    let counts = {
+        let mut budget = node.refusals.lock().unwrap_or_else(|p| p.into_inner());
+        budget.take()
+    };
+    for counted in counts {
+        let event = Event::Counted(v1::CountedEvent {
+            class: counted.class,
+            count: counted.count,
+        });
+        if let Err(error) = node.sequencer.commit(event).await {
+            tracing::warn!(%error, "counted refusals were not recorded");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What all parts of one running gateway share.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use passerelle_link::RefusalSink;
+use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
+use passerelle_proto::{
+    Directory, Hop, PackageId, PartyId, SigningKey, StatementDraft, Timestamp, UntrustedManifest,
+    VerifiedManifest,
+};
+use prost::Message;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Limits;
+use crate::metrics::{Counter, Metrics};
+use crate::peers::Peers;
+use crate::queue::Queue;
+use crate::refusals::RefusalBudget;
+use crate::sequencer::Sequencer;
+use crate::spool::Spool;
+use crate::trust::TrustStore;
+
+/// The parts.
+pub(crate) struct Node {
+    pub(crate) party: PartyId,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) limits: Limits,
+    pub(crate) key: Arc<SigningKey>,
+    pub(crate) trust: TrustStore,
+    pub(crate) sequencer: Sequencer,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) peers: Peers,
+    pub(crate) refusals: Mutex<RefusalBudget>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) failure: watch::Sender<Option<String>>,
+    pub(crate) started: Timestamp,
+}
+
+/// The wall clock.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+impl Node {
+    /// What is believed about parties now.
+    pub(crate) fn directory(&self) -> Directory {
+        self.trust.directory()
+    }
+
+    /// Stops the gateway: it must not go on.
+    pub(crate) fn fail(&self, why: impl Into<String>) {
+        let why = why.into();
+        tracing::error!(%why, "the gateway stops");
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert(why);
+            first
+        });
+    }
+
+    /// Where our log stands as files.
+    pub(crate) fn log_dir(&self) -> PathBuf {
+        self.data_dir.join("log")
+    }
+
+    /// The last checkpoint of a partner that we have cosigned.
+    pub(crate) fn witnessed_path(&self, party: &PartyId) -> PathBuf {
+        self.data_dir.join("witness").join(format!("{party}.note"))
+    }
+
+    /// Our last checkpoint that a partner has cosigned.
+    pub(crate) fn cosigned_path(&self, party: &PartyId) -> PathBuf {
+        self.log_dir()
+            .join("cosigned")
+            .join(format!("{party}.note"))
+    }
+
+    /// A signed answer outside of any sequence: the same offer gets the like again.
+    pub(crate) fn answer(&self, to: &PartyId, package: PackageId, what: What) -> Signed {
+        StatementDraft {
+            issuer: self.party.clone(),
+            destination: to.clone(),
+            package,
+            at: now(),
+            what,
+        }
+        .sign_unnumbered(&self.key)
+    }
+
+    /// Records a refusal: an entry of its own within the peer's budget, else a count.
+    pub(crate) fn refused(
+        self: &Arc<Self>,
+        peer: &Hop,
+        package: Option<PackageId>,
+        reason: Reason,
+        article: &str,
+    ) {
+        let class = reason.as_str_name();
+        self.metrics.add(Counter::Refusals, &[("reason", class)], 1);
+        let admitted = {
+            let mut budget = self.refusals.lock().unwrap_or_else(|p| p.into_inner());
+            budget.admit(peer, class, Instant::now())
+        };
+        if !admitted {
+            return;
+        }
+        let event = Event::Refused(v1::RefusedEvent {
+            peer: Some(peer.to_message()),
+            package: package.map_or(Vec::new(), |id| id.as_bytes().to_vec()),
+            reason: reason as i32,
+            article: article.to_owned(),
+        });
+        let node = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = node.sequencer.commit(event).await {
+                tracing::warn!(%error, "a refusal was not recorded");
+            }
+        });
+    }
+
+    /// The manifest and the entry with which a package was accepted here; `None`: it was not.
+    ///
+    /// Blocks for reading the log.
+    pub(crate) fn accepted(&self, package: &PackageId) -> Option<(u64, v1::AcceptedEvent)> {
+        let entries = match self.sequencer.entries_about(package) {
+            Ok(entries) => entries,
+            Err(fatal) => {
+                self.fail(fatal.to_string());
+                return None;
+            }
+        };
+        entries
+            .into_iter()
+            .find_map(|committed| match committed.entry.event {
+                Some(Event::Accepted(event)) => Some((committed.index, event)),
+                _ => None,
+            })
+    }
+
+    /// The manifest of a package that the log accepted at `index`. Blocks.
+    pub(crate) fn manifest_at(&self, index: u64) -> Option<(VerifiedManifest, v1::AcceptedEvent)> {
+        let bytes = match self.sequencer.ledger().log.entry(index) {
+            Ok(bytes) => bytes,
+            Err(fatal) => {
+                self.fail(fatal.to_string());
+                return None;
+            }
+        };
+        let entry = v1::Entry::decode(bytes.as_slice()).ok()?;
+        let Some(Event::Accepted(event)) = entry.event else {
+            return None;
+        };
+        let manifest = UntrustedManifest::parse(event.manifest.clone()?).ok()?;
+        Some((manifest.verified_before(), event))
+    }
+
+    /// Where a statement for `destination` goes next.
+    pub(crate) fn way_to(&self, destination: &PartyId) -> Option<Hop> {
+        self.directory().next_hop(&self.party, destination)
+    }
+
+    /// Removes a package from the spool once nothing waits for it any more. Blocks.
+    pub(crate) fn tidy(&self, package: &PackageId) {
+        let open = match self.queue.find(package) {
+            Ok(items) => items.iter().any(|view| view.item.is_package()),
+            Err(error) => return self.fail(error.to_string()),
+        };
+        if open {
+            return;
+        }
+        if let Some((_, event)) = self.accepted(package)
+            && let Some(location) = event.pack
+            && let Err(error) = self.spool.remove(package, &location)
+        {
+            tracing::warn!(%error, "a finished package stays in the spool until the next start");
+        }
+    }
+}
+
+impl RefusalSink for Node {
+    fn refused(&self, class: &'static str, _: SocketAddr, _: &str) {
+        self.metrics.add(Counter::Refusals, &[("reason", class)], 1);
+        let mut budget = self.refusals.lock().unwrap_or_else(|p| p.into_inner());
+        budget.count(class);
+    }
+}
+
+/// Reads a small file that may not be there.
+pub(crate) fn read_if_there(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_default()
+}

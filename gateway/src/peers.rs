@@ -1,0 +1,129 @@
+//! Who is connected, how, and what went wrong last: what an operator asks first.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use passerelle_link::{LinkStatus, Peer};
+use passerelle_proto::{Hop, Timestamp, v1};
+
+/// Most peers that are remembered while not connected.
+const PEERS_MAX: usize = 1024;
+
+/// What is known about one peer.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// Session streams open now.
+    streams: usize,
+    transport: String,
+    address: String,
+    since: Option<Timestamp>,
+    last_error: String,
+    link: Option<LinkStatus>,
+    bytes_sent: u64,
+    bytes_received: u64,
+}
+
+/// The peers of one gateway.
+#[derive(Debug, Default)]
+pub(crate) struct Peers(Mutex<BTreeMap<Hop, Known>>);
+
+impl Peers {
+    fn with<T>(&self, hop: &Hop, change: impl FnOnce(&mut Known) -> T) -> T {
+        let mut peers = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if peers.len() >= PEERS_MAX && !peers.contains_key(hop) {
+            let idle = |known: &Known| known.streams == 0 && known.link.is_none();
+            peers.retain(|_, known| !idle(known));
+        }
+        change(peers.entry(hop.clone()).or_default())
+    }
+
+    /// A session stream with this peer begins.
+    pub(crate) fn opened(&self, peer: &Peer, now: Timestamp) {
+        self.with(&peer.hop, |known| {
+            known.streams += 1;
+            known.transport = peer.transport.to_string();
+            known.address = peer.address.to_string();
+            known.since.get_or_insert(now);
+        });
+    }
+
+    /// A session stream with this peer has ended; `why` is empty when that was in order.
+    pub(crate) fn closed(&self, peer: &Peer, why: &str) {
+        self.with(&peer.hop, |known| {
+            known.streams = known.streams.saturating_sub(1);
+            if known.streams == 0 {
+                known.since = None;
+            }
+            if !why.is_empty() {
+                known.last_error = why.to_owned();
+            }
+        });
+    }
+
+    /// What the link to a peer that we dial says about itself.
+    pub(crate) fn link(&self, hop: &Hop, status: LinkStatus) {
+        self.with(hop, |known| known.link = Some(status));
+    }
+
+    /// Package bytes sent to a peer.
+    pub(crate) fn sent(&self, hop: &Hop, bytes: u64) {
+        self.with(hop, |known| known.bytes_sent += bytes);
+    }
+
+    /// Package bytes received from a peer.
+    pub(crate) fn received(&self, hop: &Hop, bytes: u64) {
+        self.with(hop, |known| known.bytes_received += bytes);
+    }
+
+    /// All of them, by name; `waiting` says how many items wait for each.
+    pub(crate) fn list(&self, waiting: &BTreeMap<Hop, u64>) -> Vec<v1::PeerStatus> {
+        let peers = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut hops: Vec<&Hop> = peers.keys().chain(waiting.keys()).collect();
+        hops.sort();
+        hops.dedup();
+        let unknown = Known::default();
+        hops.into_iter()
+            .map(|hop| {
+                let known = peers.get(hop).unwrap_or(&unknown);
+                status(hop, known, waiting.get(hop).copied().unwrap_or(0))
+            })
+            .collect()
+    }
+}
+
+fn status(hop: &Hop, known: &Known, waiting_items: u64) -> v1::PeerStatus {
+    let connected = known.streams > 0;
+    let (state, error) = match (&known.link, connected) {
+        (_, true) => ("connected".to_owned(), String::new()),
+        (Some(link), false) => (link.state.to_string(), link.last_error.clone()),
+        (None, false) => ("waiting for it to dial in".to_owned(), String::new()),
+    };
+    let shown = |text: &str| {
+        if connected {
+            text.to_owned()
+        } else {
+            String::new()
+        }
+    };
+    v1::PeerStatus {
+        peer: Some(hop.to_message()),
+        transport: shown(&known.transport),
+        address: shown(&known.address),
+        state,
+        last_error: if error.is_empty() {
+            known.last_error.clone()
+        } else {
+            error
+        },
+        connected_since_ms: known.since.map_or(0, Timestamp::as_ms),
+        waiting_items,
+        bytes_sent: known.bytes_sent,
+        bytes_received: known.bytes_received,
+    }
+}

@@ -1,0 +1,134 @@
+//! Statements that arrive: verified, committed, and sent on to whom they are for.
+
+use std::sync::Arc;
+
+use passerelle_link::Peer;
+use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
+use passerelle_proto::{Digest, KeyRole, Role, StatementId, UntrustedStatement, VerifiedStatement};
+
+use crate::metrics::Counter;
+use crate::node::Node;
+use crate::sequencer::SubmitError;
+
+/// Takes a statement; true when it is committed, or refused for good and recorded.
+pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
+    let looked = {
+        let (node, peer) = (node.clone(), peer.clone());
+        tokio::task::spawn_blocking(move || look(&node, &peer, signed)).await
+    };
+    let statement = match looked {
+        Ok(Looked::New(statement)) => statement,
+        Ok(Looked::Known) => return true,
+        Ok(Looked::Refused(reason, why)) => {
+            tracing::warn!(%peer, why, "a statement was refused");
+            node.refused(&peer.hop, None, reason, "");
+            return true;
+        }
+        Err(_) => return false,
+    };
+    let event = Event::Statement(v1::StatementEvent {
+        statement: Some(statement.signed().clone()),
+        from: Some(peer.hop.to_message()),
+        next_hop: node
+            .way_to(statement.destination())
+            .map(|hop| hop.to_message()),
+    });
+    match node.sequencer.commit(event).await {
+        Ok(_) => {
+            node.metrics.add(Counter::Statements, &[], 1);
+            let package = statement.package();
+            let _ = tokio::task::spawn_blocking(move || node.tidy(&package)).await;
+            true
+        }
+        Err(SubmitError::Denied(_) | SubmitError::Full | SubmitError::Stopped) => false,
+    }
+}
+
+enum Looked {
+    New(VerifiedStatement),
+    Known,
+    Refused(Reason, String),
+}
+
+fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
+    let refuse = |reason, why: &str| Looked::Refused(reason, why.to_owned());
+    let id = StatementId(Digest::of(&signed.body));
+    let untrusted = match UntrustedStatement::parse(signed) {
+        Ok(untrusted) => untrusted,
+        Err(error) => return Looked::Refused(Reason::Malformed, error.to_string()),
+    };
+    let directory = node.directory();
+    let Some(key) = directory.signing_key(&untrusted.signer()) else {
+        return refuse(
+            Reason::SignerUnknown,
+            "its signing key is in no party sheet",
+        );
+    };
+    let statement = match untrusted.verify(&key.key) {
+        Ok(statement) => statement,
+        Err(error) => return Looked::Refused(Reason::Signature, error.to_string()),
+    };
+    if key.revoked.is_some() {
+        return refuse(Reason::SignerRevoked, "its signing key is revoked");
+    }
+    let role = match statement.what() {
+        What::Accepted(_) | What::Forwarded(_) | What::NotCollected(_) | What::NotReceipted(_) => {
+            key.may(KeyRole::Gateway)
+        }
+        What::Delivered(_) | What::Acknowledged(_) => key.may(KeyRole::Agent),
+        What::Refused(_) => key.may(KeyRole::Agent) || key.may(KeyRole::Gateway),
+        What::Busy(_) => false,
+    };
+    if !role {
+        return refuse(Reason::Role, "its signing key may not say this");
+    }
+    let issuer = statement.issuer();
+    let from_issuer = match peer.hop.role {
+        Role::Agent => issuer == &peer.hop.party,
+        Role::Gateway => directory.convention().gateway_of(issuer) == Some(&peer.hop.party),
+        Role::Operator => false,
+    };
+    if !from_issuer {
+        return refuse(
+            Reason::Route,
+            "its issuer is not behind the peer that brought it",
+        );
+    }
+    let Ok(entries) = node.sequencer.entries_about(&statement.package()) else {
+        return refuse(Reason::Other, "the log cannot be read");
+    };
+    let mut manifest = None;
+    for committed in entries {
+        match committed.entry.event {
+            Some(Event::Accepted(event)) => manifest = event.manifest,
+            Some(Event::Statement(event)) => {
+                let known = event
+                    .statement
+                    .map(|known| StatementId(Digest::of(&known.body)));
+                if known == Some(id) {
+                    return Looked::Known;
+                }
+            }
+            _ => {}
+        }
+    }
+    let manifest = manifest.and_then(|m| passerelle_proto::UntrustedManifest::parse(m).ok());
+    let Some(manifest) = manifest.map(passerelle_proto::UntrustedManifest::verified_before) else {
+        return refuse(Reason::Other, "its package was never accepted here");
+    };
+    let speaks_for = match statement.what() {
+        What::Delivered(said) => Some(&said.recipient),
+        What::Acknowledged(said) => Some(&said.recipient),
+        _ => None,
+    };
+    let own_word = speaks_for.is_none_or(|recipient| recipient == issuer.as_str());
+    let involved = manifest.recipients().contains(issuer) || manifest.sender() == issuer;
+    let gateway = directory.convention().gateway_of(issuer) == Some(issuer);
+    if !own_word || !(involved || gateway) || statement.destination() != manifest.sender() {
+        return refuse(
+            Reason::Route,
+            "it is not its issuer's to say, or not to its sender",
+        );
+    }
+    Looked::New(statement)
+}

@@ -1,0 +1,208 @@
+//! The convention and the sheets that are in force, and how newer ones are kept.
+//!
+//! What is configured is where trust starts. Notes that arrive in-band are written beside the
+//! gateway's data before they count, so that a restart never goes back to an older one.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use passerelle_proto::{Adopted, Digest, Directory, DirectoryError, NOTE_LEN_MAX, Roots};
+use tokio::sync::watch;
+
+use crate::config::{Config, Problem};
+
+/// Most notes that one folder may hold.
+const NOTES_MAX: usize = 4096;
+
+/// Everything that is believed about parties, and the folder where newer notes are kept.
+pub(crate) struct TrustStore {
+    folder: PathBuf,
+    current: watch::Sender<Directory>,
+    // One note is taken over at a time: read, decide, write, publish.
+    adopting: Mutex<()>,
+}
+
+/// Why a note was not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It is not valid, or contradicts one that is known.
+    #[error(transparent)]
+    Note(#[from] DirectoryError),
+    /// It could not be written.
+    #[error("{path}: the note could not be kept: {source}", path = .path.display())]
+    Write {
+        /// Where it was to be kept.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl AdoptError {
+    /// Whether somebody has signed two texts under one number: nothing may go on then.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Note(DirectoryError::Conflict { .. }))
+    }
+}
+
+impl TrustStore {
+    /// Reads what is configured and what was kept, and verifies all of it.
+    ///
+    /// # Errors
+    /// Every file that cannot be used, with a remedy.
+    pub(crate) fn open(config: &Config) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let roots = roots(config, &mut problems);
+        let folder = config.data_dir.join("trust");
+        let mut conventions = Vec::new();
+        match read_note(&config.convention) {
+            Ok(note) => conventions.push(note),
+            Err(error) => problems.push(unreadable(
+                &config.convention,
+                &error,
+                "name the signed convention in [trust] convention",
+            )),
+        }
+        let mut sheets = match read_notes(&config.sheets) {
+            Ok(notes) => notes,
+            Err(error) => {
+                let remedy = "name the folder of signed sheets in [trust] sheets";
+                problems.push(unreadable(&config.sheets, &error, remedy));
+                Vec::new()
+            }
+        };
+        for (kept, into) in [("conventions", &mut conventions), ("sheets", &mut sheets)] {
+            let kept = folder.join(kept);
+            match read_notes(&kept) {
+                Ok(notes) => into.extend(notes),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    problems.push(unreadable(
+                        &kept,
+                        &error,
+                        "restore the folder from a backup",
+                    ));
+                }
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let directory = Directory::load(&roots, &conventions, &sheets).map_err(|error| {
+            vec![Problem {
+                file: config.convention.clone(),
+                line: None,
+                what: error.to_string(),
+                remedy: "ask both signatories for the notes in force, and compare the root \
+                         fingerprints with the signed letter"
+                    .to_owned(),
+            }]
+        })?;
+        let current = watch::Sender::new(directory);
+        let adopting = Mutex::new(());
+        Ok(Self {
+            folder,
+            current,
+            adopting,
+        })
+    }
+
+    /// What is in force now.
+    pub(crate) fn directory(&self) -> Directory {
+        self.current.borrow().clone()
+    }
+
+    /// Follows what is in force.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Directory> {
+        self.current.subscribe()
+    }
+
+    /// Takes over a note if it is newer than what is known; `Some` is its digest.
+    ///
+    /// The note is on stable storage before it counts. Blocks; call it on a blocking thread.
+    ///
+    /// # Errors
+    /// [`AdoptError`]; nothing has changed then.
+    pub(crate) fn adopt(&self, note: &[u8]) -> Result<Option<Digest>, AdoptError> {
+        let _one = self
+            .adopting
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Adopted::Newer(directory) = self.directory().adopt_note(note)? else {
+            return Ok(None);
+        };
+        let digest = Digest::of(note);
+        let kind = match directory.convention_note() == note {
+            true => "conventions",
+            false => "sheets",
+        };
+        let folder = self.folder.join(kind);
+        let path = folder.join(format!("{digest}.note"));
+        keep(&folder, &path, note).map_err(|source| AdoptError::Write { path, source })?;
+        self.current.send_replace(directory);
+        Ok(Some(digest))
+    }
+}
+
+fn roots(config: &Config, problems: &mut Vec<Problem>) -> Roots {
+    let mut roots = Roots::new();
+    for (party, pin) in &config.roots {
+        match pin.value.parse() {
+            Ok(id) => {
+                roots.insert(party.clone(), id);
+            }
+            Err(error) => problems.push(Problem {
+                file: config.file.clone(),
+                line: Some(pin.line),
+                what: format!("[trust.roots] {party}: {error}"),
+                remedy: "copy the fingerprint from the letter that the party signed".to_owned(),
+            }),
+        }
+    }
+    roots
+}
+
+fn unreadable(file: &Path, error: &io::Error, remedy: &str) -> Problem {
+    Problem {
+        file: file.to_owned(),
+        line: None,
+        what: format!("cannot be read: {error}"),
+        remedy: remedy.to_owned(),
+    }
+}
+
+fn read_note(path: &Path) -> io::Result<Vec<u8>> {
+    let length = fs::metadata(path)?.len();
+    if length > NOTE_LEN_MAX as u64 {
+        let what = format!("{length} bytes; a note has at most {NOTE_LEN_MAX}");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    fs::read(path)
+}
+
+fn read_notes(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)?.take(NOTES_MAX) {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "note")
+        {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths.iter().map(|path| read_note(path)).collect()
+}
+
+fn keep(folder: &Path, path: &Path, note: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let unfinished = path.with_extension("tmp");
+    let mut file = fs::File::create(&unfinished)?;
+    file.write_all(note)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    fs::File::open(folder)?.sync_all()
+}

@@ -1,0 +1,247 @@
+//! Partners' logs: cosigning theirs, and having ours cosigned.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use passerelle_link::{Channel, Connection, peer_of};
+use passerelle_proto::v1::witness_client::WitnessClient;
+use passerelle_proto::v1::witness_server::Witness;
+use passerelle_proto::v1::{
+    self, AddCheckpointRequest, AddCheckpointResponse, Entry, entry::Event,
+};
+use passerelle_proto::{
+    Checkpoint, LogVerifier, PartyId, Role, Timestamp, add_checkpoint_body, with_cosignatures,
+    witness,
+};
+use prost::Message;
+use tonic::{Request, Response, Status, async_trait};
+
+use crate::disk;
+use crate::metrics::Gauge;
+use crate::node::{Node, now, read_if_there};
+
+/// Shortest time between two checkpoints.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait for a witness.
+const WITNESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Entries looked at to see whether there is anything new to cosign.
+const LOOK_BACK_MAX: u64 = 4096;
+
+/// The keys of a party's log, from its sheet.
+pub(crate) fn log_of(node: &Node, party: &PartyId) -> Option<LogVerifier> {
+    let directory = node.directory();
+    let log = directory.sheet(party)?.log.clone()?;
+    LogVerifier::from_vkeys(&log.origin, &log.vkeys).ok()
+}
+
+/// Serves `Witness.AddCheckpoint`.
+pub(crate) struct WitnessService(pub(crate) Arc<Node>);
+
+#[async_trait]
+impl Witness for WitnessService {
+    async fn add_checkpoint(
+        &self,
+        request: Request<AddCheckpointRequest>,
+    ) -> Result<Response<AddCheckpointResponse>, Status> {
+        let peer = peer_of(&request)?;
+        if peer.hop.role != Role::Gateway {
+            return Err(Status::permission_denied(
+                "only gateways have a log to cosign",
+            ));
+        }
+        let (node, party) = (self.0.clone(), peer.hop.party);
+        let body = request.into_inner().body;
+        let (answer, seen) = {
+            let (node, party) = (node.clone(), party.clone());
+            let work = move || cosign(&node, &party, &body);
+            let done = tokio::task::spawn_blocking(work).await;
+            done.map_err(|_| Status::unavailable("stopping"))??
+        };
+        if let Some(checkpoint) = seen {
+            let event = Event::Cosigned(v1::CosignedEvent {
+                party: party.to_string(),
+                ours: false,
+                checkpoint,
+            });
+            let committed = node.sequencer.commit(event).await;
+            committed.map_err(|error| Status::unavailable(error.to_string()))?;
+        }
+        Ok(Response::new(answer))
+    }
+}
+
+type Cosigned = (AddCheckpointResponse, Option<Vec<u8>>);
+
+fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status> {
+    let log = log_of(node, party).ok_or_else(|| Status::not_found("your sheet names no log"))?;
+    let path = node.witnessed_path(party);
+    // One request at a time: two must never be answered for one size with two roots.
+    let ledger = node.sequencer.ledger();
+    let kept = read_if_there(&path);
+    let known = match kept.is_empty() {
+        true => None,
+        false => Some(
+            Checkpoint::verify(&kept, &log)
+                .map_err(|error| Status::internal(format!("what is kept of your log: {error}")))?,
+        ),
+    };
+    let answer = witness(body, &log, known.as_ref(), ledger.log.signer(), now());
+    let mut seen = None;
+    if answer.seen.is_some() {
+        let start = body
+            .windows(2)
+            .position(|pair| pair == b"\n\n")
+            .map_or(0, |at| at + 2);
+        let note = with_cosignatures(&body[start..], &answer.body);
+        disk::replace(&path, &note).map_err(|error| Status::unavailable(error.to_string()))?;
+        seen = Some(note);
+    }
+    let answer = AddCheckpointResponse {
+        status: answer.status,
+        body: answer.body,
+    };
+    Ok((answer, seen))
+}
+
+/// Has our log cosigned by a partner for as long as a connection to it lives.
+pub(crate) async fn keep_cosigned(node: Arc<Node>, mut connection: Connection) {
+    let party = connection.peer().hop.party.clone();
+    let client = WitnessClient::with_origin(connection.channel(), connection.origin());
+    let mut size = node.sequencer.size();
+    loop {
+        let asked = ask(&node, &party, client.clone()).await;
+        if let Err(why) = asked {
+            tracing::warn!(partner = %party, why, "our log was not cosigned");
+        }
+        tokio::select! {
+            _ = connection.closed() => return,
+            () = node.stop.cancelled() => return,
+            () = tokio::time::sleep(CHECKPOINT_EVERY) => {}
+        }
+        if size.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn ask(
+    node: &Arc<Node>,
+    party: &PartyId,
+    mut client: WitnessClient<Channel>,
+) -> Result<(), String> {
+    let prepared = {
+        let (node, party) = (node.clone(), party.clone());
+        let work = move || prepare(&node, &party);
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| error.to_string())??
+    };
+    let Some((note, mut body)) = prepared else {
+        return Ok(());
+    };
+    for _ in 0..2 {
+        let request = Request::new(AddCheckpointRequest { body: body.clone() });
+        let answered = tokio::time::timeout(WITNESS_TIMEOUT, client.add_checkpoint(request)).await;
+        let answer = answered.map_err(|_| "no answer within 10 s".to_owned())?;
+        let answer = answer
+            .map_err(|status| status.message().to_owned())?
+            .into_inner();
+        match answer.status {
+            200 => return keep(node, party, &note, &answer.body).await,
+            // The partner knows another size than we thought: prove from there.
+            409 => {
+                let text = String::from_utf8_lossy(&answer.body);
+                let old: u64 = text
+                    .trim()
+                    .parse()
+                    .map_err(|_| "a malformed size".to_owned())?;
+                body = proof_body(node, old, &note)?;
+            }
+            status => {
+                let why = String::from_utf8_lossy(&answer.body).trim().to_owned();
+                return Err(format!("the partner refuses ({status}): {why}"));
+            }
+        }
+    }
+    Err("the partner's size keeps changing".into())
+}
+
+type Prepared = Option<(Vec<u8>, Vec<u8>)>;
+
+/// A fresh checkpoint and the request for it; `None` when there is nothing new.
+fn prepare(node: &Node, party: &PartyId) -> Result<Prepared, String> {
+    let known = cosigned_size(node, party);
+    let mut ledger = node.sequencer.ledger();
+    let size = ledger.log.size();
+    if size == known {
+        return Ok(None);
+    }
+    // What only says that something was cosigned need not be cosigned itself, or it never ends.
+    let look_from = known.max(size.saturating_sub(LOOK_BACK_MAX));
+    let entries = ledger
+        .log
+        .entries(look_from, size)
+        .map_err(|error| error.to_string())?;
+    let news = entries.iter().any(|bytes| {
+        let entry = Entry::decode(bytes.as_slice());
+        !entry.is_ok_and(|entry| matches!(entry.event, Some(Event::Cosigned(_))))
+    });
+    if !news {
+        return Ok(None);
+    }
+    let note = ledger
+        .log
+        .checkpoint(now())
+        .map_err(|error| error.to_string())?;
+    drop(ledger);
+    let body = proof_body(node, known, &note)?;
+    Ok(Some((note, body)))
+}
+
+fn proof_body(node: &Node, old: u64, note: &[u8]) -> Result<Vec<u8>, String> {
+    let ledger = node.sequencer.ledger();
+    let verifier = ledger.log.signer().verifier();
+    let checkpoint = Checkpoint::verify(note, verifier).map_err(|error| error.to_string())?;
+    if old > checkpoint.size {
+        return Err(format!(
+            "the partner knows {old} entries, and we have {}",
+            checkpoint.size
+        ));
+    }
+    let proof = ledger.log.consistency_proof(old, checkpoint.size);
+    let proof = proof.map_err(|error| error.to_string())?;
+    Ok(add_checkpoint_body(old, &proof, note))
+}
+
+/// Entries of our log that a partner has cosigned.
+pub(crate) fn cosigned_size(node: &Node, party: &PartyId) -> u64 {
+    cosigned(node, party).map_or(0, |(size, _)| size)
+}
+
+/// Entries of our log that a partner has cosigned, and when.
+pub(crate) fn cosigned(node: &Node, party: &PartyId) -> Option<(u64, Timestamp)> {
+    let note = read_if_there(&node.cosigned_path(party));
+    let partner = log_of(node, party)?;
+    let (checkpoint, at) = Checkpoint::verify_cosigned(&note, &partner).ok()?;
+    Some((checkpoint.size, at))
+}
+
+async fn keep(node: &Arc<Node>, party: &PartyId, note: &[u8], lines: &[u8]) -> Result<(), String> {
+    let cosigned = with_cosignatures(note, lines);
+    let partner = log_of(node, party).ok_or("its sheet names no log")?;
+    let verified = Checkpoint::verify_cosigned(&cosigned, &partner);
+    let (checkpoint, _) = verified.map_err(|error| error.to_string())?;
+    let path = node.cosigned_path(party);
+    disk::replace(&path, &cosigned).map_err(|error| error.to_string())?;
+    let label = party.to_string();
+    let size = checkpoint.size as f64;
+    node.metrics
+        .set(Gauge::CosignedEntries, &[("partner", &label)], size);
+    let event = Event::Cosigned(v1::CosignedEvent {
+        party: party.to_string(),
+        ours: true,
+        checkpoint: cosigned,
+    });
+    let committed = node.sequencer.commit(event).await;
+    committed.map(drop).map_err(|error| error.to_string())
+}
