@@ -202,3 +202,6 @@ pub trait Queue: Send + Sync {
     /// [`QueueError::Store`].
     fn close(&self) -> Result<(), QueueError>;
 }
+
+#[cfg(test)]
+mod tests;

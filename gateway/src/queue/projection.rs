@@ -42,6 +42,15 @@ impl MemQueue {
     }
 }
 
+#[cfg(test)]
+impl MemQueue {
+    /// As after a crash in the middle of the first batch.
+    pub(super) fn forget_applied(&self) {
+        let mut inner = self.0.inner();
+        inner.store.commit(Applied::nothing()).unwrap();
+    }
+}
+
 impl Default for MemQueue {
     fn default() -> Self {
         Self::new()
