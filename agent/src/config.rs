@@ -183,10 +183,11 @@ impl AgentConfig {
         document.close(root);
 
         let problems = document.into_problems();
-        let unusable = || ConfigError { problems: problems.clone() };
-        let path = |text: Option<Placed<String>>| {
-            text.map(|t| base.join(t.value)).ok_or_else(unusable)
+        let unusable = || ConfigError {
+            problems: problems.clone(),
         };
+        let path =
+            |text: Option<Placed<String>>| text.map(|t| base.join(t.value)).ok_or_else(unusable);
         if !problems.is_empty() {
             return Err(unusable());
         }
@@ -245,7 +246,7 @@ fn required<'i>(
     (required, roots)
 }
 
-fn transport(document: &mut Document<'_>, root: &mut Section<'_>) -> TransportChoice {
+fn transport<'i>(document: &mut Document<'i>, root: &mut Section<'i>) -> TransportChoice {
     let Some(text) = document.optional(root, "transport", "\"auto\"") else {
         return TransportChoice::Auto;
     };
@@ -273,7 +274,11 @@ fn roots<'i>(
             Ok(party) => roots.push((party, pin)),
             Err(error) => {
                 let what = format!("[roots] {name} is not a party: {error}");
-                document.add(Some(pin.line), what, "use the party's id, as in the convention");
+                document.add(
+                    Some(pin.line),
+                    what,
+                    "use the party's id, as in the convention",
+                );
             }
         }
     }
@@ -285,18 +290,22 @@ fn roots<'i>(
     roots
 }
 
-fn metrics_listen<'i>(
-    document: &mut Document<'i>,
-    root: &mut Section<'i>,
-) -> Option<SocketAddr> {
+fn metrics_listen<'i>(document: &mut Document<'i>, root: &mut Section<'i>) -> Option<SocketAddr> {
     let example = "\"127.0.0.1:9465\"";
     let mut section = document.section(root, "metrics");
     let text = document.optional(&mut section, "listen", example);
     document.close(section);
     let address = document.parsed::<SocketAddr>("[metrics] listen", text, example)?;
     if !address.value.ip().to_canonical().is_loopback() {
-        let what = format!("[metrics] listen = {}: not a loopback address", address.value);
-        document.add(Some(address.line), what, format!("write: listen = {example}"));
+        let what = format!(
+            "[metrics] listen = {}: not a loopback address",
+            address.value
+        );
+        document.add(
+            Some(address.line),
+            what,
+            format!("write: listen = {example}"),
+        );
     }
     Some(address.value)
 }
@@ -305,8 +314,12 @@ fn limits<'i>(document: &mut Document<'i>, root: &mut Section<'i>) -> AgentLimit
     let mut section = document.section(root, "limits");
     let settle_ms = document.number(&mut section, "settle_ms", SETTLE_MS_DEFAULT, 0);
     let mut poll_ms = document.number(&mut section, "poll_ms", POLL_MS_DEFAULT, 10);
-    let package_bytes_max =
-        document.number(&mut section, "package_bytes_max", PACKAGE_BYTES_MAX_DEFAULT, 1 << 20);
+    let package_bytes_max = document.number(
+        &mut section,
+        "package_bytes_max",
+        PACKAGE_BYTES_MAX_DEFAULT,
+        1 << 20,
+    );
     if poll_ms > POLL_MS_MAX {
         let what = format!("[limits] poll_ms = {poll_ms} is more than {POLL_MS_MAX}");
         let remedy = format!("write: poll_ms = {POLL_MS_DEFAULT}");
@@ -375,10 +388,18 @@ grand-dijon = "11"
             .replace("caf21 = \"00\"\n", "");
         let text = format!("{text}[hooks]\non_receive = \"x\"\n[limits]\npoll_ms = 5000\n");
         let found = problems(&text);
-        for part in ["directory is missing", "dir is not a known key", "key is a integer",
-            "both signatories", "on_receive is not a list", "poll_ms = 5000"]
-        {
-            assert!(found.iter().any(|(_, what)| what.contains(part)), "{part}: {found:?}");
+        for part in [
+            "directory is missing",
+            "dir is not a known key",
+            "key is a integer",
+            "both signatories",
+            "on_receive is not a list",
+            "poll_ms = 5000",
+        ] {
+            assert!(
+                found.iter().any(|(_, what)| what.contains(part)),
+                "{part}: {found:?}"
+            );
         }
         assert!(found.iter().all(|(line, _)| line.is_some()), "{found:?}");
     }

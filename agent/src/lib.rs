@@ -1,15 +1,33 @@
-//! The agent.
+//! The agent inside an institution: seals, submits, collects, opens, receipts; and the operator's
+//! command.
+//!
+//! A library first: an agent runs inside any tokio process. Its state is directories; one rename
+//! is one transition. What both ends must agree on is in `passerelle-proto`, and how the gateway is
+//! reached is in `passerelle-link`.
 
+mod config;
+mod daemon;
 mod durable;
 mod event;
+mod exchange;
 mod hook;
+mod incoming;
 mod instructions;
 mod job;
+mod metrics;
+mod node;
+mod opening;
 mod outbox;
+mod outgoing;
 mod progress;
+mod receipts;
 mod received;
+mod sealing;
+mod socket;
 mod store;
 
+pub use config::{AgentConfig, AgentLimits, ConfigError, EXIT_CONFIG};
+pub use daemon::{Agent, StartError};
 pub use durable::DiskError;
 pub use event::{AgentEvent, EVENTS_MAX};
 pub use hook::{HOOK_TIME_MAX, HookError, HookFacts};

@@ -24,7 +24,6 @@ mod receipts;
 mod refusals;
 mod sequencer;
 mod spool;
-mod trust;
 mod witness;
 
 pub use breaker::{Breaker, FAILURES_UNTIL_OPEN, FIRST_RETRY, RETRY_MAX};

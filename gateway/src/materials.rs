@@ -3,11 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use passerelle_link::Identity;
+use passerelle_link::{Identity, TrustSource, TrustStore};
 use passerelle_proto::{Hop, KeyRole, LogSigner, SigningKey, log_origin, read_secret_file};
 
 use crate::config::{Config, ConfigError, Problem};
-use crate::trust::TrustStore;
 
 /// Keys, certificate and trust of one gateway; they belong together.
 pub(crate) struct Materials {
@@ -41,7 +40,14 @@ impl Materials {
                 None
             }
         };
-        let trust = TrustStore::open(config)
+        let source = TrustSource {
+            file: config.file.clone(),
+            convention: config.convention.clone(),
+            sheets: config.sheets.clone(),
+            roots: config.roots.clone(),
+            kept: config.data_dir.join("trust"),
+        };
+        let trust = TrustStore::open(&source)
             .map_err(|found| problems.extend(found))
             .ok();
         if let (Some(key), Some(log_key), Some(identity), Some(trust)) =

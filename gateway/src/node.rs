@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use passerelle_link::RefusalSink;
+use passerelle_link::{RefusalSink, TrustStore};
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Directory, Hop, PackageId, PartyId, SigningKey, StatementDraft, Timestamp, UntrustedManifest,
@@ -22,7 +22,6 @@ use crate::queue::Queue;
 use crate::refusals::RefusalBudget;
 use crate::sequencer::Sequencer;
 use crate::spool::Spool;
-use crate::trust::TrustStore;
 
 /// The parts.
 pub(crate) struct Node {

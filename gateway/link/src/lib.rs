@@ -16,6 +16,7 @@ mod listener;
 mod peer;
 mod service;
 mod tls;
+mod trust;
 mod verifier;
 
 pub use connection::{Channel, Connection};
@@ -29,4 +30,5 @@ pub use link::{Link, LinkStatus};
 pub use listener::{ListenError, Listener, RefusalSink, reset_key};
 pub use peer::{Peer, Transport, TransportChoice, TransportChoiceError, Trust};
 pub use service::{ExchangeService, peer_of};
+pub use trust::{AdoptError, TrustSource, TrustStore};
 pub use verifier::CertificateRefusal;

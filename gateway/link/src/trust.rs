@@ -1,23 +1,38 @@
 //! The convention and the sheets that are in force, and how newer ones are kept.
 //!
 //! What is configured is where trust starts. Notes that arrive in-band are written beside the
-//! gateway's data before they count, so that a restart never goes back to an older one.
+//! program's data before they count, so that a restart never goes back to an older one.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use passerelle_proto::{Adopted, Digest, Directory, DirectoryError, NOTE_LEN_MAX, Roots};
+use passerelle_proto::{
+    Adopted, Digest, Directory, DirectoryError, NOTE_LEN_MAX, PartyId, Placed, Problem, Roots,
+};
 use tokio::sync::watch;
-
-use crate::config::{Config, Problem};
 
 /// Most notes that one folder may hold.
 const NOTES_MAX: usize = 4096;
 
+/// Where trust starts, as a configuration names it.
+#[derive(Clone, Debug)]
+pub struct TrustSource {
+    /// The configuration file, for messages.
+    pub file: PathBuf,
+    /// The convention's signed note.
+    pub convention: PathBuf,
+    /// Folder of party sheets (signed notes).
+    pub sheets: PathBuf,
+    /// Root key fingerprint of each signatory, as compared on paper.
+    pub roots: Vec<(PartyId, Placed<String>)>,
+    /// Folder where newer notes are kept.
+    pub kept: PathBuf,
+}
+
 /// Everything that is believed about parties, and the folder where newer notes are kept.
-pub(crate) struct TrustStore {
+pub struct TrustStore {
     folder: PathBuf,
     current: watch::Sender<Directory>,
     // One note is taken over at a time: read, decide, write, publish.
@@ -52,10 +67,10 @@ impl TrustStore {
     ///
     /// # Errors
     /// Every file that cannot be used, with a remedy.
-    pub(crate) fn open(config: &Config) -> Result<Self, Vec<Problem>> {
+    pub fn open(config: &TrustSource) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let roots = roots(config, &mut problems);
-        let folder = config.data_dir.join("trust");
+        let folder = config.kept.clone();
         let mut conventions = Vec::new();
         match read_note(&config.convention) {
             Ok(note) => conventions.push(note),
@@ -110,12 +125,12 @@ impl TrustStore {
     }
 
     /// What is in force now.
-    pub(crate) fn directory(&self) -> Directory {
+    pub fn directory(&self) -> Directory {
         self.current.borrow().clone()
     }
 
     /// Follows what is in force.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Directory> {
+    pub fn subscribe(&self) -> watch::Receiver<Directory> {
         self.current.subscribe()
     }
 
@@ -125,7 +140,7 @@ impl TrustStore {
     ///
     /// # Errors
     /// [`AdoptError`]; nothing has changed then.
-    pub(crate) fn adopt(&self, note: &[u8]) -> Result<Option<Digest>, AdoptError> {
+    pub fn adopt(&self, note: &[u8]) -> Result<Option<Digest>, AdoptError> {
         let _one = self
             .adopting
             .lock()
@@ -146,7 +161,7 @@ impl TrustStore {
     }
 }
 
-fn roots(config: &Config, problems: &mut Vec<Problem>) -> Roots {
+fn roots(config: &TrustSource, problems: &mut Vec<Problem>) -> Roots {
     let mut roots = Roots::new();
     for (party, pin) in &config.roots {
         match pin.value.parse() {

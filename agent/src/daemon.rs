@@ -1,0 +1,410 @@
+//! One running agent: what is started in which order, and how it ends.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use passerelle_link::{Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
+use passerelle_proto::v1::agent_server::AgentServer;
+use passerelle_proto::{
+    Hop, KeyRole, PackageId, Problem, RecipientSecret, SigningKey, read_secret_file,
+};
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{AgentConfig, ConfigError};
+use crate::durable::DiskError;
+use crate::event::{AgentEvent, EVENTS_MAX};
+use crate::exchange::AgentExchange;
+use crate::incoming::Incoming;
+use crate::metrics::{self, AgentMetrics};
+use crate::node::{Node, now, read_chain};
+use crate::outgoing::Outgoing;
+use crate::received::Register;
+use crate::socket::SocketService;
+use crate::store::{Store, StoreError};
+use crate::{opening, sealing};
+
+/// How often gauges are set.
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration or something that it names.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The agent's directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file below it.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A socket.
+    #[error("{path}: {why}", path = .path.display())]
+    Path {
+        /// Which path.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Keys, certificate and trust of one agent; they belong together.
+struct Materials {
+    identity: Identity,
+    key: SigningKey,
+    recipient: RecipientSecret,
+    trust: TrustStore,
+}
+
+/// An agent that runs.
+pub struct Agent {
+    node: Arc<Node>,
+    metrics: Option<SocketAddr>,
+    tasks: TaskTracker,
+}
+
+impl Agent {
+    /// Reads everything that a configuration names, and opens nothing.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn check(config: &AgentConfig) -> Result<(), ConfigError> {
+        load(config).map(drop)
+    }
+
+    /// Starts an agent in this tokio runtime: lock, recovery, link, outbox.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(config: AgentConfig) -> Result<Self, StartError> {
+        let materials = load(&config)?;
+        let prepared = tokio::task::spawn_blocking(move || prepare(config, materials)).await;
+        let interrupted = |_| StartError::Path {
+            path: PathBuf::from("agent"),
+            why: "the start was interrupted".into(),
+        };
+        let (node, identity, arrived) = prepared.map_err(interrupted)??;
+        let tasks = TaskTracker::new();
+        serve_socket(&node, &tasks)?;
+        let metrics = serve_metrics(&node, &tasks).await?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        for package in arrived {
+            let _ = sender.send(package);
+        }
+        tasks.spawn(opening::open_arrived(node.clone(), receiver));
+        let exchange = AgentExchange::new(node.clone(), sender);
+        start_link(&node, &tasks, identity, exchange)?;
+        let resuming = node.clone();
+        tasks.spawn(async move {
+            let resumed = resuming.clone();
+            let done = tokio::task::spawn_blocking(move || sealing::resume(&resumed)).await;
+            if let Ok(Err(error)) = done {
+                tracing::error!(%error, "a claimed job waits for the next start");
+            }
+            sealing::watch_outbox(resuming).await;
+        });
+        tasks.spawn(gauges(node.clone()));
+        tracing::info!(party = %node.party, "the agent runs");
+        Ok(Self {
+            node,
+            metrics,
+            tasks,
+        })
+    }
+
+    /// Follows what the agent does.
+    pub fn events(&self) -> broadcast::Receiver<AgentEvent> {
+        self.node.events.subscribe()
+    }
+
+    /// Follows the connection to the gateway.
+    pub fn link(&self) -> watch::Receiver<LinkStatus> {
+        self.node.link.subscribe()
+    }
+
+    /// The command line's socket.
+    pub fn socket(&self) -> &Path {
+        &self.node.config.socket
+    }
+
+    /// Where `/metrics` is served.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
+    /// The agent's directory.
+    pub fn directory(&self) -> &Path {
+        self.node.store.root()
+    }
+
+    /// Stops in good order: open transfers get the grace period, and go on at the next start.
+    pub async fn stop(self) {
+        self.node.stop.cancel();
+        self.tasks.close();
+        let grace = self.node.config.grace;
+        if tokio::time::timeout(grace, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("transfers were broken off; they go on after the next start");
+        }
+        let _ = fs::remove_file(self.socket());
+        tracing::info!(party = %self.node.party, "the agent has stopped");
+    }
+}
+
+fn load(config: &AgentConfig) -> Result<Materials, ConfigError> {
+    let mut problems = Vec::new();
+    let key = secret(
+        &config.agent_key,
+        SigningKey::from_secret_text,
+        &mut problems,
+    );
+    let recipient = secret(
+        &config.recipient_key,
+        RecipientSecret::from_secret_text,
+        &mut problems,
+    );
+    let identity = Identity::load(&config.tls_certificate, &config.tls_key)
+        .map_err(|error| {
+            let remedy = "name a certificate of this agent and its key in [tls]";
+            problems.push(problem(&config.tls_certificate, error.to_string(), remedy));
+        })
+        .ok();
+    let source = TrustSource {
+        file: config.file.clone(),
+        convention: config.convention.clone(),
+        sheets: config.sheets.clone(),
+        roots: config.roots.clone(),
+        kept: config.directory.join("state").join("trust"),
+    };
+    let trust = TrustStore::open(&source)
+        .map_err(|found| problems.extend(found))
+        .ok();
+    if let (Some(key), Some(recipient), Some(identity), Some(trust)) =
+        (key, recipient, identity, trust)
+    {
+        let materials = Materials {
+            identity,
+            key,
+            recipient,
+            trust,
+        };
+        check(config, &materials, &mut problems);
+        if problems.is_empty() {
+            return Ok(materials);
+        }
+    }
+    Err(ConfigError { problems })
+}
+
+/// Whether the party's own sheet lists what this agent is to use.
+fn check(config: &AgentConfig, materials: &Materials, problems: &mut Vec<Problem>) {
+    let party = &config.party;
+    let directory = materials.trust.directory();
+    let key = directory.signing_key(&materials.key.id());
+    if !key.is_some_and(|key| &key.party == party && key.may(KeyRole::Agent)) {
+        let what = format!(
+            "key {} is no agent key in the sheet of {party}",
+            materials.key.id()
+        );
+        let remedy = "name the key of this agent, or sign a sheet that lists it";
+        problems.push(problem(&config.agent_key, what, remedy));
+    }
+    let listed = directory.sheet(party).is_some_and(|sheet| {
+        sheet
+            .recipients
+            .iter()
+            .any(|key| key.id() == materials.recipient.id())
+    });
+    if !listed {
+        let what = format!("this recipient key is not in the sheet of {party}");
+        let remedy = "name the recipient key of this party, or sign a sheet that lists it";
+        problems.push(problem(&config.recipient_key, what, remedy));
+    }
+    let name = materials.identity.name();
+    let found = directory
+        .tls_name(name)
+        .map(|(party, role)| Hop { party, role });
+    if found != Some(Hop::agent(party.clone())) {
+        let what = format!("the sheet of {party} does not list {name} as its agent");
+        let remedy = "name the agent's certificate, or sign a sheet that lists its name";
+        problems.push(problem(&config.tls_certificate, what, remedy));
+    }
+    if directory.convention().gateway_of(party).is_none() {
+        let what = format!("{party} is no party of the convention");
+        let remedy = "write the party's id as the convention has it";
+        problems.push(problem(&config.file, what, remedy));
+    }
+}
+
+fn secret<T, E: std::fmt::Display>(
+    path: &Path,
+    parse: impl Fn(&str) -> Result<T, E>,
+    problems: &mut Vec<Problem>,
+) -> Option<T> {
+    let read = read_secret_file(path);
+    let text = read.map_err(|error| {
+        let remedy = "a secret key file belongs to this user alone (mode 0600)";
+        problems.push(problem(path, error.to_string(), remedy));
+    });
+    let parsed = parse(&text.ok()?);
+    let parsed = parsed.map_err(|error| {
+        let remedy = "make one with `passerelle keys new`, or name the right file";
+        problems.push(problem(path, error.to_string(), remedy));
+    });
+    parsed.ok()
+}
+
+fn problem(file: &Path, what: String, remedy: &str) -> Problem {
+    Problem {
+        file: file.to_owned(),
+        line: None,
+        what,
+        remedy: remedy.to_owned(),
+    }
+}
+
+type Prepared = (Arc<Node>, Identity, Vec<PackageId>);
+
+fn prepare(config: AgentConfig, materials: Materials) -> Result<Prepared, StartError> {
+    let store = Store::open(&config.directory)?;
+    let directory = materials.trust.directory();
+    for flow in directory.convention().flows() {
+        if flow.from.contains(&config.party) {
+            crate::durable::create_directory(&store.outbox().join(flow.id.as_str()))?;
+        }
+    }
+    let register = Register::load(&store)?;
+    let chain = read_chain(&store, &register)?;
+    let outgoing = Outgoing::load(&store)?;
+    let node = Arc::new(Node {
+        party: config.party.clone(),
+        metrics: AgentMetrics::new(config.party.as_str()),
+        register,
+        trust: materials.trust,
+        key: Arc::new(materials.key),
+        recipient: Arc::new(materials.recipient),
+        outgoing,
+        incoming: Incoming::default(),
+        chain: Mutex::new(chain),
+        events: broadcast::Sender::new(EVENTS_MAX),
+        link: watch::Sender::new(LinkStatus::default()),
+        news: Notify::new(),
+        stop: CancellationToken::new(),
+        started: now(),
+        store,
+        config,
+    });
+    let arrived = opening::recover(&node)?;
+    for sent in node.outgoing.all() {
+        crate::receipts::close_if_over(&node, sent.job, &sent.manifest)?;
+    }
+    Ok((node, materials.identity, arrived))
+}
+
+fn serve_socket(node: &Arc<Node>, tasks: &TaskTracker) -> Result<(), StartError> {
+    let path = node.config.socket.clone();
+    let failed = |error: std::io::Error| StartError::Path {
+        path: path.clone(),
+        why: error.to_string(),
+    };
+    // The directory is locked by us: a socket that is left over is of a process that is gone.
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).map_err(failed)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let server = tonic::transport::Server::builder()
+        .add_service(AgentServer::new(SocketService(node.clone())));
+    let stop = node.stop.clone();
+    tasks.spawn(async move {
+        let incoming = UnixListenerStream::new(listener);
+        let stopped = stop.cancelled_owned();
+        if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
+            tracing::error!(%error, "the command line's socket has ended");
+        }
+    });
+    Ok(())
+}
+
+async fn serve_metrics(
+    node: &Arc<Node>,
+    tasks: &TaskTracker,
+) -> Result<Option<SocketAddr>, StartError> {
+    let Some(listen) = node.config.metrics_listen else {
+        return Ok(None);
+    };
+    let failed = |error: std::io::Error| StartError::Path {
+        path: PathBuf::from(listen.to_string()),
+        why: format!("metrics: {error}"),
+    };
+    let listener = metrics::bind(listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tasks.spawn(metrics::serve(
+        listener,
+        node.metrics.clone(),
+        node.stop.clone(),
+    ));
+    Ok(Some(address))
+}
+
+fn start_link(
+    node: &Arc<Node>,
+    tasks: &TaskTracker,
+    identity: Identity,
+    exchange: Arc<AgentExchange>,
+) -> Result<(), StartError> {
+    let Some(gateway) = node.gateway() else {
+        return Ok(());
+    };
+    let failed = |error: std::io::Error| StartError::Path {
+        path: PathBuf::from("udp socket"),
+        why: error.to_string(),
+    };
+    let trust = node.trust.subscribe();
+    let dialer = Dialer::new(identity, trust, node.config.transport).map_err(failed)?;
+    let stop = node.stop.clone();
+    let (link, run) = Link::maintain(dialer, gateway, exchange, stop, |_| {});
+    tasks.spawn(run);
+    let (node, mut status) = (node.clone(), link.status());
+    tasks.spawn(async move {
+        loop {
+            let now = status.borrow_and_update().clone();
+            node.tell(match now.transport {
+                Some(transport) => AgentEvent::Connected {
+                    transport: transport.to_string(),
+                    address: now.address.clone(),
+                },
+                None => AgentEvent::Disconnected {
+                    why: now.last_error.clone(),
+                },
+            });
+            node.link.send_replace(now);
+            tokio::select! {
+                changed = status.changed() => if changed.is_err() { return },
+                () = node.stop.cancelled() => return,
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn gauges(node: Arc<Node>) {
+    let mut tick = tokio::time::interval(GAUGES_EVERY);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {
+                let connected = node.link.borrow().transport.is_some();
+                node.metrics.set_now(node.outgoing.all().len(), connected);
+            }
+            () = node.stop.cancelled() => return,
+        }
+    }
+}

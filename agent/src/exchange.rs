@@ -1,0 +1,523 @@
+//! The agent's side of every stream with its gateway.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use passerelle_link::{
+    Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, WriteError,
+};
+use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
+use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
+use passerelle_proto::{
+    Checkpoint, Denial, Digest, Facts, INLINE_LEN_MAX, LogVerifier, PackageId, Place, Role,
+    StatementId, UntrustedManifest, VerifiedManifest, decide,
+};
+use tokio::sync::mpsc;
+use tonic::async_trait;
+
+use crate::durable;
+use crate::event::AgentEvent;
+use crate::incoming::{Arriving, is_complete};
+use crate::node::{Node, now};
+use crate::outgoing::Sent;
+use crate::receipts::{self, Taken};
+
+/// Wait before a package is offered again that the gateway could not take.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest wait that a busy gateway may ask for.
+const RETRY_MAX: Duration = Duration::from_secs(300);
+
+/// The agent behind [`Exchange`].
+pub(crate) struct AgentExchange {
+    node: Arc<Node>,
+    arrived: mpsc::UnboundedSender<PackageId>,
+}
+
+impl AgentExchange {
+    pub(crate) fn new(node: Arc<Node>, arrived: mpsc::UnboundedSender<PackageId>) -> Arc<Self> {
+        Arc::new(Self { node, arrived })
+    }
+
+    fn checkpoint_path(&self) -> std::path::PathBuf {
+        self.node.store.state().join("checkpoint.note")
+    }
+
+    /// Keeps the newest checkpoint of our gateway's log: it can tell a log that was rolled back.
+    fn keep_checkpoint(&self, peer: &Peer, note: &[u8]) {
+        let directory = self.node.directory();
+        let log = directory
+            .sheet(&peer.hop.party)
+            .and_then(|sheet| sheet.log.clone());
+        let Some(Ok(log)) = log.map(|log| LogVerifier::from_vkeys(&log.origin, &log.vkeys)) else {
+            return;
+        };
+        let Ok(new) = Checkpoint::verify(note, &log) else {
+            return;
+        };
+        let kept = std::fs::read(self.checkpoint_path()).unwrap_or_default();
+        let old = Checkpoint::verify(&kept, &log).map_or(0, |old| old.size);
+        if new.size > old
+            && let Err(error) = durable::write_file(&self.checkpoint_path(), note)
+        {
+            tracing::warn!(%error, "the gateway's checkpoint was not kept");
+        }
+    }
+}
+
+/// Name and version, for people.
+pub(crate) fn software() -> String {
+    format!("passerelle {}", env!("CARGO_PKG_VERSION"))
+}
+
+#[async_trait]
+impl Exchange for AgentExchange {
+    fn hello(&self, _: &Peer, lane: Lane) -> v1::Hello {
+        let directory = self.node.directory();
+        let convention = directory.convention();
+        v1::Hello {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            intent: v1::Intent::Both as i32,
+            lane: lane as i32,
+            convention: convention.digest().0.to_vec(),
+            convention_version: convention.version(),
+            sheets: directory
+                .sheets()
+                .map(|sheet| v1::SheetState {
+                    party: sheet.party.to_string(),
+                    seq: sheet.seq,
+                })
+                .collect(),
+            checkpoint: Vec::new(),
+            cosigned: std::fs::read(self.checkpoint_path()).unwrap_or_default(),
+            now_ms: now().as_ms(),
+            software: software(),
+        }
+    }
+
+    async fn greeted(&self, peer: &Peer, hello: &v1::Hello) -> Result<Vec<Vec<u8>>, LaneError> {
+        if peer.hop.role != Role::Gateway {
+            return Err(LaneError("an agent exchanges with its gateway only".into()));
+        }
+        self.node.outgoing.wake();
+        if hello.lane() != Lane::Control {
+            return Ok(Vec::new());
+        }
+        self.keep_checkpoint(peer, &hello.checkpoint);
+        let directory = self.node.directory();
+        let mut notes = Vec::new();
+        if hello.convention_version < directory.convention().version() {
+            notes.push(directory.convention_note().to_vec());
+        }
+        for sheet in directory.sheets() {
+            let theirs = hello
+                .sheets
+                .iter()
+                .find(|state| state.party == sheet.party.as_str());
+            if theirs.is_none_or(|state| state.seq < sheet.seq) {
+                notes.extend(directory.sheet_note(&sheet.party).map(<[u8]>::to_vec));
+            }
+        }
+        Ok(notes)
+    }
+
+    async fn note(&self, peer: &Peer, note: Vec<u8>) {
+        let node = self.node.clone();
+        let adopted = tokio::task::spawn_blocking(move || node.trust.adopt(&note)).await;
+        match adopted {
+            Ok(Ok(Some(digest))) => tracing::info!(%peer, %digest, "a newer note is in force"),
+            Ok(Err(error)) => tracing::error!(%peer, %error, "a note was refused"),
+            Ok(Ok(None)) | Err(_) => {}
+        }
+    }
+
+    async fn offered(&self, peer: &Peer, manifest: Signed, inline: Bytes) -> OfferAnswer {
+        let (node, peer) = (self.node.clone(), peer.clone());
+        let arrived = self.arrived.clone();
+        let work = move || offered(&node, &peer, manifest, &inline, arrived);
+        let done = tokio::task::spawn_blocking(work).await;
+        done.unwrap_or_else(|_| OfferAnswer::Decline("the agent is stopping".into()))
+    }
+
+    async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
+        let (node, from) = (self.node.clone(), peer.clone());
+        let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &from, signed)).await;
+        match taken {
+            Ok(Ok(Taken::Stored)) => true,
+            Ok(Ok(Taken::Refused(why))) => {
+                tracing::warn!(%peer, why, "a statement was refused");
+                self.node.metrics.refused();
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a statement was not stored and must come again");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn next(&self, peer: &Peer, lane: Lane, room: Room) -> Outgoing {
+        loop {
+            let news = self.node.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            if room.statement
+                && let Some(signed) = self.node.outgoing.claim_statement()
+            {
+                return Outgoing::Statement(signed);
+            }
+            let fits = |manifest: &VerifiedManifest| {
+                (manifest.total_length() <= INLINE_LEN_MAX) == (lane == Lane::Control)
+            };
+            if room.package
+                && let Some(sent) = self.node.outgoing.claim(fits)
+            {
+                match Handing::new(&self.node, peer, sent) {
+                    Ok(handing) => return Outgoing::Package(Box::new(handing)),
+                    Err(error) => tracing::error!(%error, "a sealed package cannot be read"),
+                }
+            }
+            let again = self.node.outgoing.next_attempt();
+            let sleep = async {
+                match again {
+                    Some(at) => {
+                        let at = at.max(Instant::now() + Duration::from_millis(20));
+                        tokio::time::sleep_until(at.into()).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = &mut news => {}
+                () = sleep => {}
+            }
+        }
+    }
+
+    async fn acked(&self, _: &Peer, ids: Vec<StatementId>) {
+        let node = self.node.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            for (package, id) in node.outgoing.settle_statements(&ids, true) {
+                let Some(entry) = node.register.find(package) else {
+                    continue;
+                };
+                match entry.acked(id) {
+                    Ok(_) => node.tell(AgentEvent::Acked { package }),
+                    Err(error) => tracing::error!(%error, "an acknowledgement was not noted"),
+                }
+            }
+        });
+        let _ = done.await;
+    }
+
+    fn ended(&self, _: &Peer, _: Lane, unacked: Vec<StatementId>, _: &str) {
+        self.node.outgoing.settle_statements(&unacked, false);
+        self.node.news.notify_waiters();
+    }
+}
+
+fn offered(
+    node: &Arc<Node>,
+    peer: &Peer,
+    signed: Signed,
+    inline: &[u8],
+    arrived: mpsc::UnboundedSender<PackageId>,
+) -> OfferAnswer {
+    let package = PackageId(Digest::of(&signed.body));
+    if node.register.find(package).is_some() || is_complete(node, &package) {
+        return OfferAnswer::Answer(Answer::Have);
+    }
+    let manifest = match judge(node, signed) {
+        Ok(manifest) => manifest,
+        Err((reason, article, why)) => {
+            return refuse(node, peer, package, reason, article, why);
+        }
+    };
+    let mut arriving = match Arriving::begin(node, &manifest) {
+        Ok(arriving) => arriving,
+        Err(error) => {
+            tracing::error!(%error, "an offer cannot be taken now");
+            return OfferAnswer::Decline("it cannot be kept now".into());
+        }
+    };
+    if inline.is_empty() {
+        let held = arriving.held();
+        return OfferAnswer::Take(Box::new(Transfer {
+            node: node.clone(),
+            peer: peer.clone(),
+            manifest,
+            held,
+            arriving: Some(arriving),
+            arrived,
+        }));
+    }
+    match arriving
+        .write_inline(inline)
+        .and_then(|()| arriving.finish())
+    {
+        Ok(()) => {
+            let _ = arrived.send(package);
+            OfferAnswer::Answer(Answer::Have)
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => refuse(
+            node,
+            peer,
+            package,
+            Reason::Digest,
+            String::new(),
+            error.to_string(),
+        ),
+        Err(error) => {
+            tracing::error!(%error, "an offer cannot be taken now");
+            OfferAnswer::Decline("it cannot be kept now".into())
+        }
+    }
+}
+
+type Refusal = (Reason, String, String);
+
+fn judge(node: &Node, signed: Signed) -> Result<VerifiedManifest, Refusal> {
+    let plain = |reason, why: &dyn ToString| (reason, String::new(), why.to_string());
+    let untrusted =
+        UntrustedManifest::parse(signed).map_err(|error| plain(Reason::Malformed, &error))?;
+    let directory = node.directory();
+    let signer = untrusted.signer();
+    let key = directory
+        .signing_key(&signer)
+        .ok_or_else(|| plain(Reason::SignerUnknown, &Denial::SignerUnknown(signer)))?;
+    let manifest = untrusted
+        .verify(&key.key)
+        .map_err(|error| plain(Reason::Signature, &error))?;
+    let facts = Facts {
+        directory: &directory,
+        manifest: &manifest,
+        place: Place::Recipient { party: &node.party },
+        first_accepted: None,
+    };
+    decide(&facts, now()).map_err(|denial| {
+        (
+            denial.reason(),
+            denial.article().to_owned(),
+            denial.to_string(),
+        )
+    })?;
+    if manifest.total_length() > node.config.limits.package_bytes_max {
+        let why = "it is larger than this agent's configuration allows";
+        return Err(plain(Reason::TooLarge, &why));
+    }
+    Ok(manifest)
+}
+
+fn refuse(
+    node: &Arc<Node>,
+    peer: &Peer,
+    package: PackageId,
+    reason: Reason,
+    article: String,
+    why: String,
+) -> OfferAnswer {
+    tracing::warn!(%peer, package = package.short(), why, "an offer was refused");
+    node.metrics.refused();
+    let what = What::Refused(v1::Refused {
+        reason: reason as i32,
+        article,
+        recipients: vec![node.party.to_string()],
+    });
+    node.tell(AgentEvent::Refused {
+        package,
+        reason,
+        why,
+    });
+    OfferAnswer::Answer(Answer::Statement(node.answer(
+        &peer.hop.party,
+        package,
+        what,
+    )))
+}
+
+/// A package whose bytes are arriving.
+struct Transfer {
+    node: Arc<Node>,
+    peer: Peer,
+    manifest: VerifiedManifest,
+    held: Held,
+    // Away while a blocking thread has it.
+    arriving: Option<Arriving>,
+    arrived: mpsc::UnboundedSender<PackageId>,
+}
+
+impl Transfer {
+    async fn blocking(
+        &mut self,
+        work: impl FnOnce(&mut Arriving) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), WriteError> {
+        let gone = || WriteError(io::Error::other("the transfer has ended"));
+        let mut arriving = self.arriving.take().ok_or_else(gone)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work(&mut arriving);
+            (arriving, done)
+        });
+        let (arriving, done) = done.await.map_err(|_| gone())?;
+        self.arriving = Some(arriving);
+        Ok(done?)
+    }
+}
+
+#[async_trait]
+impl Incoming for Transfer {
+    fn manifest(&self) -> &VerifiedManifest {
+        &self.manifest
+    }
+
+    fn held(&self) -> Held {
+        self.held.clone()
+    }
+
+    async fn write(
+        &mut self,
+        section: Section,
+        offset: u64,
+        bytes: Bytes,
+    ) -> Result<(), WriteError> {
+        self.blocking(move |arriving| arriving.write(section, offset, &bytes))
+            .await
+    }
+
+    async fn sync(&mut self) -> Result<(), WriteError> {
+        self.blocking(Arriving::sync).await
+    }
+
+    async fn complete(mut self: Box<Self>) -> Option<Answer> {
+        let arriving = self.arriving.take()?;
+        let finished = tokio::task::spawn_blocking(move || arriving.finish()).await;
+        match finished {
+            Ok(Ok(())) => {
+                let _ = self.arrived.send(self.manifest.id());
+                Some(Answer::Have)
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "an arrived package was not kept");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn broken(mut self: Box<Self>, fault: Fault) -> Option<Answer> {
+        let arriving = self.arriving.take()?;
+        let _ = tokio::task::spawn_blocking(move || arriving.discard()).await;
+        let package = self.manifest.id();
+        let (node, peer) = (self.node.clone(), self.peer.clone());
+        let why = fault.to_string();
+        let signing =
+            move || match refuse(&node, &peer, package, fault.reason(), String::new(), why) {
+                OfferAnswer::Answer(answer) => Some(answer),
+                _ => None,
+            };
+        tokio::task::spawn_blocking(signing).await.ok()?
+    }
+}
+
+/// A package of ours that is being offered.
+struct Handing {
+    node: Arc<Node>,
+    peer: Peer,
+    sent: Sent,
+    file: Arc<std::fs::File>,
+    inline: Bytes,
+    settled: bool,
+}
+
+impl Handing {
+    fn new(node: &Arc<Node>, peer: &Peer, sent: Sent) -> io::Result<Self> {
+        let file = std::fs::File::open(sent.job.package())?;
+        let mut inline = Vec::new();
+        if sent.manifest.total_length() <= INLINE_LEN_MAX {
+            for section in [
+                Section::Wraps,
+                Section::ChunkTable,
+                Section::Index,
+                Section::Chunks,
+            ] {
+                inline.extend(sent.layout.read_section(&mut &file, section)?);
+            }
+        }
+        Ok(Self {
+            node: node.clone(),
+            peer: peer.clone(),
+            sent,
+            file: Arc::new(file),
+            inline: inline.into(),
+            settled: false,
+        })
+    }
+
+    fn put_back(&mut self, after: Option<Duration>) {
+        self.settled = true;
+        let not_before = after.map(|after| Instant::now() + after);
+        self.node
+            .outgoing
+            .put_back(&self.sent.manifest.id(), not_before);
+        self.node.news.notify_waiters();
+    }
+}
+
+impl Drop for Handing {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.put_back(Some(RETRY));
+        }
+    }
+}
+
+#[async_trait]
+impl Outbound for Handing {
+    fn manifest(&self) -> &VerifiedManifest {
+        &self.sent.manifest
+    }
+
+    fn inline(&self) -> Bytes {
+        self.inline.clone()
+    }
+
+    async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
+        let file = self.file.clone();
+        let start = self.sent.layout.offset_of(section).unwrap_or(0) + offset;
+        let work = move || {
+            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+            file.read_exact_at(&mut bytes, start)?;
+            Ok(bytes.into())
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    async fn answered(mut self: Box<Self>, answer: Answer) {
+        let signed = match answer {
+            Answer::Statement(signed) => signed,
+            // A gateway signs for what it takes; without that it is offered again.
+            Answer::Have => return self.put_back(Some(RETRY_MAX)),
+        };
+        if let Ok(body) = passerelle_proto::envelope::decode_exact::<v1::Statement>(&signed.body)
+            && let Some(What::Busy(busy)) = body.what
+        {
+            let after = Duration::from_millis(busy.retry_after_ms).clamp(RETRY, RETRY_MAX);
+            return self.put_back(Some(after));
+        }
+        let (node, peer) = (self.node.clone(), self.peer.clone());
+        let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &peer, signed)).await;
+        match taken {
+            Ok(Ok(Taken::Stored)) => self.put_back(None),
+            Ok(Ok(Taken::Refused(why))) => {
+                tracing::error!(peer = %self.peer, why, "an answer cannot be believed");
+                self.put_back(Some(RETRY_MAX));
+            }
+            Ok(Err(_)) | Err(_) => self.put_back(Some(RETRY)),
+        }
+    }
+}

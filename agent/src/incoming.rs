@@ -1,0 +1,242 @@
+//! Packages that arrive: `incoming/<id>.pack`, complete when its mark `<id>.part` is gone.
+//!
+//! The mark says how much is durable; it is written after the data was synced, so it never says
+//! more than what is there.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use passerelle_proto::session::Held;
+use passerelle_proto::v1::Section;
+use passerelle_proto::{ChunkTable, Digest, PackLayout, PackageId, VerifiedManifest, split_inline};
+use prost::Message;
+
+use crate::durable;
+use crate::node::Node;
+
+const MARK_LEN: usize = 16;
+
+/// Which transfer of a package is the newest: an older one ends.
+#[derive(Default)]
+pub(crate) struct Incoming(Mutex<BTreeMap<PackageId, u64>>);
+
+/// One transfer.
+pub(crate) struct Arriving {
+    turns: Arc<Node>,
+    turn: u64,
+    path: PathBuf,
+    file: File,
+    mark: File,
+    manifest: VerifiedManifest,
+    layout: PackLayout,
+    held: Held,
+    written: u64,
+    head_parts: u8,
+}
+
+/// Path of an arriving or arrived package.
+pub(crate) fn pack_path(node: &Node, package: &PackageId) -> PathBuf {
+    node.store.incoming().join(format!("{package}.pack"))
+}
+
+/// Whether every byte of a package is here.
+pub(crate) fn is_complete(node: &Node, package: &PackageId) -> bool {
+    let path = pack_path(node, package);
+    path.is_file() && !mark_path(&path).exists()
+}
+
+fn mark_path(pack: &Path) -> PathBuf {
+    pack.with_extension("part")
+}
+
+impl Incoming {
+    fn next_turn(&self, package: &PackageId) -> u64 {
+        let mut turns = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let turn = turns.entry(*package).or_default();
+        *turn += 1;
+        *turn
+    }
+
+    fn is_current(&self, package: &PackageId, turn: u64) -> bool {
+        let turns = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        turns.get(package) == Some(&turn)
+    }
+
+    fn ended(&self, package: &PackageId) {
+        let mut turns = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        turns.remove(package);
+    }
+}
+
+impl Arriving {
+    /// Begins or resumes a transfer. Blocks.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn begin(node: &Arc<Node>, manifest: &VerifiedManifest) -> io::Result<Self> {
+        let path = pack_path(node, &manifest.id());
+        let turn = node.incoming.next_turn(&manifest.id());
+        let layout = PackLayout::tight(manifest);
+        let resumed = resume(&path, manifest, &layout);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        // The mark first: a pack without one counts as complete.
+        let mark = options.open(mark_path(&path))?;
+        let file = options.open(&path)?;
+        let held = match resumed {
+            Some(held) => held,
+            None => {
+                mark.set_len(0)?;
+                mark.sync_all()?;
+                durable::sync_directory(&node.store.incoming()).map_err(io::Error::other)?;
+                file.set_len(0)?;
+                file.set_len(layout.file_len())?;
+                file.write_all_at(&layout.header(), 0)?;
+                let signed = manifest.signed().encode_to_vec();
+                file.write_all_at(&signed, layout.manifest_offset())?;
+                file.sync_all()?;
+                Held::default()
+            }
+        };
+        Ok(Self {
+            turns: node.clone(),
+            turn,
+            path,
+            file,
+            mark,
+            manifest: manifest.clone(),
+            layout,
+            written: held.chunks,
+            head_parts: 0,
+            held,
+        })
+    }
+
+    /// What was durable when the transfer began.
+    pub(crate) fn held(&self) -> Held {
+        self.held.clone()
+    }
+
+    fn check_turn(&self) -> io::Result<()> {
+        match self
+            .turns
+            .incoming
+            .is_current(&self.manifest.id(), self.turn)
+        {
+            true => Ok(()),
+            false => Err(io::Error::other(
+                "another stream has taken over this package",
+            )),
+        }
+    }
+
+    /// Writes verified bytes. Blocks.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn write(&mut self, section: Section, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.check_turn()?;
+        let at = self.layout.offset_of(section).unwrap_or(0) + offset;
+        self.file.write_all_at(bytes, at)?;
+        match section {
+            Section::Chunks => self.written = offset + bytes.len() as u64,
+            _ => self.head_parts += 1,
+        }
+        Ok(())
+    }
+
+    /// Everything written is durable when this returns. Blocks.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.check_turn()?;
+        self.file.sync_data()?;
+        if self.held.table.is_some() || self.head_parts == 3 {
+            let mut mark = [0; MARK_LEN];
+            mark[..8].copy_from_slice(&self.written.to_le_bytes());
+            mark[8..].copy_from_slice(&check(&self.manifest, self.written));
+            self.mark.write_all_at(&mark, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a package that travelled inside its offer. Blocks.
+    ///
+    /// # Errors
+    /// `InvalidData` when the bytes are not what the manifest says.
+    pub(crate) fn write_inline(&mut self, inline: &[u8]) -> io::Result<()> {
+        let parts = split_inline(&self.manifest, inline)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        self.write(Section::Wraps, 0, parts.wraps)?;
+        self.write(Section::ChunkTable, 0, parts.table)?;
+        self.write(Section::Index, 0, parts.index)?;
+        self.write(Section::Chunks, 0, parts.chunks)
+    }
+
+    /// Every byte is there: syncs and drops the mark. On return the package is complete. Blocks.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.sync()?;
+        fs::remove_file(mark_path(&self.path))?;
+        durable::sync_directory(&self.turns.store.incoming()).map_err(io::Error::other)?;
+        self.turns.incoming.ended(&self.manifest.id());
+        Ok(())
+    }
+
+    /// The bytes are wrong: nothing of it is kept. Blocks.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn discard(self) -> io::Result<()> {
+        self.check_turn()?;
+        self.turns.incoming.ended(&self.manifest.id());
+        fs::remove_file(&self.path)?;
+        fs::remove_file(mark_path(&self.path))
+    }
+}
+
+fn check(manifest: &VerifiedManifest, written: u64) -> [u8; 8] {
+    let id = manifest.id();
+    let digest = Digest::of_parts(&[id.as_bytes(), &written.to_le_bytes()]);
+    let mut check = [0; 8];
+    check.copy_from_slice(&digest.0[..8]);
+    check
+}
+
+/// What an earlier transfer of this very package has left; `None`: begin anew.
+fn resume(path: &Path, manifest: &VerifiedManifest, layout: &PackLayout) -> Option<Held> {
+    let mark = fs::read(mark_path(path)).ok()?;
+    let written = u64::from_le_bytes(mark.get(..8)?.try_into().ok()?);
+    if mark.get(8..MARK_LEN)? != check(manifest, written) {
+        return None;
+    }
+    let mut file = File::open(path).ok()?;
+    let (found, signed) = PackLayout::read(&mut file).ok()?;
+    if found != *layout || signed != *manifest.signed() {
+        return None;
+    }
+    let table = layout.read_section(&mut file, Section::ChunkTable).ok()?;
+    if Digest::of(&table) != manifest.chunk_table().sha256 {
+        return None;
+    }
+    Some(Held {
+        table: ChunkTable::parse(&table, manifest.payload_length()).ok(),
+        chunks: written,
+    })
+}

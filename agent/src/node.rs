@@ -1,0 +1,153 @@
+//! What all parts of one running agent share.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use passerelle_link::{LinkStatus, TrustStore};
+use passerelle_proto::v1::statement::What;
+use passerelle_proto::{
+    Directory, Hop, PackageId, PartyId, RecipientSecret, SigningKey, StatementChain,
+    StatementDraft, StatementId, Timestamp, UntrustedStatement,
+};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::AgentConfig;
+use crate::durable::{self, DiskError};
+use crate::event::AgentEvent;
+use crate::incoming::Incoming;
+use crate::metrics::AgentMetrics;
+use crate::outgoing::Outgoing;
+use crate::received::{Entry, Register};
+use crate::store::Store;
+
+/// The parts.
+pub(crate) struct Node {
+    pub(crate) config: AgentConfig,
+    pub(crate) party: PartyId,
+    pub(crate) store: Store,
+    pub(crate) register: Register,
+    pub(crate) trust: TrustStore,
+    pub(crate) key: Arc<SigningKey>,
+    pub(crate) recipient: Arc<RecipientSecret>,
+    pub(crate) outgoing: Outgoing,
+    pub(crate) incoming: Incoming,
+    pub(crate) chain: Mutex<StatementChain>,
+    pub(crate) events: broadcast::Sender<AgentEvent>,
+    pub(crate) link: watch::Sender<LinkStatus>,
+    // Something to send has come up.
+    pub(crate) news: Notify,
+    pub(crate) metrics: Arc<AgentMetrics>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) started: Timestamp,
+}
+
+/// The wall clock.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+impl Node {
+    /// What is believed about parties now.
+    pub(crate) fn directory(&self) -> Directory {
+        self.trust.directory()
+    }
+
+    /// The gateway that serves this party.
+    pub(crate) fn gateway(&self) -> Option<Hop> {
+        let directory = self.directory();
+        let gateway = directory.convention().gateway_of(&self.party)?;
+        Some(Hop::gateway(gateway.clone()))
+    }
+
+    /// Tells whoever listens.
+    pub(crate) fn tell(&self, event: AgentEvent) {
+        // Nobody needs to listen.
+        let _ = self.events.send(event);
+    }
+
+    fn chain_path(&self) -> PathBuf {
+        self.store.state().join("chain")
+    }
+
+    /// Signs a statement about a received package and keeps it until the gateway has it.
+    ///
+    /// Blocks. On return the statement is durable.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing was said then.
+    pub(crate) fn say(
+        &self,
+        entry: &Entry,
+        destination: &PartyId,
+        what: What,
+    ) -> Result<StatementId, DiskError> {
+        let draft = StatementDraft {
+            issuer: self.party.clone(),
+            destination: destination.clone(),
+            package: entry.id(),
+            at: now(),
+            what,
+        };
+        let mut chain = self.chain.lock().unwrap_or_else(|p| p.into_inner());
+        let mut next = chain.clone();
+        let signed = draft.sign(&self.key, &mut next);
+        let id = StatementId(passerelle_proto::Digest::of(&signed.body));
+        entry.store_statement(id, &signed)?;
+        *chain = next;
+        let lines = chain
+            .iter()
+            .map(|(party, seq, id)| format!("{party} {seq} {id}\n"));
+        let text: String = lines.collect();
+        durable::write_file(&self.chain_path(), text.as_bytes())?;
+        self.outgoing.statement(entry.id(), id, signed);
+        self.news.notify_waiters();
+        Ok(id)
+    }
+
+    /// Signs an answer outside of any sequence.
+    pub(crate) fn answer(
+        &self,
+        destination: &PartyId,
+        package: PackageId,
+        what: What,
+    ) -> passerelle_proto::v1::Signed {
+        StatementDraft {
+            issuer: self.party.clone(),
+            destination: destination.clone(),
+            package,
+            at: now(),
+            what,
+        }
+        .sign_unnumbered(&self.key)
+    }
+}
+
+/// Where our sequence of statements stands: what was noted, and what the register holds.
+pub(crate) fn read_chain(store: &Store, register: &Register) -> Result<StatementChain, DiskError> {
+    let mut chain = StatementChain::default();
+    let text = std::fs::read_to_string(store.state().join("chain")).unwrap_or_default();
+    for line in text.lines() {
+        let mut parts = line.split(' ');
+        let (party, seq, id) = (parts.next(), parts.next(), parts.next());
+        if let (Some(Ok(party)), Some(Ok(seq)), Some(Ok(id))) = (
+            party.map(str::parse),
+            seq.map(str::parse),
+            id.map(str::parse),
+        ) {
+            chain.set(party, seq, id);
+        }
+    }
+    for entry in register.all() {
+        for signed in entry.statements()? {
+            if let Ok(statement) = UntrustedStatement::parse(signed) {
+                chain.seen(&statement.verified_before());
+            }
+        }
+    }
+    Ok(chain)
+}

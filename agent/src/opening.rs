@@ -1,0 +1,307 @@
+//! From an arrived package to the inbox: decide, open, register, rename, receipt.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use passerelle_proto::v1::{self, Reason, statement::What};
+use passerelle_proto::{
+    EntryName, EntrySink, Facts, OpenError, PackLayout, PackageId, Place, UntrustedManifest,
+    VerifiedManifest, decide, open,
+};
+
+use crate::durable::{self, At, DiskError};
+use crate::event::AgentEvent;
+use crate::hook::{self, HookFacts};
+use crate::incoming::pack_path;
+use crate::job::file_name_of;
+use crate::node::{Node, now};
+use crate::received::Entry;
+
+/// Wait before a package is opened again that could not be written.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Opens what arrives, one package at a time, until the agent stops.
+pub(crate) async fn open_arrived(
+    node: Arc<Node>,
+    mut arrived: tokio::sync::mpsc::UnboundedReceiver<PackageId>,
+) {
+    loop {
+        let package = tokio::select! {
+            package = arrived.recv() => package,
+            () = node.stop.cancelled() => return,
+        };
+        let Some(package) = package else { return };
+        loop {
+            let opening = node.clone();
+            let opened = tokio::task::spawn_blocking(move || open_one(&opening, package)).await;
+            match opened {
+                Ok(Ok(entry)) => {
+                    if let Some(entry) = entry {
+                        run_hook(&node, &entry).await;
+                    }
+                    break;
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(package = package.short(), %error, "opening is tried again");
+                }
+                Err(_) => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = node.stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// Whatever was left half done when the agent stopped; returns what is still to be opened.
+/// Blocks.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
+    for entry in node.register.all() {
+        let (_, body) = entry.manifest()?;
+        if entry.terminal()?.is_none() {
+            finish(node, &entry, &body)?;
+        }
+        for signed in entry.unacked()? {
+            let id = passerelle_proto::StatementId(passerelle_proto::Digest::of(&signed.body));
+            node.outgoing.statement(entry.id(), id, signed);
+        }
+    }
+    for left in durable::list(&node.store.opening())? {
+        // What is registered has been renamed above; the rest is opened again from its package.
+        durable::remove_tree(&left)?;
+    }
+    let mut arrived = Vec::new();
+    for path in durable::list(&node.store.incoming())? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some(id) = name.strip_suffix(".pack").and_then(|id| id.parse().ok()) else {
+            continue;
+        };
+        if node.register.find(id).is_some() {
+            durable::remove_file(&path.with_extension("part"))?;
+            durable::remove_file(&path)?;
+        } else if crate::incoming::is_complete(node, &id) {
+            arrived.push(id);
+        }
+    }
+    Ok(arrived)
+}
+
+fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskError> {
+    let path = pack_path(node, &package);
+    if node.register.find(package).is_some() {
+        durable::remove_file(&path)?;
+        return Ok(None);
+    }
+    let mut file = File::open(&path).at("open", &path)?;
+    let manifest = match read_manifest(&mut file) {
+        Ok(manifest) => manifest,
+        Err(why) => {
+            // Our own file is damaged: it is fetched again.
+            tracing::error!(
+                package = package.short(),
+                why,
+                "an arrived package is damaged"
+            );
+            durable::remove_file(&path)?;
+            return Ok(None);
+        }
+    };
+    let directory = node.directory();
+    let facts = Facts {
+        directory: &directory,
+        manifest: &manifest,
+        place: Place::Recipient { party: &node.party },
+        first_accepted: None,
+    };
+    if let Err(denial) = decide(&facts, now()) {
+        refuse(
+            node,
+            &manifest,
+            denial.reason(),
+            denial.article(),
+            &denial.to_string(),
+        )?;
+        durable::remove_file(&path)?;
+        return Ok(None);
+    }
+    node.tell(AgentEvent::Arrived {
+        package,
+        sender: manifest.sender().to_string(),
+    });
+    let unfinished = node.store.opening().join(format!("{package}.tmp"));
+    durable::remove_tree(&unfinished)?;
+    let mut sink = Files::new(&unfinished);
+    let opened = match open(&manifest, &node.recipient, &mut file, &mut sink) {
+        Ok(opened) => opened,
+        Err(OpenError::Io { source, .. }) => {
+            return Err(DiskError::new("open", &path, source));
+        }
+        Err(error) => {
+            durable::remove_tree(&unfinished)?;
+            let reason = error.reason().unwrap_or(Reason::Other);
+            refuse(node, &manifest, reason, "", &error.to_string())?;
+            durable::remove_file(&path)?;
+            return Ok(None);
+        }
+    };
+    let title = opened.description.title.clone();
+    let place = (!manifest.is_test()).then(|| inbox_place(node, &manifest, &title));
+    let whole = node.store.opening().join(package.to_string());
+    if place.is_some() {
+        durable::remove_tree(&whole)?;
+        durable::rename(&unfinished, &whole)?;
+    } else {
+        durable::remove_tree(&unfinished)?;
+    }
+    let description = Some(&opened.description);
+    let entry = node
+        .register
+        .enter(manifest.signed(), description, place.as_deref(), now())?;
+    finish(node, &entry, manifest.body())?;
+    durable::remove_file(&path)?;
+    Ok(Some(entry))
+}
+
+/// Renames into the inbox, unless that has happened, and signs the receipt.
+fn finish(node: &Arc<Node>, entry: &Entry, manifest: &v1::Manifest) -> Result<(), DiskError> {
+    let whole = node.store.opening().join(entry.id().to_string());
+    let place = entry.place()?;
+    if let Some(place) = &place
+        && whole.is_dir()
+    {
+        if let Some(parent) = place.parent() {
+            durable::create_directory(parent)?;
+        }
+        durable::rename(&whole, place)?;
+    }
+    let sender = manifest
+        .sender
+        .parse()
+        .map_err(io::Error::other)
+        .at("read", entry.directory())?;
+    let what = What::Delivered(v1::Delivered {
+        recipient: node.party.to_string(),
+        content_commit: manifest.content_commit.clone(),
+    });
+    node.say(entry, &sender, what)?;
+    let title = entry
+        .description()?
+        .map_or(String::new(), |description| description.title);
+    node.metrics.received(&manifest.flow);
+    tracing::info!(package = entry.id().short(), from = %sender, "received");
+    node.tell(AgentEvent::Received {
+        package: entry.id(),
+        sender: sender.to_string(),
+        flow: manifest.flow.clone(),
+        title,
+        path: place,
+    });
+    Ok(())
+}
+
+/// Refuses an arrived package for good, with a signed statement.
+fn refuse(
+    node: &Arc<Node>,
+    manifest: &VerifiedManifest,
+    reason: Reason,
+    article: &str,
+    why: &str,
+) -> Result<(), DiskError> {
+    tracing::warn!(package = manifest.id().short(), why, "refused");
+    node.metrics.refused();
+    let entry = node.register.enter(manifest.signed(), None, None, now())?;
+    let what = What::Refused(v1::Refused {
+        reason: reason as i32,
+        article: article.to_owned(),
+        recipients: vec![node.party.to_string()],
+    });
+    node.say(&entry, manifest.sender(), what)?;
+    node.tell(AgentEvent::Refused {
+        package: manifest.id(),
+        reason,
+        why: why.to_owned(),
+    });
+    Ok(())
+}
+
+fn read_manifest(file: &mut File) -> Result<VerifiedManifest, String> {
+    let (_, signed) = PackLayout::read(file).map_err(|error| error.to_string())?;
+    let manifest = UntrustedManifest::parse(signed).map_err(|error| error.to_string())?;
+    // It was verified before the first byte of it was taken.
+    Ok(manifest.verified_before())
+}
+
+fn inbox_place(node: &Node, manifest: &VerifiedManifest, title: &str) -> PathBuf {
+    let flow = node.store.inbox().join(manifest.flow().as_str());
+    let (date, id) = (now().date(), manifest.id().short());
+    flow.join(format!("{date}-{id}-{}", file_name_of(title)))
+}
+
+async fn run_hook(node: &Arc<Node>, entry: &Entry) {
+    if node.config.on_receive.is_empty() || hook::has_run(entry) {
+        return;
+    }
+    let (Ok((_, manifest)), Ok(Some(place)), Ok(description)) =
+        (entry.manifest(), entry.place(), entry.description())
+    else {
+        return;
+    };
+    let facts = HookFacts {
+        flow: manifest.flow,
+        sender: manifest.sender,
+        title: description.map_or(String::new(), |description| description.title),
+        path: place,
+    };
+    if let Err(error) = hook::run(&node.config.on_receive, entry, &facts).await {
+        let why = error.to_string();
+        tracing::error!(package = entry.id().short(), why, "on_receive failed");
+        let package = entry.id();
+        node.tell(AgentEvent::HookFailed { package, why });
+    }
+}
+
+/// Files below a directory, synced as a whole.
+struct Files {
+    root: PathBuf,
+    current: Option<(PathBuf, File)>,
+}
+
+impl Files {
+    fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            current: None,
+        }
+    }
+}
+
+impl EntrySink for Files {
+    fn begin(&mut self, name: &EntryName, _: u64) -> io::Result<()> {
+        let path = self.root.join(name.as_str());
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let file = File::options().write(true).create_new(true).open(&path)?;
+        self.current = Some((path, file));
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.current {
+            Some((_, file)) => file.write_all(bytes),
+            None => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.current = None;
+        durable::sync_tree(&self.root).map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,205 @@
+//! Statements about packages of ours: verified, stored with the job, and followed to its end.
+
+use std::sync::Arc;
+
+use passerelle_link::Peer;
+use passerelle_proto::v1::{Signed, statement::What};
+use passerelle_proto::{
+    Directory, KeyRole, PackageId, UntrustedStatement, VerifiedManifest, VerifiedStatement,
+};
+use prost::Message;
+
+use crate::durable::DiskError;
+use crate::event::AgentEvent;
+use crate::job::Job;
+use crate::node::{Node, now};
+use crate::outgoing::{read_manifest, statements};
+use crate::progress::{Gateways, Progress, progress};
+
+/// What came of a statement.
+pub(crate) enum Taken {
+    /// Stored, or stored before: it may be acknowledged.
+    Stored,
+    /// Not about us, or not to be believed; sending it again changes nothing.
+    Refused(String),
+}
+
+/// Which party's gateway a party is behind, from the convention.
+pub(crate) struct Known<'a>(pub(crate) &'a Directory);
+
+impl Gateways for Known<'_> {
+    fn gateway_of(&self, party: &str) -> Option<String> {
+        let party = party.parse().ok()?;
+        self.0
+            .convention()
+            .gateway_of(&party)
+            .map(ToString::to_string)
+    }
+}
+
+/// Takes a statement. Blocks; on return it is durable.
+///
+/// # Errors
+/// [`DiskError`]: it must be sent again.
+pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Taken, DiskError> {
+    let refuse = |why: &str| Ok(Taken::Refused(why.to_owned()));
+    let untrusted = match UntrustedStatement::parse(signed) {
+        Ok(untrusted) => untrusted,
+        Err(error) => return refuse(&error.to_string()),
+    };
+    let directory = node.directory();
+    let Some(key) = directory.signing_key(&untrusted.signer()) else {
+        return refuse("its signing key is in no party sheet");
+    };
+    let statement = match untrusted.verify(&key.key) {
+        Ok(statement) => statement,
+        Err(error) => return refuse(&error.to_string()),
+    };
+    if key.revoked.is_some_and(|at| at <= statement.at()) {
+        return refuse("its signing key is revoked");
+    }
+    let role = match statement.what() {
+        What::Delivered(_) | What::Acknowledged(_) => key.may(KeyRole::Agent),
+        What::Refused(_) => key.may(KeyRole::Agent) || key.may(KeyRole::Gateway),
+        What::Busy(_) => false,
+        _ => key.may(KeyRole::Gateway),
+    };
+    if !role {
+        return refuse("its signing key may not say this");
+    }
+    tracing::debug!(%peer, package = statement.package().short(), "a statement has come");
+    match node.outgoing.find(&statement.package()) {
+        Some(sent) => {
+            store(node, &sent.job, &sent.manifest, &statement)?;
+            close_if_over(node, sent.job, &sent.manifest)?;
+            Ok(Taken::Stored)
+        }
+        None => match node.outgoing.find_finished(&statement.package()) {
+            Some(job) => {
+                if let Some(manifest) = read_manifest(&job) {
+                    store(node, &job, &manifest, &statement)?;
+                }
+                Ok(Taken::Stored)
+            }
+            None => refuse("it is about no package of ours"),
+        },
+    }
+}
+
+fn store(
+    node: &Arc<Node>,
+    job: &Job,
+    manifest: &VerifiedManifest,
+    statement: &VerifiedStatement,
+) -> Result<(), DiskError> {
+    let bytes = statement.signed().encode_to_vec();
+    let new = job.store_statement(&statement.id().to_string(), &bytes)?;
+    if matches!(statement.what(), What::Accepted(_)) {
+        node.outgoing.submitted(&manifest.id());
+    }
+    if new {
+        node.metrics.stated();
+        node.tell(AgentEvent::Stated {
+            package: manifest.id(),
+            issuer: statement.issuer().to_string(),
+            what: statement.what().clone(),
+        });
+    }
+    Ok(())
+}
+
+/// How far a package of ours has come, recipient by recipient. Blocks.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn progress_of(
+    node: &Node,
+    job: &Job,
+    manifest: &VerifiedManifest,
+) -> Result<Vec<Progress>, DiskError> {
+    let said: Vec<_> = statements(job)?
+        .iter()
+        .map(|one| one.body().clone())
+        .collect();
+    let recipients = &manifest.body().recipients;
+    let directory = node.directory();
+    Ok(progress(
+        manifest.sender().as_str(),
+        recipients,
+        &said,
+        &Known(&directory),
+    ))
+}
+
+/// Moves a job to `sent/` or `rejected/` when every recipient has a terminal statement. Blocks.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn close_if_over(
+    node: &Arc<Node>,
+    job: Job,
+    manifest: &VerifiedManifest,
+) -> Result<(), DiskError> {
+    let states = progress_of(node, &job, manifest)?;
+    if !states.iter().all(|state| state.stage.is_terminal()) {
+        return Ok(());
+    }
+    let delivered = states.iter().any(|state| state.stage.is_delivered());
+    let title = title_of(&job).unwrap_or_else(|| "package".into());
+    let place = match delivered {
+        true => node.store.sent(),
+        false => node.store.rejected(),
+    };
+    let report = report(&manifest.id(), &title, &states);
+    let job = job.finish(&place, Some(manifest.id()), &title, &report, now())?;
+    node.outgoing.finished(&manifest.id(), &job);
+    let path = job.directory().to_owned();
+    if delivered {
+        node.metrics.sent(manifest.flow().as_str());
+    } else {
+        node.metrics.rejected();
+        let why = states
+            .iter()
+            .map(|state| format!("{}: {}", state.recipient, state.detail));
+        let why = why.collect::<Vec<_>>().join("; ");
+        let name = title;
+        node.tell(AgentEvent::Rejected {
+            name,
+            why,
+            path: path.clone(),
+        });
+    }
+    tracing::info!(
+        package = manifest.id().short(),
+        delivered,
+        "over for all recipients"
+    );
+    let package = manifest.id();
+    node.tell(AgentEvent::Finished {
+        package,
+        delivered,
+        path,
+    });
+    Ok(())
+}
+
+/// Title of a job, as it was sealed.
+pub(crate) fn title_of(job: &Job) -> Option<String> {
+    let bytes = std::fs::read(job.description()).ok()?;
+    let description = passerelle_proto::v1::Description::decode(bytes.as_slice()).ok()?;
+    Some(description.title)
+}
+
+fn report(package: &PackageId, title: &str, states: &[Progress]) -> String {
+    let mut report = format!("{title}\npackage {package}\n\n");
+    for state in states {
+        let at = passerelle_proto::Timestamp::from_ms(state.at_ms);
+        let line = format!("{}: {} ({at})", state.recipient, state.stage.word());
+        report.push_str(&line);
+        if !state.detail.is_empty() {
+            report.push_str(&format!(" {}", state.detail));
+        }
+        report.push('\n');
+    }
+    report
+}

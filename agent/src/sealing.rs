@@ -1,0 +1,388 @@
+//! From the outbox to a sealed package: claim, check, seal, commit.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use passerelle_proto::v1::Kind;
+use passerelle_proto::{
+    Denial, EntryName, Facts, FlowId, PackageId, PartyId, Place, RecipientKey, SealPlan,
+    SourceEntry, Timestamp, decide, seal,
+};
+use prost::Message;
+
+use crate::durable::{self, At, DiskError};
+use crate::event::AgentEvent;
+use crate::instructions::{INSTRUCTIONS, Instructions};
+use crate::job::{Job, JobKind, JobRecord, JobStage, jobs, reject_dropped};
+use crate::node::{Node, now};
+use crate::outbox::{DEPTH_MAX, Find, Outbox};
+
+/// Why a job cannot be sealed: for a person to read.
+#[derive(Debug, thiserror::Error)]
+enum Unsealable {
+    /// What was dropped is at fault, or the convention does not allow it.
+    #[error("{0}")]
+    Rejected(String),
+    /// The disk; it is tried again.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+fn rejected(why: impl ToString) -> Unsealable {
+    Unsealable::Rejected(why.to_string())
+}
+
+/// Goes on with jobs that were claimed and not sealed when the agent stopped. Blocks.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn resume(node: &Arc<Node>) -> Result<(), DiskError> {
+    for job in jobs(&node.store)? {
+        match job.stage()? {
+            JobStage::Empty => job.discard_empty()?,
+            JobStage::Claimed => seal_job(node, job)?,
+            JobStage::Sealed => {}
+        }
+    }
+    Ok(())
+}
+
+/// Looks into the outbox until the agent stops.
+pub(crate) async fn watch_outbox(node: Arc<Node>) {
+    let mut outbox = Outbox::new(node.store.outbox(), node.config.limits.settle);
+    let mut poll = tokio::time::interval(node.config.limits.poll);
+    loop {
+        tokio::select! {
+            _ = poll.tick() => {}
+            () = node.stop.cancelled() => return,
+        }
+        let looking = node.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let outcome = look(&looking, &mut outbox);
+            (outbox, outcome)
+        });
+        let Ok((back, outcome)) = looked.await else {
+            return;
+        };
+        outbox = back;
+        if let Err(error) = outcome {
+            tracing::error!(%error, "the outbox is looked at again");
+        }
+    }
+}
+
+fn look(node: &Arc<Node>, outbox: &mut Outbox) -> Result<(), DiskError> {
+    for find in outbox.look(Instant::now())? {
+        match find {
+            Find::Stable(dropped) => {
+                let job = Job::claim(&node.store, &dropped, now())?;
+                let name = dropped.path.file_name().unwrap_or_default();
+                node.tell(AgentEvent::Claimed {
+                    job: job.name(),
+                    flow: dropped.flow.clone(),
+                    name: name.to_string_lossy().into_owned(),
+                });
+                seal_job(node, job)?;
+            }
+            Find::Unfit(dropped, unfit) => {
+                let why = unfit.to_string();
+                let name = dropped.path.file_name().unwrap_or_default();
+                let name = name.to_string_lossy().into_owned();
+                let report = report(&name, &why);
+                let path = reject_dropped(&node.store, &dropped, &report, now())?;
+                tracing::warn!(name, why, "rejected");
+                node.tell(AgentEvent::Rejected { name, why, path });
+            }
+        }
+        if node.stop.is_cancelled() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn report(name: &str, why: &str) -> String {
+    format!("{name} was not sent.\n\n{why}\n\nNothing has left this institution.\n")
+}
+
+/// Seals a claimed job; one that cannot be sealed goes to `rejected/` with a report. Blocks.
+pub(crate) fn seal_job(node: &Arc<Node>, job: Job) -> Result<(), DiskError> {
+    let record = job.record()?;
+    match seal_claimed(node, &job, &record) {
+        Ok(()) => Ok(()),
+        Err(Unsealable::Disk(error)) => Err(error),
+        Err(Unsealable::Rejected(why)) => {
+            let name = record.name;
+            let report = report(&name, &why);
+            tracing::warn!(name, why, "rejected");
+            let job = job.finish(&node.store.rejected(), None, &name, &report, now())?;
+            let path = job.directory().to_owned();
+            node.metrics.rejected();
+            node.tell(AgentEvent::Rejected { name, why, path });
+            Ok(())
+        }
+    }
+}
+
+fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), Unsealable> {
+    let dropped = job
+        .dropped()?
+        .ok_or_else(|| rejected("there is nothing to send"))?;
+    let instructions = match dropped.is_dir() {
+        true => Instructions::read(&dropped).map_err(rejected)?,
+        false => Instructions::default(),
+    };
+    let title = instructions
+        .title
+        .clone()
+        .unwrap_or_else(|| record.name.clone());
+    let (entries, paths) = entries(&dropped)?;
+    let plan = plan(node, record, &instructions, title.clone())?;
+    let unfinished = job.unfinished_package();
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&unfinished)
+        .at("create", &unfinished)?;
+    let open = |entry: usize| File::open(&paths[entry]);
+    let sealed = seal(&plan, &node.key, &entries, open, &mut file, |_| {});
+    let sealed = sealed.map_err(|error| match error {
+        passerelle_proto::SealError::Io { source, .. }
+            if source.kind() == io::ErrorKind::StorageFull =>
+        {
+            Unsealable::Disk(DiskError::new("write", &unfinished, source))
+        }
+        other => rejected(other),
+    })?;
+    let directory = node.directory();
+    let facts = Facts {
+        directory: &directory,
+        manifest: &sealed.manifest,
+        place: Place::Sealing,
+        first_accepted: None,
+    };
+    decide(&facts, now()).map_err(|denial: Denial| rejected(denial))?;
+    file.sync_all().at("sync", &unfinished)?;
+    drop(file);
+    let description = entries.iter().map(|entry| entry.length).sum::<u64>();
+    durable::write_file(&job.manifest(), &sealed.manifest.signed().encode_to_vec())?;
+    let described = passerelle_proto::v1::Description {
+        title: title.clone(),
+        period: instructions.period.unwrap_or_default(),
+        entries: entries
+            .iter()
+            .map(|entry| passerelle_proto::v1::EntryDescription {
+                name: entry.name.to_string(),
+                length: entry.length,
+                ..Default::default()
+            })
+            .collect(),
+    };
+    durable::write_file(&job.description(), &described.encode_to_vec())?;
+    job.commit_package()?;
+    let manifest = node.outgoing.sealed(job.clone())?;
+    node.tell(AgentEvent::Sealed {
+        job: job.name(),
+        package: manifest.id(),
+        title,
+        plain_bytes: description,
+        sealed_bytes: manifest.payload_length(),
+        recipients: manifest
+            .recipients()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    });
+    tracing::info!(package = manifest.id().short(), flow = %manifest.flow(), "sealed");
+    node.news.notify_waiters();
+    Ok(())
+}
+
+fn plan(
+    node: &Node,
+    record: &JobRecord,
+    instructions: &Instructions,
+    title: String,
+) -> Result<SealPlan, Unsealable> {
+    let directory = node.directory();
+    let convention = directory.convention();
+    let flow_id: FlowId = record.flow.parse().map_err(rejected)?;
+    let flow = convention.flow(&flow_id).ok_or_else(|| {
+        let known: Vec<&str> = convention
+            .flows()
+            .iter()
+            .map(|flow| flow.id.as_str())
+            .collect();
+        rejected(format!(
+            "the convention has no flow {flow_id}: the outbox may have {}",
+            known.join(", ")
+        ))
+    })?;
+    let named = match record.recipients.is_empty() {
+        true => &instructions.recipients,
+        false => &record.recipients,
+    };
+    let recipients: Vec<PartyId> = match named.is_empty() {
+        true => flow.default_recipients(&node.party),
+        false => named
+            .iter()
+            .map(|name| name.parse())
+            .collect::<Result<_, _>>()
+            .map_err(rejected)?,
+    };
+    let key = |party: &PartyId| -> Result<RecipientKey, Unsealable> {
+        let key = directory.recipient_key(party).cloned();
+        key.ok_or_else(|| {
+            rejected(format!(
+                "no sheet of {party} with a recipient key is known: ask for it"
+            ))
+        })
+    };
+    let created = now();
+    let parents = instructions
+        .parents
+        .iter()
+        .map(|text| find_package(node, text));
+    let supersedes = instructions
+        .supersedes
+        .as_ref()
+        .map(|text| find_package(node, text));
+    Ok(SealPlan {
+        flow: flow_id,
+        kind: match record.kind {
+            JobKind::Data => Kind::Data,
+            JobKind::Test => Kind::Test,
+        },
+        recipients: recipients.iter().map(key).collect::<Result<_, _>>()?,
+        convention: convention.digest(),
+        created,
+        not_after: created.saturating_add(flow.not_after()),
+        parents: parents.collect::<Result<_, _>>()?,
+        supersedes: supersedes.transpose()?,
+        title,
+        period: instructions.period.clone().unwrap_or_default(),
+    })
+}
+
+/// A package id in full, or the beginning of one that was received or sent here.
+fn find_package(node: &Node, text: &str) -> Result<PackageId, Unsealable> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let digits = text.trim().to_ascii_lowercase();
+    let received = node.register.all();
+    let mut found: Vec<PackageId> = received
+        .iter()
+        .map(|entry| entry.id())
+        .filter(|id| id.to_string().starts_with(&digits))
+        .collect();
+    found.extend(node.outgoing.by_prefix(&digits));
+    match found.as_slice() {
+        [id] if digits.len() >= passerelle_proto::SHORT_ID_DIGITS => Ok(*id),
+        _ => Err(rejected(format!(
+            "{text:?} names no package that is known here: write the whole id, or at least 12 \
+             digits of one that was received or sent"
+        ))),
+    }
+}
+
+/// Files below what was dropped, by name, but for the instructions.
+fn entries(dropped: &Path) -> Result<(Vec<SourceEntry>, Vec<PathBuf>), Unsealable> {
+    let mut paths = Vec::new();
+    if dropped.is_dir() {
+        collect(dropped, 0, &mut paths)?;
+        paths.retain(|path| path != &dropped.join(INSTRUCTIONS));
+    } else {
+        paths.push(dropped.to_owned());
+    }
+    paths.sort();
+    let base = match dropped.is_dir() {
+        true => dropped,
+        false => dropped.parent().unwrap_or(dropped),
+    };
+    let mut entries = Vec::new();
+    for path in &paths {
+        let relative = path.strip_prefix(base).unwrap_or(path);
+        let name = relative.to_str().ok_or_else(|| {
+            rejected(format!(
+                "{}: the name is not UTF-8: rename the file",
+                relative.display()
+            ))
+        })?;
+        let name = EntryName::parse(name)
+            .map_err(|why| rejected(format!("{name:?} cannot travel: {why}: rename the file")))?;
+        let length = fs::metadata(path).at("inspect", path)?.len();
+        entries.push(SourceEntry {
+            name,
+            length,
+            media_type: String::new(),
+        });
+    }
+    Ok((entries, paths))
+}
+
+fn collect(directory: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), Unsealable> {
+    if depth > DEPTH_MAX {
+        return Err(rejected(format!(
+            "directories are nested deeper than {DEPTH_MAX}"
+        )));
+    }
+    for path in durable::list(directory)? {
+        let kind = fs::symlink_metadata(&path)
+            .at("inspect", &path)?
+            .file_type();
+        if kind.is_dir() {
+            collect(&path, depth + 1, paths)?;
+        } else if kind.is_file() {
+            paths.push(path);
+        } else {
+            return Err(rejected(format!("{} is no ordinary file", path.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Makes and seals a test package for one party. Blocks.
+///
+/// # Errors
+/// Why it was not made, in words.
+pub(crate) fn ping(
+    node: &Arc<Node>,
+    recipient: &PartyId,
+    at: Timestamp,
+) -> Result<PackageId, String> {
+    let directory = node.directory();
+    let flows = directory.convention().flows();
+    let joins = |flow: &&passerelle_proto::Flow| {
+        let ours = flow.from.contains(&node.party) || flow.to.contains(&node.party);
+        let theirs = flow.from.contains(recipient) || flow.to.contains(recipient);
+        ours && theirs && recipient != &node.party
+    };
+    let flow = flows.iter().find(joins).ok_or_else(|| {
+        format!(
+            "no flow of the convention joins {} and {recipient}",
+            node.party
+        )
+    })?;
+    let job = Job::test(&node.store, flow.id.as_str(), recipient.as_str(), at);
+    let job = job.map_err(|error| error.to_string())?;
+    let record = job.record().map_err(|error| error.to_string())?;
+    match seal_claimed(node, &job, &record) {
+        Ok(()) => {
+            let manifest = crate::outgoing::read_manifest(&job);
+            manifest
+                .map(|manifest| manifest.id())
+                .ok_or_else(|| "its manifest is gone".into())
+        }
+        Err(why) => {
+            let _ = durable::remove_tree(job.directory());
+            Err(why.to_string())
+        }
+    }
+}

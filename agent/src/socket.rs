@@ -1,0 +1,348 @@
+//! What the command line asks, over a Unix socket that only the agent's user can open.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use passerelle_proto::v1::agent_server::Agent as AgentRpc;
+use passerelle_proto::v1::statement::What;
+use passerelle_proto::v1::{
+    AcknowledgeRequest, AcknowledgeResponse, Acknowledged, AgentStatusRequest, AgentStatusResponse,
+    JobsRequest, JobsResponse, PingRequest, PingResponse, RecipientState, ShowRequest,
+    ShowResponse, Signed,
+};
+use passerelle_proto::{
+    COMMENT_LEN_MAX, PackageId, PartyId, SHORT_ID_DIGITS, VerifiedManifest, v1,
+};
+use prost::Message;
+use tonic::{Request, Response, Status, async_trait};
+
+use crate::durable::DiskError;
+use crate::event::AgentEvent;
+use crate::exchange::software;
+use crate::job::Job;
+use crate::node::{Node, now};
+use crate::outgoing::{read_manifest, statements};
+use crate::receipts::{progress_of, title_of};
+use crate::received::Entry;
+use crate::sealing;
+
+/// Jobs listed at most.
+const JOBS_MAX: usize = 1_000;
+/// Longest wait for the receipts of a ping.
+const PING_MAX: Duration = Duration::from_secs(300);
+
+/// Serves `Agent`.
+pub(crate) struct SocketService(pub(crate) Arc<Node>);
+
+fn disk(error: DiskError) -> Status {
+    Status::internal(error.to_string())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(Status::unavailable("the agent is stopping")))
+}
+
+fn status(node: &Node) -> AgentStatusResponse {
+    let directory = node.directory();
+    let link = node.link.borrow().clone();
+    let today = now().date();
+    let count = |place: std::path::PathBuf| {
+        crate::durable::list(&place.join(&today)).map_or(0, |found| found.len() as u64)
+    };
+    let incoming = crate::durable::list(&node.store.incoming()).unwrap_or_default();
+    let packs = incoming
+        .iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "pack"));
+    AgentStatusResponse {
+        party: node.party.to_string(),
+        software: software(),
+        started_ms: node.started.as_ms(),
+        gateway: node.gateway().map_or(String::new(), |hop| hop.to_string()),
+        gateway_address: link.address,
+        transport: link
+            .transport
+            .map_or(String::new(), |transport| transport.to_string()),
+        state: link.state.to_owned(),
+        last_error: link.last_error,
+        convention_id: directory.convention().id().to_owned(),
+        convention_version: directory.convention().version(),
+        outgoing: node.outgoing.all().len() as u64,
+        incoming: packs.count() as u64,
+        sent_today: count(node.store.sent()),
+        received_today: count(node.store.received()),
+        rejected: count(node.store.rejected()),
+    }
+}
+
+fn out_job(node: &Node, job: &Job, manifest: &VerifiedManifest) -> Result<v1::Job, Status> {
+    let states = progress_of(node, job, manifest).map_err(disk)?;
+    let over = states.iter().all(|state| state.stage.is_terminal());
+    let recipients = states.iter().map(|state| RecipientState {
+        recipient: state.recipient.clone(),
+        state: state.stage.word().to_owned(),
+        at_ms: state.at_ms,
+        detail: state.detail.clone(),
+    });
+    let names: Vec<&str> = states
+        .iter()
+        .map(|state| state.recipient.as_str())
+        .collect();
+    Ok(v1::Job {
+        direction: "out".into(),
+        package: manifest.id().as_bytes().to_vec(),
+        flow: manifest.flow().to_string(),
+        title: title_of(job).unwrap_or_default(),
+        partner: names.join(", "),
+        state: if over { "over" } else { "on its way" }.to_owned(),
+        path: job.directory().display().to_string(),
+        bytes: manifest.payload_length(),
+        at_ms: manifest.created().as_ms(),
+        recipients: recipients.collect(),
+        test: manifest.is_test(),
+    })
+}
+
+fn in_job(entry: &Entry) -> Result<v1::Job, Status> {
+    let (_, manifest) = entry.manifest().map_err(disk)?;
+    let description = entry.description().map_err(disk)?;
+    let said = entry.statements().map_err(disk)?;
+    let unacked = entry.unacked().map_err(disk)?.len();
+    let state = said
+        .iter()
+        .filter_map(|signed| v1::Statement::decode(signed.body.as_slice()).ok()?.what)
+        .map(|what| passerelle_proto::statement_name(&what))
+        .next_back()
+        .unwrap_or("arrived");
+    let state = match unacked {
+        0 => state.to_owned(),
+        _ => format!("{state}, receipt on its way"),
+    };
+    Ok(v1::Job {
+        direction: "in".into(),
+        package: entry.id().as_bytes().to_vec(),
+        flow: manifest.flow,
+        title: description.map_or(String::new(), |description| description.title),
+        partner: manifest.sender,
+        state,
+        path: entry
+            .place()
+            .map_err(disk)?
+            .map_or(String::new(), |p| p.display().to_string()),
+        bytes: manifest.payload_length,
+        at_ms: manifest.created_ms,
+        recipients: Vec::new(),
+        test: manifest.kind == v1::Kind::Test as i32,
+    })
+}
+
+fn all_jobs(node: &Node, limit: usize) -> Result<Vec<v1::Job>, Status> {
+    let mut found = Vec::new();
+    for sent in node.outgoing.all() {
+        found.push(out_job(node, &sent.job, &sent.manifest)?);
+    }
+    for job in node.outgoing.all_finished() {
+        if let Some(manifest) = read_manifest(&job) {
+            found.push(out_job(node, &job, &manifest)?);
+        }
+    }
+    for entry in node.register.all() {
+        found.push(in_job(&entry)?);
+    }
+    found.sort_by_key(|job| std::cmp::Reverse(job.at_ms));
+    found.truncate(limit);
+    Ok(found)
+}
+
+fn find(node: &Node, id: &str) -> Result<PackageId, Status> {
+    let id = id.trim().to_ascii_lowercase();
+    if let Ok(package) = id.parse() {
+        return Ok(package);
+    }
+    if id.len() < SHORT_ID_DIGITS {
+        return Err(Status::invalid_argument(
+            "write at least 12 digits of the package id",
+        ));
+    }
+    let mut found = node.outgoing.by_prefix(&id);
+    let received = node.register.all();
+    let received = received.iter().map(Entry::id);
+    found.extend(received.filter(|package| package.to_string().starts_with(&id)));
+    match found.as_slice() {
+        [package] => Ok(*package),
+        [] => Err(Status::not_found(format!(
+            "no package {id} is known to this agent"
+        ))),
+        _ => Err(Status::invalid_argument(
+            "several packages begin like this: write more",
+        )),
+    }
+}
+
+fn show(node: &Node, id: &str) -> Result<ShowResponse, Status> {
+    let package = find(node, id)?;
+    if let Some(entry) = node.register.find(package) {
+        let (manifest, _) = entry.manifest().map_err(disk)?;
+        return Ok(ShowResponse {
+            job: Some(in_job(&entry)?),
+            manifest: Some(manifest),
+            statements: entry.statements().map_err(disk)?,
+            description: entry.description().map_err(disk)?,
+        });
+    }
+    let job = match node.outgoing.find(&package) {
+        Some(sent) => Some(sent.job),
+        None => node.outgoing.find_finished(&package),
+    };
+    let unknown = || Status::not_found("the package is not known to this agent");
+    let job = job.ok_or_else(unknown)?;
+    let manifest = read_manifest(&job).ok_or_else(unknown)?;
+    let description = std::fs::read(job.description()).ok();
+    Ok(ShowResponse {
+        job: Some(out_job(node, &job, &manifest)?),
+        manifest: Some(manifest.signed().clone()),
+        statements: stored(&job)?,
+        description: description.and_then(|bytes| Message::decode(bytes.as_slice()).ok()),
+    })
+}
+
+fn stored(job: &Job) -> Result<Vec<Signed>, Status> {
+    let said = statements(job).map_err(disk)?;
+    Ok(said
+        .iter()
+        .map(|statement| statement.signed().clone())
+        .collect())
+}
+
+fn acknowledge(node: &Node, id: &str, comment: String) -> Result<Signed, Status> {
+    if comment.len() > COMMENT_LEN_MAX {
+        let why = format!("a comment has at most {COMMENT_LEN_MAX} bytes");
+        return Err(Status::invalid_argument(why));
+    }
+    let package = find(node, id)?;
+    let entry = node
+        .register
+        .find(package)
+        .ok_or_else(|| Status::not_found("only a package that was received is acknowledged"))?;
+    let (_, manifest) = entry.manifest().map_err(disk)?;
+    let sender: PartyId = manifest
+        .sender
+        .parse()
+        .map_err(|_| Status::internal("the sender is no party"))?;
+    let what = What::Acknowledged(Acknowledged {
+        recipient: node.party.to_string(),
+        comment,
+    });
+    let id = node.say(&entry, &sender, what).map_err(disk)?;
+    let said = entry.statements().map_err(disk)?;
+    let same = |signed: &Signed| passerelle_proto::Digest::of(&signed.body) == id.0;
+    said.into_iter()
+        .find(same)
+        .ok_or_else(|| Status::internal("it was not stored"))
+}
+
+async fn ping(node: Arc<Node>, party: PartyId, timeout: Duration) -> Result<PingResponse, Status> {
+    let mut events = node.events.subscribe();
+    let begun = Instant::now();
+    let package = {
+        let node = node.clone();
+        blocking(move || sealing::ping(&node, &party, now()).map_err(Status::failed_precondition))
+            .await?
+    };
+    let mut answer = PingResponse {
+        package: package.as_bytes().to_vec(),
+        ..PingResponse::default()
+    };
+    let until = tokio::time::Instant::now() + timeout.min(PING_MAX);
+    loop {
+        let event = match tokio::time::timeout_at(until, events.recv()).await {
+            Ok(Ok(event)) => event,
+            Ok(Err(tokio::sync::broadcast::error::RecvError::Lagged(_))) => continue,
+            Ok(Err(_)) => return Err(Status::unavailable("the agent is stopping")),
+            Err(_) => {
+                let link = node.link.borrow().clone();
+                answer.error = format!(
+                    "no receipt within {} s; the gateway is {} {}",
+                    timeout.as_secs(),
+                    link.state,
+                    link.last_error
+                );
+                break;
+            }
+        };
+        let elapsed = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match event {
+            AgentEvent::Stated {
+                package: about,
+                what,
+                ..
+            } if about == package => match what {
+                What::Accepted(_) if answer.accepted_ms == 0 => answer.accepted_ms = elapsed.max(1),
+                What::Delivered(_) => answer.delivered_ms = elapsed.max(1),
+                What::Refused(refused) => {
+                    answer.error = format!("refused: {}", crate::reason_words(refused.reason()));
+                }
+                _ => {}
+            },
+            AgentEvent::Finished { package: about, .. } if about == package => break,
+            _ => {}
+        }
+    }
+    let job = node.outgoing.find(&package).map(|sent| sent.job);
+    let job = job.or_else(|| node.outgoing.find_finished(&package));
+    if let Some(job) = job {
+        answer.statements = blocking(move || stored(&job)).await?;
+    }
+    Ok(answer)
+}
+
+#[async_trait]
+impl AgentRpc for SocketService {
+    async fn status(
+        &self,
+        _: Request<AgentStatusRequest>,
+    ) -> Result<Response<AgentStatusResponse>, Status> {
+        let node = self.0.clone();
+        Ok(Response::new(blocking(move || Ok(status(&node))).await?))
+    }
+
+    async fn jobs(&self, request: Request<JobsRequest>) -> Result<Response<JobsResponse>, Status> {
+        let node = self.0.clone();
+        let limit = match request.into_inner().limit {
+            0 => JOBS_MAX,
+            limit => JOBS_MAX.min(limit as usize),
+        };
+        let jobs = blocking(move || all_jobs(&node, limit)).await?;
+        Ok(Response::new(JobsResponse { jobs }))
+    }
+
+    async fn show(&self, request: Request<ShowRequest>) -> Result<Response<ShowResponse>, Status> {
+        let node = self.0.clone();
+        let id = request.into_inner().id;
+        Ok(Response::new(blocking(move || show(&node, &id)).await?))
+    }
+
+    async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
+        let request = request.into_inner();
+        let party: PartyId = request
+            .party
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let timeout = Duration::from_millis(request.timeout_ms.max(1));
+        Ok(Response::new(ping(self.0.clone(), party, timeout).await?))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<AcknowledgeRequest>,
+    ) -> Result<Response<AcknowledgeResponse>, Status> {
+        let node = self.0.clone();
+        let AcknowledgeRequest { id, comment } = request.into_inner();
+        let statement = blocking(move || acknowledge(&node, &id, comment)).await?;
+        Ok(Response::new(AcknowledgeResponse {
+            statement: Some(statement),
+        }))
+    }
+}
