@@ -259,13 +259,20 @@ impl Taking {
                     .await
                     .ok()
             }
+            // Committed meanwhile on another stream: the same answer as there.
+            Err(SubmitError::Duplicate) => {
+                let (node, package) = (self.node.clone(), self.manifest.id());
+                let known = tokio::task::spawn_blocking(move || node.accepted(&package)).await;
+                let (_, event) = known.ok().flatten()?;
+                let same_way = event.previous_hop == Some(self.peer.hop.to_message());
+                event.receipt.filter(|_| same_way).map(Answer::Statement)
+            }
             Err(SubmitError::Denied(why)) => {
-                // Committed meanwhile on another stream, or no longer permitted: a new offer
-                // gets the answer.
+                // No longer permitted: a new offer gets the answer.
                 tracing::info!(why, "a package was not accepted at the last moment");
                 None
             }
-            Err(SubmitError::Stopped) => None,
+            Err(SubmitError::TooLong(_) | SubmitError::Stopped) => None,
         }
     }
 }
@@ -289,11 +296,6 @@ impl Accepting {
 
 impl Acceptance for Accepting {
     fn draft(&mut self, index: u64, at: Timestamp) -> Result<StatementDraft, String> {
-        if let Ok(items) = self.node.queue.find(&self.manifest.id())
-            && items.iter().any(|view| view.item.is_package())
-        {
-            return Err("it is accepted already".into());
-        }
         self.permit = judge(&self.node, &self.peer, &self.manifest)
             .map_err(|_| "it is not permitted any more".to_owned())?;
         Ok(StatementDraft {

@@ -8,7 +8,6 @@ use passerelle_proto::{Digest, KeyRole, Role, StatementId, UntrustedStatement, V
 
 use crate::metrics::Counter;
 use crate::node::Node;
-use crate::sequencer::SubmitError;
 
 /// Takes a statement; true when it is committed, or refused for good and recorded.
 pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
@@ -40,7 +39,7 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
             let _ = tokio::task::spawn_blocking(move || node.tidy(&package)).await;
             true
         }
-        Err(SubmitError::Denied(_) | SubmitError::Full | SubmitError::Stopped) => false,
+        Err(_) => false,
     }
 }
 

@@ -4,13 +4,14 @@
 //! 256 entries and 4 MiB. For packages that are to be accepted it decides once more and signs all
 //! receipts with one signature; then comes the append, then the queue, then the answers.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use passerelle_proto::v1::{self, ObjectType, Signed, entry::Event};
+use passerelle_proto::v1::{self, ObjectType, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Digest, PackageId, SigningKey, StatementChain, StatementDraft, StatementId, Timestamp,
     UntrustedStatement, envelope,
@@ -20,7 +21,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::disk;
 use crate::index::PackageIndex;
-use crate::log::{AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, Fatal, Log};
+use crate::log::{AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log};
 use crate::queue::{Queue, QueueError};
 
 /// Submissions that wait; who comes then waits outside.
@@ -30,7 +31,8 @@ const RECEIPT_LEN_MAX: usize = 8 * 1024;
 /// Entries read at once when the queue or the index catch up.
 const CATCH_UP: u64 = 1024;
 
-/// A package that is about to be accepted.
+/// A package that is about to be accepted, or another word of our own that is signed and committed
+/// at once.
 pub trait Acceptance: Send {
     /// Decides once more, and says what is to be signed if the entry stands at `index`.
     ///
@@ -57,6 +59,12 @@ pub enum SubmitError {
     /// The second decision said no.
     #[error("{0}")]
     Denied(String),
+    /// The package stands in the log already, or in the batch that is about to.
+    #[error("the package is accepted already")]
+    Duplicate,
+    /// The entry is longer than an entry may be. Only this one is refused.
+    #[error("an entry of {0} bytes; {ENTRY_LEN_MAX} are allowed")]
+    TooLong(usize),
     /// No room for the next segment of the log; try again later.
     #[error("no room for the log: make room on the disk")]
     Full,
@@ -71,6 +79,8 @@ enum Draft {
 }
 
 type Answer = oneshot::Sender<Result<Committed, SubmitError>>;
+type Waiting = (Draft, Answer);
+type Kept = (Vec<v1::Entry>, Vec<Answer>);
 
 enum Submission {
     Draft(Draft, Answer),
@@ -372,14 +382,16 @@ impl Worker {
     }
 
     /// Commits a batch and answers everybody in it.
-    fn commit(&mut self, batch: Vec<(Draft, Answer)>) -> Result<(), String> {
+    fn commit(&mut self, batch: Vec<Waiting>) -> Result<(), String> {
         self.last = self.last.max((self.clock)());
         let ledger = self.ledger.clone();
         let mut ledger = ledger
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let chain_before = self.chain.clone();
-        let (entries, answers) = self.entries(ledger.log.size(), batch);
+        let (entries, answers) = self
+            .entries(&ledger, batch)
+            .map_err(|fatal| fatal.to_string())?;
         if entries.is_empty() {
             return Ok(());
         }
@@ -413,31 +425,33 @@ impl Worker {
         Ok(())
     }
 
-    /// Turns drafts into entries; receipts are signed together. Those denied are answered here.
-    fn entries(
-        &mut self,
-        first: u64,
-        batch: Vec<(Draft, Answer)>,
-    ) -> (Vec<v1::Entry>, Vec<Answer>) {
-        let mut index = first;
+    /// Turns drafts into entries; receipts are signed together. Those refused are answered here.
+    fn entries(&mut self, ledger: &Ledger, batch: Vec<Waiting>) -> Result<Kept, Fatal> {
+        let mut index = ledger.log.size();
         let mut kept = Vec::new();
         let mut bodies = Vec::new();
+        let mut accepted = BTreeSet::new();
         for (draft, answer) in batch {
             match draft {
                 Draft::Event(event) => kept.push((Ok(event), answer)),
-                Draft::Accept(mut acceptance) => match acceptance.draft(index, self.last) {
-                    Ok(draft) => {
-                        let body = draft.body(&self.key.id(), &self.chain);
-                        let id = StatementId(Digest::of(&body));
-                        self.chain.advance(&draft.destination, id);
-                        bodies.push((ObjectType::Statement, body));
-                        kept.push((Err(acceptance), answer));
+                Draft::Accept(mut acceptance) => {
+                    let drafted = match acceptance.draft(index, self.last) {
+                        Err(why) => Err(SubmitError::Denied(why)),
+                        // Two streams may have brought the same package at the same time.
+                        Ok(draft) if is_accepted(ledger, &mut accepted, &draft)? => {
+                            Err(SubmitError::Duplicate)
+                        }
+                        Ok(draft) => Ok(draft),
+                    };
+                    match drafted {
+                        Ok(draft) => bodies.push((ObjectType::Statement, self.number(&draft))),
+                        Err(why) => {
+                            let _ = answer.send(Err(why));
+                            continue;
+                        }
                     }
-                    Err(why) => {
-                        let _ = answer.send(Err(SubmitError::Denied(why)));
-                        continue;
-                    }
-                },
+                    kept.push((Err(acceptance), answer));
+                }
             }
             index += 1;
         }
@@ -445,20 +459,24 @@ impl Worker {
         let mut receipts = envelope::sign_batch(&self.key, bodies)
             .unwrap_or_default()
             .into_iter();
-        let mut entries = Vec::new();
-        let mut answers = Vec::new();
-        for (draft, answer) in kept {
+        let at_ms = self.last.as_ms();
+        let entries = kept.into_iter().map(|(draft, answer)| {
             let event = match draft {
                 Ok(event) => *event,
                 Err(acceptance) => acceptance.event(receipts.next().unwrap_or_default()),
             };
-            entries.push(v1::Entry {
-                at_ms: self.last.as_ms(),
-                event: Some(event),
-            });
-            answers.push(answer);
-        }
-        (entries, answers)
+            let event = Some(event);
+            (v1::Entry { at_ms, event }, answer)
+        });
+        Ok(entries.unzip())
+    }
+
+    /// The body of our next statement; the sequence goes on after it.
+    fn number(&mut self, draft: &StatementDraft) -> Vec<u8> {
+        let body = draft.body(&self.key.id(), &self.chain);
+        let id = StatementId(Digest::of(&body));
+        self.chain.advance(&draft.destination, id);
+        body
     }
 
     fn write_chain(&self) -> io::Result<()> {
@@ -474,20 +492,48 @@ impl Worker {
     }
 }
 
-fn take(submission: Submission, batch: &mut Vec<(Draft, Answer)>, bytes: &mut usize) -> bool {
-    match submission {
-        Submission::Stop => false,
-        Submission::Draft(draft, answer) => {
-            *bytes += match &draft {
-                Draft::Event(event) => v1::Entry {
-                    at_ms: 0,
-                    event: Some(event.as_ref().clone()),
-                }
-                .encoded_len(),
-                Draft::Accept(_) => 2 * RECEIPT_LEN_MAX,
-            };
-            batch.push((draft, answer));
-            true
+/// Whether `draft` would accept a package a second time; notes it otherwise.
+fn is_accepted(
+    ledger: &Ledger,
+    accepted: &mut BTreeSet<PackageId>,
+    draft: &StatementDraft,
+) -> Result<bool, Fatal> {
+    if !matches!(draft.what, What::Accepted(_)) {
+        return Ok(false);
+    }
+    for index in ledger.index.find(&draft.package) {
+        let entry = v1::Entry::decode(ledger.log.entry(index)?.as_slice());
+        if entry.is_ok_and(|entry| matches!(entry.event, Some(Event::Accepted(_)))) {
+            return Ok(true);
         }
     }
+    Ok(!accepted.insert(draft.package))
 }
+
+/// Puts a submission into the batch; `false` when it is the last one.
+fn take(submission: Submission, batch: &mut Vec<Waiting>, bytes: &mut usize) -> bool {
+    let (draft, answer) = match submission {
+        Submission::Stop => return false,
+        Submission::Draft(draft, answer) => (draft, answer),
+    };
+    let length = match &draft {
+        Draft::Event(event) => entry_len(event),
+        Draft::Accept(_) => 2 * RECEIPT_LEN_MAX,
+    };
+    if length > ENTRY_LEN_MAX {
+        let _ = answer.send(Err(SubmitError::TooLong(length)));
+        return true;
+    }
+    *bytes += length;
+    batch.push((draft, answer));
+    true
+}
+
+/// Length of an entry with this event; the time is counted with the most it can take.
+fn entry_len(event: &Event) -> usize {
+    let event = Some(event.clone());
+    v1::Entry { at_ms: -1, event }.encoded_len()
+}
+
+#[cfg(test)]
+mod tests;
