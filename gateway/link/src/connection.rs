@@ -1,6 +1,7 @@
 //! One connection to a peer that we dialled, for any number of gRPC clients.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
@@ -8,18 +9,26 @@ use h3_util::client::H3Channel;
 use http::{Request, Response};
 use hyper::client::conn::http2::SendRequest;
 use passerelle_proto::v1::exchange_client::ExchangeClient;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::body::Body;
 use tower::Service;
+use webpki::KeyUsage;
 
-use crate::dialer::Established;
-use crate::peer::Peer;
+use crate::peer::{Peer, Trust};
+use crate::quic::Established;
+use crate::verifier::distrusted;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A cloneable service that tonic's clients call through.
 #[derive(Clone)]
-pub struct Channel(Carrier);
+pub struct Channel {
+    carrier: Carrier,
+    /// The connection ends with the last holder.
+    _open: Arc<DropGuard>,
+}
 
 #[derive(Clone)]
 pub(crate) enum Carrier {
@@ -27,11 +36,8 @@ pub(crate) enum Carrier {
     H3(H3Channel<Established, Body>),
 }
 
-impl Channel {
-    pub(crate) fn new(carrier: Carrier) -> Self {
-        Self(carrier)
-    }
-}
+/// Why a connection has ended, in words.
+pub(crate) struct Ended(pub(crate) String);
 
 impl Service<Request<Body>> for Channel {
     type Response = Response<Body>;
@@ -39,14 +45,14 @@ impl Service<Request<Body>> for Channel {
     type Future = BoxFuture<'static, Result<Response<Body>, Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        match &mut self.0 {
+        match &mut self.carrier {
             Carrier::H2(sender) => Pin::new(sender).poll_ready(context).map_err(Into::into),
             Carrier::H3(channel) => channel.poll_ready(context),
         }
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match &mut self.0 {
+        match &mut self.carrier {
             Carrier::H2(sender) => {
                 let answer = sender.send_request(request);
                 Box::pin(async move { Ok(answer.await?.map(Body::new)) })
@@ -60,26 +66,47 @@ impl Service<Request<Body>> for Channel {
 }
 
 /// An authenticated connection.
+///
+/// It ends when the last clone of it and of its channels is dropped, whatever streams are open,
+/// and when a new sheet no longer lets the peer's certificate speak for it.
 #[derive(Clone)]
 pub struct Connection {
     channel: Channel,
     peer: Peer,
     closed: watch::Receiver<Option<String>>,
-    quic: Option<quinn::Connection>,
+    close: CancellationToken,
 }
 
 impl Connection {
-    pub(crate) fn new(
-        channel: Channel,
+    /// `ended` carries the connection; dropping it closes the connection.
+    pub(crate) fn begin(
+        carrier: Carrier,
         peer: Peer,
-        closed: watch::Receiver<Option<String>>,
-        quic: Option<quinn::Connection>,
+        trust: Trust,
+        chain: Vec<CertificateDer<'static>>,
+        ended: impl Future<Output = Ended> + Send + 'static,
     ) -> Self {
+        let close = CancellationToken::new();
+        let (closed, closed_receiver) = watch::channel(None);
+        let closing = close.clone();
+        let distrusted = distrusted(trust, chain, KeyUsage::server_auth, peer.hop.clone());
+        tokio::spawn(async move {
+            let why = tokio::select! {
+                Ended(why) = ended => why,
+                refusal = distrusted => refusal.to_string(),
+                () = closing.cancelled() => "closed on our side".to_owned(),
+            };
+            closed.send_replace(Some(why));
+        });
+        let open = Arc::new(close.clone().drop_guard());
         Self {
-            channel,
+            channel: Channel {
+                carrier,
+                _open: open,
+            },
             peer,
-            closed,
-            quic,
+            closed: closed_receiver,
+            close,
         }
     }
 
@@ -117,10 +144,8 @@ impl Connection {
         }
     }
 
-    /// Ends the connection at once.
+    /// Ends the connection at once, for everybody who holds it.
     pub fn close(&self) {
-        if let Some(quic) = &self.quic {
-            quic.close(0u32.into(), b"done");
-        }
+        self.close.cancel();
     }
 }

@@ -2,35 +2,27 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h3_util::client::{H3Channel, H3Connector};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use passerelle_proto::Hop;
-use quinn::crypto::rustls::QuicClientConfig;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tonic::body::Body;
+use rustls::pki_types::CertificateDer;
+use tonic::Code;
 
-use crate::connection::{Carrier, Channel, Connection};
+use crate::connection::Connection;
 use crate::identity::Identity;
 use crate::peer::{Peer, Transport, TransportChoice, Trust};
-use crate::tls;
+use crate::verifier::leaf_name;
+use crate::{quic, tcp};
 
 /// Head start of the transport that is tried first.
 const HEAD_START: Duration = Duration::from_millis(300);
 /// Longest time for a connection to be made, by either transport.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much longer one transport is waited for when the other has failed.
+const LAST_CHANCE: Duration = Duration::from_secs(2);
 /// How long TCP is tried first after QUIC did not get through.
 const TCP_REMEMBERED: Duration = Duration::from_secs(600);
-/// Window of one HTTP/2 stream, in bytes.
-pub(crate) const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-/// Window of one HTTP/2 connection, in bytes: above the sum of the streams that we open.
-pub(crate) const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
-
 /// Why a peer was not reached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
@@ -60,25 +52,32 @@ pub enum DialError {
     Local(String),
 }
 
-/// A QUIC connection that is made already, for an HTTP/3 client that wants to make one.
-#[derive(Clone)]
-pub(crate) struct Established(Arc<Mutex<Option<quinn::Connection>>>);
+/// Who is dialled, where, and by whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) trust: &'a Trust,
+    pub(crate) hop: &'a Hop,
+    pub(crate) name: &'a str,
+    pub(crate) address: SocketAddr,
+}
 
-impl H3Connector for Established {
-    type CONN = h3_quinn::Connection;
-    type OS = h3_quinn::OpenStreams;
-    type SS = h3_quinn::SendStream<Bytes>;
-    type RS = h3_quinn::RecvStream;
-    type BS = h3_quinn::BidiStream<Bytes>;
+impl Target<'_> {
+    pub(crate) fn origin(&self) -> http::Uri {
+        let origin = format!("https://{}", self.name).parse();
+        origin.unwrap_or_default()
+    }
 
-    async fn connect(&self) -> Result<Self::CONN, h3_util::Error> {
-        let made = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .take();
-        let made = made.ok_or("the connection has ended")?;
-        Ok(h3_quinn::Connection::new(made))
+    /// The peer that has presented this chain, verified.
+    pub(crate) fn peer(&self, chain: &[CertificateDer<'_>], transport: Transport) -> Peer {
+        let name = chain.first().and_then(|leaf| leaf_name(leaf).ok());
+        Peer {
+            hop: self.hop.clone(),
+            tls_name: name.unwrap_or_else(|| self.name.to_owned()),
+            transport,
+            address: self.address,
+            post_quantum: true,
+        }
     }
 }
 
@@ -98,12 +97,11 @@ impl Dialer {
     /// # Errors
     /// What the system says about the socket.
     pub fn new(identity: Identity, trust: Trust, choice: TransportChoice) -> std::io::Result<Self> {
-        let any = SocketAddr::from(([0, 0, 0, 0], 0));
         Ok(Self {
             identity,
             trust,
             choice,
-            endpoint: quinn::Endpoint::client(any)?,
+            endpoint: quic::client_endpoint()?,
             tcp_until: Arc::default(),
         })
     }
@@ -126,15 +124,10 @@ impl Dialer {
         let name = name.ok_or_else(|| DialError::NoRoute(hop.clone()))?;
         let mut last = DialError::NoRoute(hop.clone());
         for address in addresses {
-            let resolved = tokio::net::lookup_host(&address).await;
-            let resolved: Vec<SocketAddr> = match resolved.map(Iterator::collect) {
+            let resolved = match resolve(&address).await {
                 Ok(resolved) => resolved,
-                Err(error) => {
-                    let why = error.to_string();
-                    last = DialError::Resolve {
-                        address: address.clone(),
-                        why,
-                    };
+                Err(why) => {
+                    last = DialError::Resolve { address, why };
                     continue;
                 }
             };
@@ -154,20 +147,31 @@ impl Dialer {
         name: &str,
         address: SocketAddr,
     ) -> Result<Connection, DialError> {
-        let by = |transport| self.attempt(hop, name, address, transport);
+        let target = Target {
+            identity: &self.identity,
+            trust: &self.trust,
+            hop,
+            name,
+            address,
+        };
+        let by = |transport| self.attempt(target, transport);
         match self.choice {
             TransportChoice::Quic => by(Transport::Quic).await,
             TransportChoice::Tcp => by(Transport::Tcp).await,
             TransportChoice::Auto => {
                 let tcp_first = {
-                    let until = self.tcp_until.lock().unwrap_or_else(|p| p.into_inner());
+                    let until = self
+                        .tcp_until
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
                     until.get(hop).is_some_and(|until| *until > Instant::now())
                 };
                 let (first, second) = match tcp_first {
                     true => (Transport::Tcp, Transport::Quic),
                     false => (Transport::Quic, Transport::Tcp),
                 };
-                let connection = race(by(first), by(second)).await?;
+                let silent = failed(first, address, silence(first).into());
+                let connection = race(by(first), by(second), silent).await?;
                 self.remember(hop, connection.peer().transport);
                 Ok(connection)
             }
@@ -175,7 +179,10 @@ impl Dialer {
     }
 
     fn remember(&self, hop: &Hop, transport: Transport) {
-        let mut until = self.tcp_until.lock().unwrap_or_else(|p| p.into_inner());
+        let mut until = self
+            .tcp_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match transport {
             Transport::Quic => until.remove(hop),
             Transport::Tcp if until.contains_key(hop) => None,
@@ -186,114 +193,42 @@ impl Dialer {
 
     async fn attempt(
         &self,
-        hop: &Hop,
-        name: &str,
-        address: SocketAddr,
+        target: Target<'_>,
         transport: Transport,
     ) -> Result<Connection, DialError> {
-        let failed = |why: String| DialError::Failed {
-            transport,
-            address,
-            why,
-        };
+        let failed = |why| failed(transport, target.address, why);
         let dialled = async {
             let connection = match transport {
-                Transport::Quic => self.quic(hop, name, address).await,
-                Transport::Tcp => self.tcp(hop, name, address).await,
-            }?;
-            confirm(connection).await
+                Transport::Quic => quic::dial(&self.endpoint, target).await,
+                Transport::Tcp => tcp::dial(target).await,
+            };
+            confirm(connection.map_err(|refused| refused.why)?).await
         };
         match tokio::time::timeout(DIAL_TIMEOUT, dialled).await {
             Ok(outcome) => outcome.map_err(failed),
-            Err(_) => Err(failed(match transport {
-                Transport::Quic => {
-                    "no answer: UDP is blocked on the way, or nothing listens".into()
-                }
-                Transport::Tcp => "no answer: nothing listens, or a firewall drops it".into(),
-            })),
+            Err(_) => Err(failed(silence(transport).into())),
         }
     }
+}
 
-    async fn quic(&self, hop: &Hop, name: &str, address: SocketAddr) -> Result<Connection, String> {
-        let config = tls::client_config(&self.identity, self.trust.clone(), hop, Transport::Quic)
-            .map_err(|error| error.to_string())?;
-        let config = QuicClientConfig::try_from(config).map_err(|error| error.to_string())?;
-        let mut config = quinn::ClientConfig::new(Arc::new(config));
-        config.transport_config(crate::listener::transport_config());
-        let connecting = self.endpoint.connect_with(config, address, name);
-        let connection = connecting.map_err(|error| error.to_string())?;
-        let connection = connection.await.map_err(|error| error.to_string())?;
-        let (closed, closed_receiver) = watch::channel(None);
-        let watched = connection.clone();
-        tokio::spawn(async move {
-            let why = watched.closed().await.to_string();
-            closed.send_replace(Some(why));
-        });
-        let origin = format!("https://{name}").parse().unwrap_or_default();
-        let established = Established(Arc::new(Mutex::new(Some(connection.clone()))));
-        let channel: H3Channel<Established, Body> = H3Channel::new(established, origin, None);
-        let peer = self.peer(hop, name, address, Transport::Quic);
-        let channel = Channel::new(Carrier::H3(channel));
-        Ok(Connection::new(
-            channel,
-            peer,
-            closed_receiver,
-            Some(connection),
-        ))
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>, String> {
+    let found = tokio::time::timeout(DIAL_TIMEOUT, tokio::net::lookup_host(address)).await;
+    let found = found.map_err(|_| "the name server does not answer".to_owned())?;
+    Ok(found.map_err(|error| error.to_string())?.collect())
+}
+
+fn failed(transport: Transport, address: SocketAddr, why: String) -> DialError {
+    DialError::Failed {
+        transport,
+        address,
+        why,
     }
+}
 
-    async fn tcp(&self, hop: &Hop, name: &str, address: SocketAddr) -> Result<Connection, String> {
-        let config = tls::client_config(&self.identity, self.trust.clone(), hop, Transport::Tcp)
-            .map_err(|error| error.to_string())?;
-        let server = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
-        let stream = TcpStream::connect(address)
-            .await
-            .map_err(|error| error.to_string())?;
-        stream
-            .set_nodelay(true)
-            .map_err(|error| error.to_string())?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let stream = connector
-            .connect(server, stream)
-            .await
-            .map_err(|error| deepest(&error))?;
-        let group = stream.get_ref().1.negotiated_key_exchange_group();
-        let post_quantum =
-            group.is_some_and(|group| group.name() == rustls::NamedGroup::X25519MLKEM768);
-        if !post_quantum {
-            return Err("the peer does not offer X25519MLKEM768".into());
-        }
-        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(64 * 1024)
-            .keep_alive_interval(Duration::from_secs(3))
-            .keep_alive_timeout(Duration::from_secs(7))
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| deepest(&error))?;
-        let (closed, closed_receiver) = watch::channel(None);
-        tokio::spawn(async move {
-            let why = match connection.await {
-                Ok(()) => "the peer has closed the connection".to_owned(),
-                Err(error) => deepest(&error),
-            };
-            closed.send_replace(Some(why));
-        });
-        let peer = self.peer(hop, name, address, Transport::Tcp);
-        let channel = Channel::new(Carrier::H2(sender));
-        Ok(Connection::new(channel, peer, closed_receiver, None))
-    }
-
-    fn peer(&self, hop: &Hop, name: &str, address: SocketAddr, transport: Transport) -> Peer {
-        Peer {
-            hop: hop.clone(),
-            tls_name: name.to_owned(),
-            transport,
-            address,
-            post_quantum: true,
-        }
+fn silence(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Quic => "no answer: UDP is blocked on the way, or nothing listens",
+        Transport::Tcp => "no answer: nothing listens, or a firewall drops it",
     }
 }
 
@@ -309,6 +244,10 @@ async fn confirm(mut connection: Connection) -> Result<Connection, String> {
     };
     match client.check(request).await {
         Ok(_) => Ok(connection),
+        // An answer, from a program that does not tell its health.
+        Err(status) if matches!(status.code(), Code::Unimplemented | Code::NotFound) => {
+            Ok(connection)
+        }
         Err(status) => {
             // The alert arrives just after the broken request.
             let ended = tokio::time::timeout(Duration::from_millis(500), connection.closed());
@@ -317,28 +256,30 @@ async fn confirm(mut connection: Connection) -> Result<Connection, String> {
     }
 }
 
-/// The first that succeeds; the second begins after a head start or when the first fails.
+/// The first that succeeds; the second begins after a head start or when the first fails. Where
+/// one has failed, the other has a little longer and no more: a new attempt starts with both.
 async fn race(
     first: impl Future<Output = Result<Connection, DialError>>,
     second: impl Future<Output = Result<Connection, DialError>>,
+    first_is_silent: DialError,
 ) -> Result<Connection, DialError> {
     let mut first = std::pin::pin!(first);
-    let early = tokio::select! {
-        outcome = &mut first => Some(outcome),
-        () = tokio::time::sleep(HEAD_START) => None,
-    };
+    let early = tokio::time::timeout(HEAD_START, &mut first).await;
     let mut second = std::pin::pin!(second);
     match early {
-        Some(Ok(connection)) => Ok(connection),
-        Some(Err(first)) => second.await.map_err(|second| both(&first, &second)),
-        None => tokio::select! {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(first)) => second.await.map_err(|second| both(&first, &second)),
+        Err(_) => tokio::select! {
             outcome = &mut first => match outcome {
                 Ok(connection) => Ok(connection),
                 Err(first) => second.await.map_err(|second| both(&first, &second)),
             },
             outcome = &mut second => match outcome {
                 Ok(connection) => Ok(connection),
-                Err(second) => first.await.map_err(|first| both(&first, &second)),
+                Err(second) => match tokio::time::timeout(LAST_CHANCE, first).await {
+                    Ok(outcome) => outcome.map_err(|first| both(&first, &second)),
+                    Err(_) => Err(both(&first_is_silent, &second)),
+                },
             },
         },
     }
@@ -364,13 +305,4 @@ fn both(first: &DialError, second: &DialError) -> DialError {
         },
         _ => second.clone(),
     }
-}
-
-/// The innermost cause of an error: an alert, a reset, a refusal.
-pub(crate) fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

@@ -3,7 +3,7 @@
 //! One task per stream. Everything that takes time is a future beside the others, so a side never
 //! stops reading because it cannot write; the machine's windows bound what is in memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use passerelle_proto::session::{Answer, Event, Fault, IDLE_MAX, Session};
-use passerelle_proto::v1::{Frame, Lane, Section, Signed};
+use passerelle_proto::v1::{self, Frame, Lane, Section, Signed, frame};
 use passerelle_proto::{Digest, StatementId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -27,6 +27,9 @@ pub(crate) const FRAMES_IN_FLIGHT: usize = 4;
 /// Statements of the peer that are being committed at once; more wait.
 const STATEMENTS_AT_ONCE: usize = 64;
 
+/// Longest reason that is told to a peer or taken from it, in characters.
+const BYE_LEN_MAX: usize = 300;
+
 /// Why a stream has ended otherwise than in order.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -39,6 +42,9 @@ pub enum SessionError {
     /// The peer does not read.
     #[error("the peer has read nothing for 10 s")]
     Stalled,
+    /// The peer has ended it, in order, and says why.
+    #[error("the peer ends the stream: {0}")]
+    Ended(String),
     /// We do not exchange with this peer, or not now.
     #[error("{0}")]
     Lane(#[from] LaneError),
@@ -90,6 +96,14 @@ struct Driver {
     committing: usize,
     unacked: Vec<StatementId>,
     ready: bool,
+    // Offers of the peer that the program is asked about.
+    deciding: BTreeSet<u32>,
+    // Why the peer ends the stream, when it was the first to say so.
+    told: Option<String>,
+    // Whether we have been asked to end.
+    stopping: bool,
+    // What `ended` is told.
+    why: String,
 }
 
 /// Runs one stream until it ends; frames to send go to `outbound`.
@@ -120,17 +134,32 @@ pub async fn run_session(
         committing: 0,
         unacked: Vec::new(),
         ready: false,
+        deciding: BTreeSet::new(),
+        told: None,
+        stopping: false,
+        why: "the stream was cut".to_owned(),
     };
-    let outcome = driver.run(inbound, outbound, stop).await;
-    let why = outcome
-        .as_ref()
-        .err()
-        .map_or(String::new(), ToString::to_string);
-    let unacked = std::mem::take(&mut driver.unacked);
-    driver
-        .exchange
-        .ended(&driver.peer, driver.lane, unacked, &why);
+    let outcome = driver.run(inbound, &outbound, stop).await;
+    driver.why = match &outcome {
+        Ok(()) => String::new(),
+        Err(error) => error.to_string(),
+    };
+    if let Err(error @ (SessionError::Fault(_) | SessionError::Lane(_))) = &outcome {
+        // The peer's operator wants to know as well; where it does not read, nothing is lost.
+        let why: String = error.to_string().chars().take(BYE_LEN_MAX).collect();
+        let bye = frame::Frame::Bye(v1::Bye { why });
+        let _ = outbound.try_send(Frame { frame: Some(bye) });
+    }
     outcome
+}
+
+/// However a stream ends, aborted or in order, what was not acknowledged is given back.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let unacked = std::mem::take(&mut self.unacked);
+        self.exchange
+            .ended(&self.peer, self.lane, unacked, &self.why);
+    }
 }
 
 impl Driver {
@@ -141,7 +170,7 @@ impl Driver {
     async fn run(
         &mut self,
         mut inbound: impl Stream<Item = Result<Frame, Status>> + Send + Unpin,
-        outbound: mpsc::Sender<Frame>,
+        outbound: &mpsc::Sender<Frame>,
         stop: CancellationToken,
     ) -> Result<(), SessionError> {
         let exchange = self.exchange.clone();
@@ -152,12 +181,11 @@ impl Driver {
             async move { exchange.next(&peer, lane, room).await }.boxed()
         };
         let mut waiting: Option<(Room, BoxFuture<'static, Outgoing>)> = None;
-        let mut stopping = false;
         let mut writable_since = self.start;
         loop {
             self.drain_events()?;
             if self.session.is_finished() && self.work.is_empty() {
-                return Ok(());
+                return self.orderly();
             }
             let room = self.room();
             if waiting.as_ref().is_none_or(|(asked, _)| *asked != room) {
@@ -183,7 +211,7 @@ impl Driver {
                 frame = inbound.next() => match frame {
                     Some(Ok(frame)) => self.session.on_frame(frame, self.now())?,
                     Some(Err(status)) => return Err(broken(&status)),
-                    None if self.session.is_ending() => return Ok(()),
+                    None if self.session.is_ending() => return self.orderly(),
                     None => return Err(SessionError::Stream("the peer has closed it".into())),
                 },
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.on_done(done)?,
@@ -191,8 +219,8 @@ impl Driver {
                     waiting = None;
                     self.send(outgoing);
                 }
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
+                () = stop.cancelled(), if !self.stopping => {
+                    self.stopping = true;
                     self.session.bye("stopping");
                 }
                 () = tokio::time::sleep_until(stalled), if has_frame => {
@@ -202,6 +230,14 @@ impl Driver {
                     self.session.on_timeout(self.now())?;
                 }
             }
+        }
+    }
+
+    /// The end, when both sides have said Bye; the first to say so had a reason.
+    fn orderly(&mut self) -> Result<(), SessionError> {
+        match self.told.take() {
+            Some(why) => Err(SessionError::Ended(why)),
+            None => Ok(()),
         }
     }
 
@@ -270,9 +306,12 @@ impl Driver {
                 slot,
                 manifest,
                 inline,
-            } => self.spawn(async move {
-                Done::Offered(slot, exchange.offered(&peer, manifest, inline).await)
-            }),
+            } => {
+                self.deciding.insert(slot);
+                self.spawn(async move {
+                    Done::Offered(slot, exchange.offered(&peer, manifest, inline).await)
+                });
+            }
             Event::Read {
                 slot,
                 section,
@@ -299,6 +338,7 @@ impl Driver {
                 if ours {
                     self.offering.remove(&slot);
                 } else {
+                    self.deciding.remove(&slot);
                     self.taking.remove(&slot);
                 }
             }
@@ -312,6 +352,10 @@ impl Driver {
             }
             Event::Bye(why) => {
                 tracing::debug!(peer = %self.peer, %why, "the peer ends the stream");
+                if !self.stopping {
+                    self.told
+                        .get_or_insert(why.chars().take(BYE_LEN_MAX).collect());
+                }
                 self.session.bye("as you wish");
             }
         }
@@ -427,6 +471,10 @@ impl Driver {
     }
 
     fn on_offer_answer(&mut self, slot: u32, answer: OfferAnswer) {
+        if !self.deciding.remove(&slot) {
+            // Withdrawn meanwhile.
+            return;
+        }
         match answer {
             OfferAnswer::Answer(answer) => self.session.answer(slot, answer),
             OfferAnswer::Decline(why) => self.session.refuse(slot, &why),
@@ -463,7 +511,7 @@ impl Driver {
         };
         offering.outbound = Some(outbound);
         match bytes {
-            Ok(_) if offering.answer.is_some() => self.finish_offer(slot),
+            _ if offering.answer.is_some() => self.finish_offer(slot),
             Ok(bytes) => self.session.on_read(slot, section, offset, bytes),
             Err(error) => {
                 tracing::error!(%error, "a package cannot be read; its offer is withdrawn");

@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use passerelle_proto::read_secret_file;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
+use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION};
 
-use crate::verifier::{CertificateRefusal, leaf_name};
+use crate::verifier::leaf_name;
 
 /// Certificates that one chain may have.
 const CHAIN_MAX: usize = 8;
@@ -18,9 +19,18 @@ const CHAIN_MAX: usize = 8;
 const CERTIFICATE_FILE_LEN_MAX: u64 = 256 * 1024;
 
 /// A certificate chain with its key, checked to belong together.
+///
+/// Clones share it: after [`Identity::reload`] all new connections present the new certificate.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    name: String,
+    certificate: PathBuf,
+    key: PathBuf,
+    name: Arc<str>,
+    current: Arc<RwLock<Current>>,
+}
+
+#[derive(Debug)]
+struct Current {
     not_after: i64,
     key: Arc<CertifiedKey>,
 }
@@ -52,54 +62,35 @@ pub enum IdentityError {
 impl Identity {
     /// Reads a PEM chain, leaf first, and the PEM key of the leaf.
     ///
-    /// The chain must have exactly one DNS name, and a key of ECDSA P-256 or RSA: other clients
-    /// refuse Ed25519.
+    /// The leaf must have exactly one DNS name, a key of ECDSA P-256 or RSA (other clients refuse
+    /// Ed25519), and a last day that has not passed.
     ///
     /// # Errors
     /// [`IdentityError`] names the file and what is wrong with it.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
-        let refuse = |problem: String| IdentityError::Certificate {
-            path: certificate.to_owned(),
-            problem,
-        };
-        let length = fs::metadata(certificate)
-            .map_err(|error| refuse(error.to_string()))?
-            .len();
-        if length > CERTIFICATE_FILE_LEN_MAX {
-            return Err(refuse(format!(
-                "{length} bytes are too many for certificates"
-            )));
-        }
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate)
-            .map_err(|error| refuse(error.to_string()))?
-            .collect();
-        let chain = chain.map_err(|error| refuse(format!("no PEM certificate: {error}")))?;
-        let leaf = chain
-            .first()
-            .filter(|_| chain.len() <= CHAIN_MAX)
-            .ok_or_else(|| refuse("holds no certificate, or more than eight".into()))?;
-        let name =
-            leaf_name(leaf).map_err(|error: CertificateRefusal| refuse(error.to_string()))?;
-        let not_after = not_after(leaf).ok_or_else(|| refuse("is no X.509 certificate".into()))?;
-        let text = read_secret_file(key)?;
-        let refuse_key = |problem: String| IdentityError::Key {
-            path: key.to_owned(),
-            problem,
-        };
-        let private = PrivateKeyDer::from_pem_slice(text.as_bytes())
-            .map_err(|error| refuse_key(format!("no PEM private key: {error}")))?;
-        let provider: CryptoProvider = rustls::crypto::ring::default_provider();
-        let certified = CertifiedKey::from_der(chain, private, &provider).map_err(|error| {
-            refuse_key(format!(
-                "does not belong to {} ({error}): name the key of this certificate",
-                certificate.display()
-            ))
-        })?;
+        let (name, current) = read(certificate, key)?;
         Ok(Self {
-            name,
-            not_after,
-            key: Arc::new(certified),
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            name: name.into(),
+            current: Arc::new(RwLock::new(current)),
         })
+    }
+
+    /// Reads the files again; connections made from now on use what they hold.
+    ///
+    /// # Errors
+    /// [`IdentityError`], also when the name is another one; then everything stays as it was.
+    pub fn reload(&self) -> Result<(), IdentityError> {
+        let (name, current) = read(&self.certificate, &self.key)?;
+        if name != *self.name {
+            return Err(IdentityError::Certificate {
+                path: self.certificate.clone(),
+                problem: format!("is for {name}; {} is running: restart it", self.name),
+            });
+        }
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+        Ok(())
     }
 
     /// The one DNS name in the certificate.
@@ -109,15 +100,72 @@ impl Identity {
 
     /// Last second at which the certificate holds, Unix time.
     pub fn not_after_s(&self) -> i64 {
-        self.not_after
+        let current = self.current.read();
+        current.unwrap_or_else(PoisonError::into_inner).not_after
     }
 
     pub(crate) fn certified_key(&self) -> Arc<CertifiedKey> {
-        self.key.clone()
+        let current = self.current.read();
+        let current = current.unwrap_or_else(PoisonError::into_inner);
+        current.key.clone()
     }
 }
 
-fn not_after(leaf: &CertificateDer<'_>) -> Option<i64> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(leaf).ok()?;
-    Some(certificate.validity().not_after.timestamp())
+fn read(certificate: &Path, key: &Path) -> Result<(String, Current), IdentityError> {
+    let refuse = |problem: String| IdentityError::Certificate {
+        path: certificate.to_owned(),
+        problem,
+    };
+    let chain = chain(certificate).map_err(refuse)?;
+    let leaf = chain
+        .first()
+        .filter(|_| chain.len() <= CHAIN_MAX)
+        .ok_or_else(|| refuse("holds no certificate, or more than eight".into()))?;
+    let name = leaf_name(leaf).map_err(|refusal| refuse(refusal.to_string()))?;
+    let not_after = check_leaf(leaf).map_err(refuse)?;
+    let text = read_secret_file(key)?;
+    let refuse_key = |problem: String| IdentityError::Key {
+        path: key.to_owned(),
+        problem,
+    };
+    let private = PrivateKeyDer::from_pem_slice(text.as_bytes())
+        .map_err(|error| refuse_key(format!("no PEM private key: {error}")))?;
+    let provider: CryptoProvider = rustls::crypto::ring::default_provider();
+    let certified = CertifiedKey::from_der(chain, private, &provider).map_err(|error| {
+        refuse_key(format!(
+            "does not belong to {} ({error}): name the key of this certificate",
+            certificate.display()
+        ))
+    })?;
+    let key = Arc::new(certified);
+    Ok((name, Current { not_after, key }))
+}
+
+fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if length > CERTIFICATE_FILE_LEN_MAX {
+        return Err(format!("{length} bytes are too many for certificates"));
+    }
+    let chain = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
+    chain
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("no PEM certificate: {error}"))
+}
+
+/// Last second of a leaf that may be used now.
+fn check_leaf(leaf: &CertificateDer<'_>) -> Result<i64, String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(leaf)
+        .map_err(|_| "is no X.509 certificate".to_owned())?;
+    let key = &certificate.tbs_certificate.subject_pki.algorithm;
+    let curve = key.parameters.as_ref().and_then(|any| any.as_oid().ok());
+    let usable = key.algorithm == OID_PKCS1_RSAENCRYPTION
+        || key.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && curve == Some(OID_EC_P256);
+    if !usable {
+        return Err("must have a key of ECDSA P-256 or RSA: other clients refuse the rest".into());
+    }
+    let not_after = certificate.validity().not_after;
+    match not_after.timestamp() < UnixTime::now().as_secs().cast_signed() {
+        true => Err(format!("has expired on {not_after}: renew it")),
+        false => Ok(not_after.timestamp()),
+    }
 }

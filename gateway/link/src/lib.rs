@@ -4,20 +4,28 @@
 //! certificates, both transports on one port number, and the driver that runs the protocol's
 //! state machine over a stream. It knows no queue, no spool and no inbox.
 
+mod alert;
 mod connection;
 mod dialer;
 mod driver;
 mod exchange;
-mod h3_server;
 mod identity;
 mod kx;
 mod link;
 mod listener;
 mod peer;
+mod quic;
+mod quic_server;
+mod refusal;
+mod reset_key;
 mod service;
+mod serving;
+mod tcp;
+mod tcp_server;
 mod tls;
 mod trust;
 mod verifier;
+mod window;
 
 pub use connection::{Channel, Connection};
 pub use dialer::{DialError, Dialer};
@@ -27,8 +35,10 @@ pub use exchange::{
 };
 pub use identity::{Identity, IdentityError};
 pub use link::{Link, LinkStatus};
-pub use listener::{ListenError, Listener, RefusalSink, reset_key};
+pub use listener::{ListenError, Listener};
 pub use peer::{Peer, Transport, TransportChoice, TransportChoiceError, Trust};
+pub use reset_key::reset_key;
 pub use service::{ExchangeService, peer_of};
+pub use serving::RefusalSink;
 pub use trust::{AdoptError, TrustSource, TrustStore};
 pub use verifier::CertificateRefusal;

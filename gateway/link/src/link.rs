@@ -6,8 +6,9 @@ use std::time::Duration;
 use passerelle_proto::Hop;
 use passerelle_proto::v1::{Frame, Lane};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
@@ -42,11 +43,14 @@ pub struct LinkStatus {
     pub state: &'static str,
     /// What went wrong last; empty when nothing did.
     pub last_error: String,
+    /// Since when it is connected, or is not; `None` before the first attempt.
+    pub since: Option<Instant>,
 }
 
 /// A peer that is kept connected.
 pub struct Link {
     status: watch::Receiver<LinkStatus>,
+    wake: Arc<Notify>,
 }
 
 impl Link {
@@ -64,14 +68,21 @@ impl Link {
             state: "connecting",
             ..LinkStatus::default()
         });
+        let wake = Arc::new(Notify::new());
         let keeper = Keeper {
+            wake: wake.clone(),
             dialer,
             hop,
             exchange,
             stop,
             status: sender,
         };
-        (Self { status }, keeper.run(on_connected))
+        (Self { status, wake }, keeper.run(on_connected))
+    }
+
+    /// Dials at once instead of waiting any longer: the peer is known to be there again.
+    pub fn wake(&self) {
+        self.wake.notify_one();
     }
 
     /// Follows the status.
@@ -81,6 +92,7 @@ impl Link {
 }
 
 struct Keeper {
+    wake: Arc<Notify>,
     dialer: Dialer,
     hop: Hop,
     exchange: Arc<dyn Exchange>,
@@ -91,7 +103,7 @@ struct Keeper {
 impl Keeper {
     async fn run(self, on_connected: impl Fn(Connection) + Send + Sync + 'static) {
         let mut failures = 0_u32;
-        let mut lost = tokio::time::Instant::now();
+        let mut lost = Instant::now();
         while !self.stop.is_cancelled() {
             let dialled = tokio::select! {
                 dialled = self.dialer.dial(&self.hop) => dialled,
@@ -106,12 +118,13 @@ impl Keeper {
                         address: peer.address.to_string(),
                         state: "connected",
                         last_error: String::new(),
+                        since: Some(Instant::now()),
                     });
                     on_connected(connection.clone());
                     let why = self.lanes(connection).await;
                     tracing::info!(%peer, %why, "the connection has ended");
                     failures = 0;
-                    lost = tokio::time::Instant::now();
+                    lost = Instant::now();
                     self.lost("connecting", why);
                 }
                 Err(error) => {
@@ -125,17 +138,20 @@ impl Keeper {
             let wait = reconnect_wait(failures, lost.elapsed(), jitter());
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = self.wake.notified() => lost = Instant::now(),
                 () = self.stop.cancelled() => return,
             }
         }
     }
 
     fn lost(&self, state: &'static str, why: String) {
-        self.status.send_replace(LinkStatus {
-            transport: None,
-            address: String::new(),
-            state,
-            last_error: why,
+        self.status.send_modify(|status| {
+            if status.transport.take().is_some() || status.since.is_none() {
+                status.since = Some(Instant::now());
+            }
+            status.address.clear();
+            status.state = state;
+            status.last_error = why;
         });
     }
 

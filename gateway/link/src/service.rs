@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::future::OptionFuture;
+use passerelle_proto::Role;
 use passerelle_proto::v1::exchange_server::{Exchange as ExchangeRpc, ExchangeServer};
 use passerelle_proto::v1::{Frame, Lane};
 use tokio::sync::mpsc;
@@ -10,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::driver::{FRAMES_IN_FLIGHT, run_session};
+use crate::driver::{FRAMES_IN_FLIGHT, SessionError, run_session};
 use crate::exchange::Exchange;
 use crate::peer::Peer;
+use crate::serving::Ending;
 
 /// Name of the request header that says which lane a stream is.
 pub(crate) const LANE_HEADER: &str = "passerelle-lane";
@@ -67,6 +70,11 @@ impl ExchangeRpc for ExchangeService {
     ) -> Result<Response<Self::SessionStream>, Status> {
         use futures::StreamExt;
         let peer = peer_of(&request)?;
+        if peer.hop.role == Role::Operator {
+            let why = "packages are exchanged by gateways and agents; this is an operator's name";
+            return Err(Status::permission_denied(why));
+        }
+        let ending = request.extensions().get::<Ending>().cloned();
         let lane = match request
             .metadata()
             .get(LANE_HEADER)
@@ -81,17 +89,50 @@ impl ExchangeRpc for ExchangeService {
             }
         };
         let (sender, receiver) = mpsc::channel(FRAMES_IN_FLIGHT);
-        let (exchange, stop) = (self.exchange.clone(), self.stop.clone());
-        let inbound = request.into_inner();
-        self.streams.spawn(async move {
-            let shown = peer.clone();
-            let outcome = run_session(inbound, sender, peer, lane, exchange, stop).await;
-            if let Err(error) = outcome {
-                tracing::info!(peer = %shown, %error, "a stream has ended");
-            }
-        });
+        let stream = Stream {
+            peer,
+            lane,
+            exchange: self.exchange.clone(),
+            stop: self.stop.child_token(),
+            ending,
+        };
+        self.streams.spawn(stream.run(request.into_inner(), sender));
         let frames: fn(Frame) -> FrameResult = Ok;
         Ok(Response::new(ReceiverStream::new(receiver).map(frames)))
+    }
+}
+
+struct Stream {
+    peer: Peer,
+    lane: Lane,
+    exchange: Arc<dyn Exchange>,
+    stop: CancellationToken,
+    ending: Option<Ending>,
+}
+
+impl Stream {
+    /// Runs it until it ends, in order also when its connection is to end.
+    async fn run(self, inbound: Streaming<Frame>, sender: mpsc::Sender<Frame>) {
+        let peer = self.peer.clone();
+        let (exchange, stop) = (self.exchange, self.stop.clone());
+        let session = run_session(inbound, sender, self.peer, self.lane, exchange, stop);
+        let mut session = std::pin::pin!(session);
+        let drained = self.ending.as_ref().map(|ending| ending.drain.cancelled());
+        let outcome = tokio::select! {
+            outcome = &mut session => outcome,
+            Some(()) = OptionFuture::from(drained) => {
+                self.stop.cancel();
+                session.await
+            }
+        };
+        let Err(error) = outcome else {
+            return;
+        };
+        tracing::info!(%peer, %error, "a stream has ended");
+        if let (SessionError::Stalled, Some(ending)) = (&error, &self.ending) {
+            // What waits for a peer that does not read is freed with the connection only.
+            ending.cut.cancel();
+        }
     }
 }
 

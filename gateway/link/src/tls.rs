@@ -12,6 +12,7 @@ use rustls::{ClientConfig, Error, ServerConfig};
 use crate::identity::Identity;
 use crate::kx;
 use crate::peer::{Transport, Trust};
+use crate::refusal::Reason;
 use crate::verifier::PartyVerifier;
 
 fn alpn(transport: Transport) -> Vec<Vec<u8>> {
@@ -33,14 +34,15 @@ fn resolver(identity: &Identity) -> Arc<SingleCertAndKey> {
     Arc::new(SingleCertAndKey::from(key))
 }
 
-/// What a listener presents and demands.
+/// What a listener presents and demands; for one connection, which leaves its reason there.
 pub(crate) fn server_config(
     identity: &Identity,
     trust: Trust,
     transport: Transport,
-) -> Result<ServerConfig, Error> {
+) -> Result<(ServerConfig, Reason), Error> {
     let provider = provider(transport);
     let verifier = PartyVerifier::new(trust, None, &provider);
+    let reason = verifier.reason();
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
@@ -48,18 +50,19 @@ pub(crate) fn server_config(
     config.alpn_protocols = alpn(transport);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(config)
+    Ok((config, reason))
 }
 
-/// What a dialler presents and demands of `hop`.
+/// What a dialler presents and demands of `hop`; for one connection.
 pub(crate) fn client_config(
     identity: &Identity,
     trust: Trust,
     hop: &Hop,
     transport: Transport,
-) -> Result<ClientConfig, Error> {
+) -> Result<(ClientConfig, Reason), Error> {
     let provider = provider(transport);
     let verifier = PartyVerifier::new(trust, Some(hop.clone()), &provider);
+    let reason = verifier.reason();
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -67,5 +70,5 @@ pub(crate) fn client_config(
         .with_client_cert_resolver(resolver(identity));
     config.alpn_protocols = alpn(transport);
     config.resumption = Resumption::disabled();
-    Ok(config)
+    Ok((config, reason))
 }

@@ -18,6 +18,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 
 use crate::peer::Trust;
+use crate::refusal::Reason;
 
 /// Intermediate certificates that a peer may present.
 const INTERMEDIATES_MAX: usize = 8;
@@ -34,13 +35,15 @@ pub enum CertificateRefusal {
     /// A name that no sheet lists.
     #[error("the name {0} is in no party's sheet")]
     UnknownName(String),
-    /// Not the name that was dialled.
-    #[error("the certificate is for {found}, and {wanted} was dialled")]
-    OtherName {
+    /// Not the program that was dialled.
+    #[error("the certificate of {name} is that of {found}, and {wanted} was dialled")]
+    OtherHop {
         /// Name in the certificate.
-        found: String,
-        /// Name dialled.
-        wanted: String,
+        name: String,
+        /// Whose it is.
+        found: Hop,
+        /// Who was dialled.
+        wanted: Hop,
     },
     /// Not issued by an authority of the party whose name it bears.
     #[error("the certificate of {0} is not issued by an authority in its party's sheet")]
@@ -65,7 +68,7 @@ impl CertificateRefusal {
         match self {
             Self::Malformed | Self::Names => "certificate: malformed",
             Self::UnknownName(_) => "certificate: unknown name",
-            Self::OtherName { .. } => "certificate: another name",
+            Self::OtherHop { .. } => "certificate: another peer",
             Self::Issuer(_) => "certificate: issuer",
             Self::Expired(_) | Self::NotYetValid(_) => "certificate: dates",
             Self::Usage(_) => "certificate: usage",
@@ -73,14 +76,19 @@ impl CertificateRefusal {
         }
     }
 
+    /// Each has an alert of its own, so that the other side can say what it is told.
     fn into_rustls(self) -> Error {
         match &self {
-            // These have alerts of their own, so that the other side is told as well.
-            Self::Expired(_) => CertificateError::Expired.into(),
-            Self::NotYetValid(_) => CertificateError::NotValidYet.into(),
-            Self::Issuer(_) => CertificateError::UnknownIssuer.into(),
-            _ => CertificateError::Other(OtherError(Arc::new(self))).into(),
+            Self::Expired(_) => CertificateError::Expired,
+            Self::NotYetValid(_) => CertificateError::NotValidYet,
+            Self::Issuer(_) => CertificateError::UnknownIssuer,
+            Self::UnknownName(_) => CertificateError::ApplicationVerificationFailure,
+            Self::Names | Self::OtherHop { .. } => CertificateError::NotValidForName,
+            Self::Malformed => CertificateError::BadEncoding,
+            Self::Usage(_) => CertificateError::InvalidPurpose,
+            Self::Pin(_) => CertificateError::Other(OtherError(Arc::new(self))),
         }
+        .into()
     }
 }
 
@@ -135,6 +143,35 @@ pub(crate) fn verify_chain(
     Ok((name, Hop { party, role }))
 }
 
+/// Waits until the sheets no longer let this chain speak for `hop`, and says why.
+pub(crate) async fn distrusted(
+    mut trust: Trust,
+    chain: Vec<CertificateDer<'static>>,
+    usage: fn() -> KeyUsage,
+    hop: Hop,
+) -> CertificateRefusal {
+    while trust.changed().await.is_ok() {
+        let directory = trust.borrow_and_update().clone();
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return CertificateRefusal::Malformed;
+        };
+        let now = UnixTime::now();
+        match verify_chain(&directory, leaf, intermediates, usage(), now) {
+            Ok((_, found)) if found == hop => {}
+            Ok((name, found)) => {
+                return CertificateRefusal::OtherHop {
+                    name,
+                    found,
+                    wanted: hop,
+                };
+            }
+            Err(refusal) => return refusal,
+        }
+    }
+    // Nobody can change the sheets any more.
+    std::future::pending().await
+}
+
 fn refusal(error: webpki::Error, name: &str) -> CertificateRefusal {
     let name = name.to_owned();
     match error {
@@ -158,9 +195,10 @@ fn public_key_digest(leaf: &CertificateDer<'_>) -> Result<Digest, CertificateRef
 #[derive(Debug)]
 pub(crate) struct PartyVerifier {
     trust: Trust,
-    /// The hop that is dialled; unused when listening.
+    /// The hop that is dialled; `None` when listening.
     dialled: Option<Hop>,
     algorithms: WebPkiSupportedAlgorithms,
+    reason: Reason,
 }
 
 impl PartyVerifier {
@@ -169,6 +207,35 @@ impl PartyVerifier {
             trust,
             dialled,
             algorithms: provider.signature_verification_algorithms,
+            reason: Reason::default(),
+        })
+    }
+
+    /// Where the exact reason of a refusal is left.
+    pub(crate) fn reason(&self) -> Reason {
+        self.reason.clone()
+    }
+
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: KeyUsage,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let directory = self.trust.borrow().clone();
+        let checked = verify_chain(&directory, leaf, intermediates, usage, now);
+        let checked = checked.and_then(|(found, hop)| match &self.dialled {
+            Some(dialled) if *dialled != hop => Err(CertificateRefusal::OtherHop {
+                name: found,
+                found: hop,
+                wanted: dialled.clone(),
+            }),
+            _ => Ok(()),
+        });
+        checked.map_err(|refusal| {
+            self.reason.set(&refusal);
+            refusal.into_rustls()
         })
     }
 
@@ -187,18 +254,11 @@ impl ServerCertVerifier for PartyVerifier {
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
+        _server_name: &ServerName<'_>,
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let directory = self.trust.borrow().clone();
-        let usage = KeyUsage::server_auth();
-        let (found, hop) = verify_chain(&directory, leaf, intermediates, usage, now)
-            .map_err(CertificateRefusal::into_rustls)?;
-        let wanted = server_name.to_str().into_owned();
-        if found != wanted || self.dialled.as_ref().is_some_and(|dialled| *dialled != hop) {
-            return Err(CertificateRefusal::OtherName { found, wanted }.into_rustls());
-        }
+        self.check(leaf, intermediates, KeyUsage::server_auth(), now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -236,15 +296,7 @@ impl ClientCertVerifier for PartyVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let directory = self.trust.borrow().clone();
-        verify_chain(
-            &directory,
-            leaf,
-            intermediates,
-            KeyUsage::client_auth(),
-            now,
-        )
-        .map_err(CertificateRefusal::into_rustls)?;
+        self.check(leaf, intermediates, KeyUsage::client_auth(), now)?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -1,0 +1,118 @@
+//! Dialling by QUIC, and what both ends of a QUIC connection are configured with.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h3_util::client::{H3Channel, H3Connector};
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::pki_types::CertificateDer;
+use tonic::body::Body;
+
+use crate::connection::{Carrier, Connection, Ended};
+use crate::dialer::Target;
+use crate::peer::Transport;
+use crate::refusal::Refused;
+use crate::tls;
+use crate::window::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW, STREAMS_MAX};
+
+/// Silence after which a keep-alive is sent. Shorter than the session's own: a peer that was
+/// killed and started again answers the next packet with a reset, and that is how it is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Silence that ends a connection.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// Round trip assumed before one is measured: the first retransmission comes after three of them,
+/// while a peer that is just starting is looked for.
+const ROUND_TRIP_ASSUMED: Duration = Duration::from_millis(100);
+
+/// A QUIC connection that is made already, for an HTTP/3 client that wants to make one.
+#[derive(Clone)]
+pub(crate) struct Established(Arc<Mutex<Option<quinn::Connection>>>);
+
+impl H3Connector for Established {
+    type CONN = h3_quinn::Connection;
+    type OS = h3_quinn::OpenStreams;
+    type SS = h3_quinn::SendStream<Bytes>;
+    type RS = h3_quinn::RecvStream;
+    type BS = h3_quinn::BidiStream<Bytes>;
+
+    async fn connect(&self) -> Result<Self::CONN, h3_util::Error> {
+        let made = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let made = made.ok_or("the connection has ended")?;
+        Ok(h3_quinn::Connection::new(made))
+    }
+}
+
+/// A socket for outgoing connections, for both families where the system has both.
+pub(crate) fn client_endpoint() -> std::io::Result<quinn::Endpoint> {
+    let any = SocketAddr::from(([0_u16; 8], 0));
+    let any_v4 = SocketAddr::from(([0_u8; 4], 0));
+    quinn::Endpoint::client(any).or_else(|_| quinn::Endpoint::client(any_v4))
+}
+
+/// Makes a connection; the peer has not yet said whether it takes it.
+pub(crate) async fn dial(
+    endpoint: &quinn::Endpoint,
+    target: Target<'_>,
+) -> Result<Connection, Refused> {
+    let local = |error: &dyn std::fmt::Display| Refused::new("local", error.to_string());
+    let trust = target.trust.clone();
+    let (config, reason) = tls::client_config(target.identity, trust, target.hop, Transport::Quic)
+        .map_err(|error| local(&error))?;
+    let config = QuicClientConfig::try_from(config).map_err(|error| local(&error))?;
+    let mut config = quinn::ClientConfig::new(Arc::new(config));
+    config.transport_config(transport_config());
+    let connecting = endpoint.connect_with(config, target.address, target.name);
+    let connection = connecting.map_err(|error| local(&error))?;
+    let connection = connection
+        .await
+        .map_err(|error| Refused::quic(&error, &reason))?;
+    let established = Established(Arc::new(Mutex::new(Some(connection.clone()))));
+    let channel: H3Channel<Established, Body> = H3Channel::new(established, target.origin(), None);
+    let chain = chain(&connection);
+    let ended = async move {
+        let guard = CloseOnDrop(connection);
+        let error = guard.0.closed().await;
+        Ended(Refused::quic(&error, &reason).why)
+    };
+    let peer = target.peer(&chain, Transport::Quic);
+    Ok(Connection::begin(
+        Carrier::H3(channel),
+        peer,
+        target.trust.clone(),
+        chain,
+        ended,
+    ))
+}
+
+/// Certificates that the other side has presented, leaf first.
+pub(crate) fn chain(connection: &quinn::Connection) -> Vec<CertificateDer<'static>> {
+    let identity = connection.peer_identity();
+    let chain = identity.and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    chain.map_or_else(Vec::new, |chain| *chain)
+}
+
+/// Closes a connection that others still hold handles of.
+pub(crate) struct CloseOnDrop(pub(crate) quinn::Connection);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close(0u32.into(), b"done");
+    }
+}
+
+/// Timers, windows and congestion control of every QUIC connection.
+pub(crate) fn transport_config() -> Arc<quinn::TransportConfig> {
+    let mut config = quinn::TransportConfig::default();
+    config.keep_alive_interval(Some(KEEP_ALIVE));
+    config.max_idle_timeout(quinn::IdleTimeout::try_from(IDLE_MAX).ok());
+    config.initial_rtt(ROUND_TRIP_ASSUMED);
+    config.congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
+    config.stream_receive_window(STREAM_WINDOW.into());
+    config.receive_window(CONNECTION_WINDOW.into());
+    config.send_window(SEND_WINDOW.into());
+    config.max_concurrent_bidi_streams(STREAMS_MAX.into());
+    config.max_concurrent_uni_streams(STREAMS_MAX.into());
+    Arc::new(config)
+}
