@@ -1,0 +1,236 @@
+//! Statements and log entries in plain words.
+
+use passerelle_proto::{Digest, v1};
+use prost::Message;
+use serde::Serialize;
+use v1::entry::Event;
+use v1::statement::What;
+
+use super::quantity::{When, hex, short};
+use crate::reason_words;
+
+/// A statement as the command line shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct StatementView {
+    /// SHA-256 of its body, hex.
+    pub id: String,
+    /// What it is, `accepted`.
+    pub kind: &'static str,
+    /// Party that speaks.
+    pub issuer: String,
+    /// Party that is spoken to.
+    pub destination: String,
+    /// When it was said, Unix milliseconds.
+    pub at_ms: i64,
+    /// Package it speaks of, hex.
+    pub package: String,
+    /// Signing key, hex.
+    pub signer: String,
+    /// What it says, in a sentence.
+    pub says: String,
+}
+
+impl StatementView {
+    /// Reads the body of `signed`; the signature is not looked at here. `None` if it is no
+    /// statement.
+    pub fn of(signed: &v1::Signed) -> Option<StatementView> {
+        let statement = v1::Statement::decode(signed.body.as_slice()).ok()?;
+        let what = statement.what.as_ref()?;
+        let (kind, says) = said(&statement.issuer, what);
+        Some(StatementView {
+            id: Digest::of(&signed.body).to_string(),
+            kind,
+            says,
+            at_ms: statement.at_ms,
+            package: hex(&statement.package),
+            signer: hex(&statement.signer),
+            issuer: statement.issuer,
+            destination: statement.destination,
+        })
+    }
+}
+
+/// The name of a statement, and what it says.
+fn said(issuer: &str, what: &What) -> (&'static str, String) {
+    match what {
+        What::Accepted(a) => {
+            let place = format!("at index {} of its log", a.log_index);
+            let for_whom = a.recipients.join(", ");
+            let says = format!(
+                "{issuer}'s gateway holds every byte, {place}, and takes charge of {for_whom}"
+            );
+            ("accepted", says)
+        }
+        What::Forwarded(f) => {
+            let says = format!("all bytes were handed to {} ({})", f.recipient, f.tls_name);
+            ("forwarded", says)
+        }
+        What::Delivered(d) => {
+            let says = format!("{}'s key opened it and every digest was right", d.recipient);
+            ("delivered", says)
+        }
+        What::Acknowledged(a) if a.comment.is_empty() => {
+            ("acknowledged", format!("{} acknowledges it", a.recipient))
+        }
+        What::Acknowledged(a) => {
+            let says = format!("{} acknowledges it: “{}”", a.recipient, a.comment);
+            ("acknowledged", says)
+        }
+        What::Refused(r) => ("refused", refused(r)),
+        What::Busy(b) => ("busy", format!("not now, again in {} ms", b.retry_after_ms)),
+        What::NotCollected(n) => {
+            let (from, until) = (When(n.held_from_ms), When(n.held_until_ms));
+            let says = format!("{} did not fetch it from {from} to {until}", n.recipient);
+            ("not-collected", says)
+        }
+        What::NotReceipted(n) => {
+            let says = format!(
+                "nothing about {} reached this log up to size {}",
+                n.recipient, n.log_size
+            );
+            ("not-receipted", says)
+        }
+    }
+}
+
+fn refused(refused: &v1::Refused) -> String {
+    let mut says = reason_words(refused.reason()).to_owned();
+    if !refused.article.is_empty() {
+        says.push_str(&format!(" (article {})", refused.article));
+    }
+    if !refused.recipients.is_empty() {
+        says.push_str(&format!(", for {}", refused.recipients.join(", ")));
+    }
+    says
+}
+
+/// A log entry as the command line shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct EntryView {
+    /// Index in the log, from 0.
+    pub index: u64,
+    /// When it was appended, Unix milliseconds.
+    pub at_ms: i64,
+    /// What it is.
+    pub kind: &'static str,
+    /// Package it is about, hex; empty where it is about none.
+    pub package: String,
+    /// What it says, in a sentence.
+    pub says: String,
+}
+
+impl EntryView {
+    /// Reads an entry; what cannot be read is shown as `unreadable`.
+    pub fn of(record: &v1::LogRecord) -> EntryView {
+        let read = v1::Entry::decode(record.entry.as_slice()).ok();
+        let at_ms = read.as_ref().map_or(0, |entry| entry.at_ms);
+        let told = read.and_then(|entry| entry.event).as_ref().map(told);
+        let (kind, package, says) = told.unwrap_or_else(|| {
+            let says = format!("{} bytes that are no entry", record.entry.len());
+            ("unreadable", Vec::new(), says)
+        });
+        EntryView { index: record.index, at_ms, kind, package: hex(&package), says }
+    }
+}
+
+type Told = (&'static str, Vec<u8>, String);
+
+fn told(event: &Event) -> Told {
+    match event {
+        Event::Accepted(e) => accepted(e),
+        Event::Forwarded(e) => forwarded(e),
+        Event::Statement(e) => statement(e),
+        Event::Refused(e) => {
+            let mut says = format!("{} was refused: {}", hop(&e.peer), reason_words(e.reason()));
+            if !e.article.is_empty() {
+                says.push_str(&format!(" (article {})", e.article));
+            }
+            ("refused", e.package.clone(), says)
+        }
+        Event::Started(e) => ("started", Vec::new(), format!("started as {}", e.software)),
+        Event::Stopped(e) => ("stopped", Vec::new(), format!("stopped: {}", e.why)),
+        Event::Configured(e) => {
+            let says = format!("in force from here: {} {}", e.what, short(&e.sha256));
+            ("configured", Vec::new(), says)
+        }
+        Event::Held(e) => ("held", e.package.clone(), format!("held before {}", hop(&e.next_hop))),
+        Event::Released(e) => {
+            ("released", e.package.clone(), format!("released to {}", hop(&e.next_hop)))
+        }
+        Event::Retried(e) => {
+            ("retried", e.package.clone(), format!("to be tried again: {}", hop(&e.next_hop)))
+        }
+        Event::Cosigned(e) => ("cosigned", Vec::new(), cosigned(e)),
+        Event::Counted(e) => {
+            let says = format!("{} refused before a peer was known: {}", e.count, e.class);
+            ("counted", Vec::new(), says)
+        }
+        Event::Operator(e) => {
+            let says = format!("operator {} did: {}", short(&e.operator), e.act);
+            ("operator", e.package.clone(), says)
+        }
+    }
+}
+
+fn accepted(event: &v1::AcceptedEvent) -> Told {
+    let manifest = event.manifest.clone().unwrap_or_default();
+    let package = Digest::of(&manifest.body).0.to_vec();
+    let body = v1::Manifest::decode(manifest.body.as_slice()).unwrap_or_default();
+    let test = if event.test { " (test)" } else { "" };
+    let says = format!(
+        "{} → {} under {}{test}, from {}",
+        body.sender,
+        body.recipients.join(", "),
+        body.flow,
+        hop(&event.previous_hop)
+    );
+    ("accepted", package, says)
+}
+
+fn forwarded(event: &v1::ForwardedEvent) -> Told {
+    let how = match &event.receipt {
+        Some(_) => "which receipted it".to_owned(),
+        None => format!("which took every byte as {}", event.tls_name),
+    };
+    let says = format!("handed to {}, {how}", hop(&event.next_hop));
+    ("forwarded", event.package.clone(), says)
+}
+
+fn statement(event: &v1::StatementEvent) -> Told {
+    let signed = event.statement.clone().unwrap_or_default();
+    let view = StatementView::of(&signed);
+    let package = v1::Statement::decode(signed.body.as_slice()).unwrap_or_default().package;
+    let from = match &event.from {
+        Some(_) => format!("from {}", hop(&event.from)),
+        None => "our own".to_owned(),
+    };
+    let to = match &event.next_hop {
+        Some(_) => format!(", on to {}", hop(&event.next_hop)),
+        None => String::new(),
+    };
+    let says = match view {
+        Some(view) => format!("{} by {} ({from}{to})", view.kind, view.issuer),
+        None => format!("an unreadable statement ({from}{to})"),
+    };
+    ("statement", package, says)
+}
+
+fn cosigned(event: &v1::CosignedEvent) -> String {
+    let whose = if event.ours { "our" } else { "their" };
+    let verb = if event.ours { "we cosigned" } else { "cosigned" };
+    // The second line of a C2SP checkpoint is the size of the tree.
+    let note = String::from_utf8_lossy(&event.checkpoint);
+    let size = note.lines().nth(1).unwrap_or("?");
+    match event.ours {
+        true => format!("{verb} {}'s checkpoint of size {size}", event.party),
+        false => format!("{} {verb} {whose} checkpoint of size {size}", event.party),
+    }
+}
+
+/// A hop as "party/role".
+pub fn hop(hop: &Option<v1::Hop>) -> String {
+    match hop {
+        Some(hop) => format!("{}/{}", hop.party, hop.role),
+        None => "-".to_owned(),
+    }
+}
