@@ -5,6 +5,7 @@
 //! is one transition. What both ends must agree on is in `passerelle-proto`, and how the gateway is
 //! reached is in `passerelle-link`.
 
+pub mod cli;
 mod config;
 mod daemon;
 mod durable;
@@ -14,6 +15,7 @@ mod hook;
 mod incoming;
 mod instructions;
 mod job;
+pub mod lab;
 mod metrics;
 mod node;
 mod opening;

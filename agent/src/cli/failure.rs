@@ -45,19 +45,29 @@ pub struct Failure {
 impl Failure {
     /// `what` happened; `remedy` is what to do about it. Both are plain sentences.
     pub fn new(exit: Exit, what: impl Display, remedy: impl Display) -> Self {
-        Failure { exit, what: what.to_string(), remedy: remedy.to_string(), quiet: false }
+        Failure {
+            exit,
+            what: what.to_string(),
+            remedy: remedy.to_string(),
+            quiet: false,
+        }
     }
 
     /// A file could not be read.
     pub fn reading(path: &std::path::Path, error: &io::Error) -> Self {
         let (exit, remedy) = match error.kind() {
             io::ErrorKind::NotFound => (Exit::NoInput, "check the path"),
-            io::ErrorKind::PermissionDenied => {
-                (Exit::NoPermission, "run the command as a user who may read it")
-            }
+            io::ErrorKind::PermissionDenied => (
+                Exit::NoPermission,
+                "run the command as a user who may read it",
+            ),
             _ => (Exit::Io, "check the disk and the path, then try again"),
         };
-        Failure::new(exit, format_args!("cannot read {}: {error}", path.display()), remedy)
+        Failure::new(
+            exit,
+            format_args!("cannot read {}: {error}", path.display()),
+            remedy,
+        )
     }
 
     /// A file could not be written.
@@ -78,7 +88,10 @@ impl Failure {
     pub fn output(error: &io::Error) -> Self {
         let quiet = error.kind() == io::ErrorKind::BrokenPipe;
         let what = format!("cannot write the answer: {error}");
-        Failure { quiet, ..Failure::new(Exit::Io, what, "check where the output goes") }
+        Failure {
+            quiet,
+            ..Failure::new(Exit::Io, what, "check where the output goes")
+        }
     }
 
     /// The process exit status.

@@ -47,7 +47,11 @@ impl<'w> Output<'w> {
 
     /// Prints a line for people only.
     pub fn note(&mut self, line: impl Display) -> Result<(), Failure> {
-        if self.json { Ok(()) } else { self.write(format_args!("{line}")) }
+        if self.json {
+            Ok(())
+        } else {
+            self.write(format_args!("{line}"))
+        }
     }
 
     fn write(&mut self, text: impl Display) -> Result<(), Failure> {
@@ -61,6 +65,10 @@ impl<'w> Output<'w> {
 fn to_value<T: Serialize>(answer: &T) -> Result<Value, Failure> {
     serde_json::to_value(answer).map_err(|e| {
         let what = format_args!("cannot express the answer as JSON: {e}");
-        Failure::new(Exit::Software, what, "leave out --json, and report this fault")
+        Failure::new(
+            Exit::Software,
+            what,
+            "leave out --json, and report this fault",
+        )
     })
 }

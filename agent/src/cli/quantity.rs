@@ -80,7 +80,10 @@ mod tests {
         assert_eq!(Bytes(68_719_476_736).to_string(), "68.7 GB");
         assert_eq!(Elapsed(Duration::from_millis(850)).to_string(), "850 ms");
         assert_eq!(Elapsed(Duration::from_millis(3_249)).to_string(), "3.2 s");
-        assert_eq!(Elapsed(Duration::from_secs(7_500)).to_string(), "2 h 05 min");
+        assert_eq!(
+            Elapsed(Duration::from_secs(7_500)).to_string(),
+            "2 h 05 min"
+        );
         assert_eq!(When(0).to_string(), "-");
         assert_eq!(When(1_483_150_445_000).to_string(), "2016-12-31 02:14:05Z");
         assert_eq!(short(&[0xab; 32]), "abababababab");

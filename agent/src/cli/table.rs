@@ -15,7 +15,10 @@ pub struct Table {
 impl Table {
     /// A table with these headings and no rows.
     pub fn new<const N: usize>(head: [&str; N]) -> Self {
-        Table { head: head.map(str::to_owned).into(), rows: Vec::new() }
+        Table {
+            head: head.map(str::to_owned).into(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a row; control characters in cells become `·`, so that foreign text cannot steer

@@ -129,7 +129,13 @@ impl EntryView {
             let says = format!("{} bytes that are no entry", record.entry.len());
             ("unreadable", Vec::new(), says)
         });
-        EntryView { index: record.index, at_ms, kind, package: hex(&package), says }
+        EntryView {
+            index: record.index,
+            at_ms,
+            kind,
+            package: hex(&package),
+            says,
+        }
     }
 }
 
@@ -139,6 +145,7 @@ fn told(event: &Event) -> Told {
     match event {
         Event::Accepted(e) => accepted(e),
         Event::Forwarded(e) => forwarded(e),
+        Event::HandedOver(e) => handed_over(e),
         Event::Statement(e) => statement(e),
         Event::Refused(e) => {
             let mut says = format!("{} was refused: {}", hop(&e.peer), reason_words(e.reason()));
@@ -153,13 +160,21 @@ fn told(event: &Event) -> Told {
             let says = format!("in force from here: {} {}", e.what, short(&e.sha256));
             ("configured", Vec::new(), says)
         }
-        Event::Held(e) => ("held", e.package.clone(), format!("held before {}", hop(&e.next_hop))),
-        Event::Released(e) => {
-            ("released", e.package.clone(), format!("released to {}", hop(&e.next_hop)))
-        }
-        Event::Retried(e) => {
-            ("retried", e.package.clone(), format!("to be tried again: {}", hop(&e.next_hop)))
-        }
+        Event::Held(e) => (
+            "held",
+            e.package.clone(),
+            format!("held before {}", hop(&e.next_hop)),
+        ),
+        Event::Released(e) => (
+            "released",
+            e.package.clone(),
+            format!("released to {}", hop(&e.next_hop)),
+        ),
+        Event::Retried(e) => (
+            "retried",
+            e.package.clone(),
+            format!("to be tried again: {}", hop(&e.next_hop)),
+        ),
         Event::Cosigned(e) => ("cosigned", Vec::new(), cosigned(e)),
         Event::Counted(e) => {
             let says = format!("{} refused before a peer was known: {}", e.count, e.class);
@@ -187,6 +202,15 @@ fn accepted(event: &v1::AcceptedEvent) -> Told {
     ("accepted", package, says)
 }
 
+fn handed_over(event: &v1::HandedOverEvent) -> Told {
+    let (next, count) = (hop(&event.next_hop), event.log_index.len());
+    (
+        "handed-over",
+        Vec::new(),
+        format!("{next} keeps {count} of these statements too"),
+    )
+}
+
 fn forwarded(event: &v1::ForwardedEvent) -> Told {
     let how = match &event.receipt {
         Some(_) => "which receipted it".to_owned(),
@@ -199,7 +223,9 @@ fn forwarded(event: &v1::ForwardedEvent) -> Told {
 fn statement(event: &v1::StatementEvent) -> Told {
     let signed = event.statement.clone().unwrap_or_default();
     let view = StatementView::of(&signed);
-    let package = v1::Statement::decode(signed.body.as_slice()).unwrap_or_default().package;
+    let package = v1::Statement::decode(signed.body.as_slice())
+        .unwrap_or_default()
+        .package;
     let from = match &event.from {
         Some(_) => format!("from {}", hop(&event.from)),
         None => "our own".to_owned(),
@@ -217,7 +243,11 @@ fn statement(event: &v1::StatementEvent) -> Told {
 
 fn cosigned(event: &v1::CosignedEvent) -> String {
     let whose = if event.ours { "our" } else { "their" };
-    let verb = if event.ours { "we cosigned" } else { "cosigned" };
+    let verb = if event.ours {
+        "we cosigned"
+    } else {
+        "cosigned"
+    };
     // The second line of a C2SP checkpoint is the size of the tree.
     let note = String::from_utf8_lossy(&event.checkpoint);
     let size = note.lines().nth(1).unwrap_or("?");
