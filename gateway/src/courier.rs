@@ -17,7 +17,9 @@ use tonic::async_trait;
 use crate::breaker::{FIRST_RETRY, RETRY_MAX};
 use crate::metrics::Counter;
 use crate::node::Node;
+use crate::own_statement::OwnStatement;
 use crate::queue::{Class, ItemKey, Lease, LeaseToken, Settle};
+use crate::sequencer::SubmitError;
 use crate::spool::PackReader;
 
 /// A lease of a statement that is on its way.
@@ -164,8 +166,33 @@ impl Handing {
         self.settle(Settle::Retry { at, error });
     }
 
+    /// Tells the sender that its recipient's agent has every byte.
+    async fn say_forwarded(&self) -> Result<(), SubmitError> {
+        let sender = self.manifest.sender();
+        for recipient in &self.lease.item.recipients {
+            let said = v1::Forwarded {
+                recipient: recipient.to_string(),
+                tls_name: self.peer.tls_name.clone(),
+            };
+            let statement = OwnStatement::new(
+                self.node.party.clone(),
+                sender.clone(),
+                self.manifest.id(),
+                self.node.way_to(sender),
+                move |_| Ok(What::Forwarded(said)),
+            );
+            self.node.sequencer.accept(statement).await?;
+        }
+        Ok(())
+    }
+
     /// The peer has the package: an agent has taken it, or a gateway has signed for it.
     async fn handed_over(&mut self, receipt: Option<VerifiedStatement>) {
+        if self.peer.hop.role == Role::Agent
+            && let Err(error) = self.say_forwarded().await
+        {
+            return self.retry(FIRST_RETRY, error.to_string());
+        }
         let next_hop = Some(self.peer.hop.to_message());
         let mut events = vec![Event::Forwarded(v1::ForwardedEvent {
             package: self.manifest.id().as_bytes().to_vec(),

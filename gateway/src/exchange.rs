@@ -8,10 +8,11 @@ use bytes::Bytes;
 use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room};
 use passerelle_proto::session::{PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Signed, entry::Event};
-use passerelle_proto::{Checkpoint, Digest, Role, StatementId};
+use passerelle_proto::{Checkpoint, Digest, Role, StatementId, Timestamp};
 use tonic::async_trait;
 
 use crate::acceptance;
+use crate::clock::Moment;
 use crate::courier::{self, StatementLease, backoff};
 use crate::node::{Node, now, read_if_there};
 use crate::queue::Settle;
@@ -132,6 +133,10 @@ impl Exchange for GatewayExchange {
     async fn greeted(&self, peer: &Peer, hello: &v1::Hello) -> Result<Vec<Vec<u8>>, LaneError> {
         self.admit(peer)?;
         self.compare(peer, &hello.cosigned)?;
+        let theirs = Timestamp::from_ms(hello.now_ms);
+        if !self.node.clock.heard(theirs, Moment::now()) {
+            tracing::warn!(%peer, %theirs, "the peer's clock and ours differ by more than 5 minutes");
+        }
         self.node.queue.wake(&peer.hop);
         let control = hello.lane() == Lane::Control;
         Ok(if control {

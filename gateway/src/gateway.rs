@@ -23,9 +23,11 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::admin::AdminService;
+use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::disk;
 use crate::exchange::{GatewayExchange, software};
+use crate::expiry::{EXPIRY_EVERY, expire};
 use crate::log::{Fatal, Log};
 use crate::materials::Materials;
 use crate::metrics::{self, Gauge, Metrics};
@@ -287,6 +289,7 @@ fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
         trust: materials.trust,
         metrics: Metrics::new(config.party.as_str()),
         peers: Peers::default(),
+        clock: Clock::default(),
         refusals: Mutex::new(RefusalBudget::new(Instant::now())),
         stop: CancellationToken::new(),
         failure,
@@ -426,11 +429,13 @@ async fn housekeeping(node: Arc<Node>) {
     let mut fatal = node.sequencer.fatal();
     let mut gauges = tokio::time::interval(GAUGES_EVERY);
     let mut minute = tokio::time::interval(WINDOW);
+    let mut deadlines = tokio::time::interval(EXPIRY_EVERY);
     loop {
         tokio::select! {
             () = node.stop.cancelled() => return,
             _ = gauges.tick() => set_gauges(&node),
             _ = minute.tick() => record_counts(&node).await,
+            _ = deadlines.tick() => expire(&node).await,
             why = first(&mut fatal) => return node.fail(why),
         }
     }

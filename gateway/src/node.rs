@@ -15,6 +15,7 @@ use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::config::Limits;
 use crate::metrics::{Counter, Metrics};
 use crate::peers::Peers;
@@ -35,6 +36,7 @@ pub(crate) struct Node {
     pub(crate) spool: Arc<Spool>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) peers: Peers,
+    pub(crate) clock: Clock,
     pub(crate) refusals: Mutex<RefusalBudget>,
     pub(crate) stop: CancellationToken,
     pub(crate) failure: watch::Sender<Option<String>>,
