@@ -9,7 +9,7 @@ use passerelle_proto::v1::{
     self, Busy, BusyReason, PackLocation, Reason, Section, Signed, entry::Event, statement::What,
 };
 use passerelle_proto::{
-    Denial, Digest, Facts, INLINE_LEN_MAX, PackageId, PartyId, Permit, Place, StatementDraft,
+    Denial, Digest, Facts, Hop, INLINE_LEN_MAX, PackageId, PartyId, Permit, Place, StatementDraft,
     Timestamp, UntrustedManifest, VerifiedManifest, decide,
 };
 use tonic::async_trait;
@@ -64,6 +64,11 @@ pub(crate) async fn offered(
         manifest,
         permit,
     };
+    if let Some(hop) = taking.full_hop() {
+        tracing::warn!(%hop, "too much waits for this next hop: packages are put off");
+        let busy = Refusal::Busy(BusyReason::Quota);
+        return refuse(&node, peer, package, busy).await;
+    }
     if taking.manifest.total_length() > INLINE_LEN_MAX {
         return taking.begin().await;
     }
@@ -193,6 +198,16 @@ struct Taking {
 }
 
 impl Taking {
+    /// A next hop for which no more may wait than does.
+    fn full_hop(&self) -> Option<&Hop> {
+        let counts = self.node.queue.counts();
+        let full = |hop: &&Hop| {
+            let waiting = counts.get(*hop).map_or(0, |counts| counts.bytes);
+            waiting.saturating_add(self.manifest.total_length()) > self.node.limits.hop_bytes_max
+        };
+        self.permit.routes.keys().find(full)
+    }
+
     async fn begin(self) -> OfferAnswer {
         let (spool, manifest) = (self.node.spool.clone(), self.manifest.clone());
         let begun = tokio::task::spawn_blocking(move || spool.begin(&manifest)).await;
@@ -225,7 +240,9 @@ impl Taking {
                 Refusal::Busy(BusyReason::Disk)
             }
             SpoolError::Inline(error) => final_refusal(Reason::Digest, error),
-            SpoolError::TakenOver | SpoolError::Io { .. } => Refusal::Silent(error.to_string()),
+            SpoolError::TakenOver | SpoolError::Incomplete { .. } | SpoolError::Io { .. } => {
+                Refusal::Silent(error.to_string())
+            }
         };
         let package = self.manifest.id();
         answer_refusal(&self.node, &self.peer, package, refusal)

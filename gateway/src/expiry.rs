@@ -73,6 +73,24 @@ pub(crate) async fn expire(node: &Arc<Node>) {
     }
 }
 
+/// Takes transfers out of the spool that will never be gone on with.
+pub(crate) async fn clear_partials(node: &Arc<Node>) {
+    let moment = Moment::now();
+    if !node.clock.is_believed(moment) {
+        return;
+    }
+    let asking = node.clone();
+    let expire = move || {
+        let accepted = |package: &PackageId| asking.accepted(package).is_some();
+        asking.spool.expire(accepted, moment.wall)
+    };
+    match tokio::task::spawn_blocking(expire).await {
+        Ok(Ok(0)) | Err(_) => {}
+        Ok(Ok(removed)) => tracing::info!(removed, "transfers that nobody went on with are gone"),
+        Ok(Err(error)) => tracing::warn!(%error, "old transfers stay in the spool"),
+    }
+}
+
 /// Whoever speaks.
 struct Saying<'a> {
     party: &'a PartyId,

@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::disk;
 use crate::exchange::{GatewayExchange, software};
-use crate::expiry::{EXPIRY_EVERY, expire};
+use crate::expiry::{EXPIRY_EVERY, clear_partials, expire};
 use crate::log::{Fatal, Log};
 use crate::materials::Materials;
 use crate::metrics::{self, Gauge, Metrics};
@@ -327,7 +327,7 @@ fn sweep(queue: &dyn Queue, spool: &Spool) -> Result<(), StartError> {
                 .filter_map(|view| Some((view.item.package, view.item.pack?))),
         );
     }
-    Ok(spool.sweep(&live)?)
+    Ok(spool.sweep(&live, now())?)
 }
 
 /// Gateways of other parties that can be dialled.
@@ -434,7 +434,10 @@ async fn housekeeping(node: Arc<Node>) {
         tokio::select! {
             () = node.stop.cancelled() => return,
             _ = gauges.tick() => set_gauges(&node),
-            _ = minute.tick() => record_counts(&node).await,
+            _ = minute.tick() => {
+                record_counts(&node).await;
+                clear_partials(&node).await;
+            }
             _ = deadlines.tick() => expire(&node).await,
             why = first(&mut fatal) => return node.fail(why),
         }

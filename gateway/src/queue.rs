@@ -108,10 +108,12 @@ pub struct Counts {
     pub forwarded: u64,
     /// Statements to be handed over.
     pub statements: u64,
+    /// Length of these packages in the spool, in bytes.
+    pub bytes: u64,
 }
 
 impl Counts {
-    /// All of them.
+    /// All items.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.waiting + self.held + self.forwarded + self.statements

@@ -13,12 +13,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use passerelle_proto::v1::{PackLocation, Section};
 use passerelle_proto::{
-    InlineError, PACK_HEADER_LEN, PackLayout, PackageId, VerifiedManifest, split_inline,
+    InlineError, PACK_HEADER_LEN, PackLayout, PackageId, Timestamp, VerifiedManifest, split_inline,
 };
 
 pub use self::partial::Partial;
@@ -28,7 +28,7 @@ use crate::disk;
 
 /// Free bytes that the file system must keep; below, no package is taken.
 pub const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// A transfer under way that nobody has gone on with for this long is removed.
+/// A transfer that nobody has gone on with for this long is removed.
 const PARTIAL_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Why the spool takes or gives no bytes.
@@ -43,6 +43,14 @@ pub enum SpoolError {
     /// The same package is being taken on another stream, which is older: that one ends.
     #[error("another stream has taken over this package")]
     TakenOver,
+    /// A transfer was to be finished before everything had come.
+    #[error("{held} of {wanted} bytes of chunks have come")]
+    Incomplete {
+        /// Bytes that have come.
+        held: u64,
+        /// Bytes that belong to it.
+        wanted: u64,
+    },
     /// Reading or writing failed.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -56,7 +64,10 @@ pub enum SpoolError {
 impl SpoolError {
     /// Whether the disk can no longer be believed: the gateway must stop.
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(5))
+        use rustix::io::Errno;
+        let disk = [Errno::IO, Errno::ROFS].map(Errno::raw_os_error);
+        matches!(self, Self::Io { source, .. }
+            if source.raw_os_error().is_some_and(|error| disk.contains(&error)))
     }
 }
 
@@ -76,8 +87,9 @@ pub(crate) fn failed(path: &Path) -> impl FnOnce(io::Error) -> SpoolError + '_ {
 struct Usage {
     /// Bytes reserved by packages and transfers, by package.
     packs: BTreeMap<PackageId, u64>,
-    /// Transfers under way: how often each was begun.
+    /// The newest transfer of each package that somebody is sending now.
     partials: BTreeMap<PackageId, u64>,
+    last_turn: u64,
     total: u64,
 }
 
@@ -129,8 +141,9 @@ impl Spool {
         self.usage().total + self.shared.bytes()
     }
 
-    fn check_room(&self, bytes: u64) -> Result<(), SpoolError> {
-        if self.bytes().saturating_add(bytes) > self.limits.spool_bytes_max {
+    /// Whether `bytes` more have room beside the `used` ones.
+    fn check_room(&self, used: u64, bytes: u64) -> Result<(), SpoolError> {
+        if used.saturating_add(bytes) > self.limits.spool_bytes_max {
             return Err(SpoolError::Full("its quota is used up"));
         }
         let free = disk::free_bytes(&self.dir).map_err(failed(&self.dir))?;
@@ -147,28 +160,32 @@ impl Spool {
     pub fn begin(self: &Arc<Self>, manifest: &VerifiedManifest) -> Result<Partial, SpoolError> {
         let id = manifest.id();
         let length = PackLayout::tight(manifest).file_len();
-        let known = self.usage().packs.contains_key(&id);
-        if !known {
-            self.check_room(length)?;
-            let partials: u64 = {
-                let usage = self.usage();
-                let under_way = usage.partials.keys();
-                under_way.filter_map(|id| usage.packs.get(id)).sum()
-            };
-            if partials.saturating_add(length) > self.limits.partial_bytes_max {
-                return Err(SpoolError::Full("too much is being received at once"));
-            }
+        let shared = self.shared.bytes();
+        let mut usage = self.usage();
+        let before = usage.packs.get(&id).copied();
+        let more = length.saturating_sub(before.unwrap_or(0));
+        if more > 0 {
+            self.check_room(usage.total + shared, more)?;
         }
-        let turn = {
-            let mut usage = self.usage();
-            if usage.packs.insert(id, length).is_none() {
-                usage.total += length;
+        let others = usage.partials.keys().filter(|other| **other != id);
+        let others: u64 = others.filter_map(|other| usage.packs.get(other)).sum();
+        if others.saturating_add(length) > self.limits.partial_bytes_max {
+            return Err(SpoolError::Full("too much is being received at once"));
+        }
+        usage.last_turn += 1;
+        let turn = usage.last_turn;
+        usage.partials.insert(id, turn);
+        usage.packs.insert(id, length);
+        usage.total = usage.total + length - before.unwrap_or(0);
+        drop(usage);
+        let path = self.pack_path(&id);
+        Partial::open(self.clone(), path.clone(), manifest, turn).inspect_err(|_| {
+            // What an earlier transfer has left stays, and counts.
+            self.ended(&id, turn);
+            if before.is_none() && !path.exists() {
+                self.forget(&id);
             }
-            let turn = usage.partials.entry(id).or_default();
-            *turn += 1;
-            *turn
-        };
-        Partial::open(self.clone(), self.pack_path(&id), manifest, turn)
+        })
     }
 
     /// Whether a transfer is still the newest of its package.
@@ -176,9 +193,20 @@ impl Spool {
         self.usage().partials.get(package) == Some(&turn)
     }
 
-    /// A transfer is complete.
-    pub(crate) fn completed(&self, package: &PackageId) {
-        self.usage().partials.remove(package);
+    /// A transfer is over, complete or not. What it has written stays.
+    pub(crate) fn ended(&self, package: &PackageId, turn: u64) {
+        let mut usage = self.usage();
+        if usage.partials.get(package) == Some(&turn) {
+            usage.partials.remove(package);
+        }
+    }
+
+    /// A pack is no longer on the disk.
+    fn forget(&self, package: &PackageId) {
+        let mut usage = self.usage();
+        if let Some(length) = usage.packs.remove(package) {
+            usage.total -= length;
+        }
     }
 
     /// Keeps a package that travelled inside its offer; durable when this returns.
@@ -191,7 +219,7 @@ impl Spool {
         inline: &[u8],
     ) -> Result<PackLocation, SpoolError> {
         split_inline(manifest, inline)?;
-        self.check_room(inline.len() as u64)?;
+        self.check_room(self.bytes(), inline.len() as u64)?;
         self.shared.append(inline)
     }
 
@@ -233,10 +261,8 @@ impl Spool {
         }
         let path = self.pack_path(package);
         remove_file(&path)?;
-        let mut usage = self.usage();
-        if let Some(length) = usage.packs.remove(package) {
-            usage.total -= length;
-        }
+        remove_file(&partial::mark_path(&path))?;
+        self.forget(package);
         Ok(())
     }
 
@@ -244,21 +270,63 @@ impl Spool {
     ///
     /// # Errors
     /// [`SpoolError::Io`].
-    pub fn sweep(&self, live: &[(PackageId, PackLocation)]) -> Result<(), SpoolError> {
+    pub fn sweep(
+        &self,
+        live: &[(PackageId, PackLocation)],
+        now: Timestamp,
+    ) -> Result<(), SpoolError> {
         let accepted: BTreeSet<PackageId> = live.iter().map(|(id, _)| *id).collect();
+        self.clear(|package| accepted.contains(package), now, true)?;
+        for package in &accepted {
+            remove_file(&partial::mark_path(&self.pack_path(package)))?;
+        }
+        self.shared.sweep(live.iter().map(|(_, location)| location))
+    }
+
+    /// Removes transfers that nobody goes on with and whose package has expired, or that are older
+    /// than a week. What `accepted` knows stays. Returns how many were removed.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn expire(
+        &self,
+        accepted: impl Fn(&PackageId) -> bool,
+        now: Timestamp,
+    ) -> Result<usize, SpoolError> {
+        self.clear(accepted, now, false)
+    }
+
+    fn clear(
+        &self,
+        accepted: impl Fn(&PackageId) -> bool,
+        now: Timestamp,
+        left_overs: bool,
+    ) -> Result<usize, SpoolError> {
         let known: Vec<PackageId> = self.usage().packs.keys().copied().collect();
+        let mut removed = 0;
         for id in known {
             let path = self.pack_path(&id);
             let mark = partial::mark_path(&path);
-            let under_way = mark.exists() && age(&path) < PARTIAL_LIFE;
-            if accepted.contains(&id) || under_way {
+            // Without a mark it is accepted, or was left over by a removal that a stop cut off.
+            let clear = match mark.exists() {
+                true => partial::kept_until(&path).is_none_or(|until| now >= until),
+                false => left_overs,
+            };
+            if !clear {
+                continue;
+            }
+            // Not while somebody begins to send it.
+            let usage = self.usage();
+            if usage.partials.contains_key(&id) || accepted(&id) {
                 continue;
             }
             remove_file(&mark)?;
-            let whole = PackLocation::default();
-            self.remove(&id, &whole)?;
+            remove_file(&path)?;
+            drop(usage);
+            self.forget(&id);
+            removed += 1;
         }
-        self.shared.sweep(live.iter().map(|(_, location)| location))
+        Ok(removed)
     }
 }
 
@@ -268,12 +336,6 @@ fn pack_id(path: &Path) -> Option<PackageId> {
         .strip_suffix(".pack")?
         .parse()
         .ok()
-}
-
-fn age(path: &Path) -> Duration {
-    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
-    let age = modified.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
-    age.unwrap_or_default()
 }
 
 pub(crate) fn remove_file(path: &Path) -> Result<(), SpoolError> {

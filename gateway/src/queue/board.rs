@@ -223,6 +223,10 @@ impl Board {
             (true, ItemState::Forwarded) => &mut counts.forwarded,
         };
         *number = number.saturating_add_signed(by);
+        let length = item
+            .pack
+            .map_or(0, |pack| i64::try_from(pack.length).unwrap_or(0));
+        counts.bytes = counts.bytes.saturating_add_signed(length * by);
         if *counts == Counts::default() {
             self.counts.remove(&item.next_hop);
         }

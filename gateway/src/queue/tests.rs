@@ -59,6 +59,10 @@ fn accepted(number: u8, hops: &[usize]) -> v1::Entry {
         previous_hop: Some(Hop::agent(party("caf21")).to_message()),
         routes: hops.iter().map(route).collect(),
         deadline_ms: 1_000 + i64::from(number % 4) * 1_000,
+        pack: Some(v1::PackLocation {
+            length: u64::from(number) + 100,
+            ..v1::PackLocation::default()
+        }),
         ..v1::AcceptedEvent::default()
     }))
 }
@@ -168,6 +172,20 @@ fn a_package_waits_once_for_each_next_hop_until_everybody_behind_it_is_done() {
     assert_eq!(states(&queue, 2)[0], (hop(0), ItemState::Forwarded, 1));
     push(&queue, delivered(2, 0, 1));
     assert_eq!(states(&queue, 2), [(hop(1), ItemState::Waiting, 2)]);
+}
+
+#[test]
+fn what_waits_for_a_hop_is_counted_with_its_bytes() {
+    let queue = MemQueue::new();
+    push(&queue, accepted(2, &[0, 1]));
+    push(&queue, accepted(4, &[0]));
+    push(&queue, forwarded(4, 0));
+    let counts = queue.counts();
+    let first = counts[&hop(0)];
+    assert_eq!((first.waiting, first.forwarded, first.bytes), (1, 1, 206));
+    assert_eq!((counts[&hop(1)].total(), counts[&hop(1)].bytes), (1, 102));
+    push(&queue, refused(2, HOPS[0], vec![], Some(hop(0))));
+    assert_eq!(queue.counts()[&hop(0)].bytes, 104);
 }
 
 #[test]

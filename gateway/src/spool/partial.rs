@@ -8,13 +8,14 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use passerelle_proto::session::Held;
-use passerelle_proto::v1::{PackLocation, Section};
-use passerelle_proto::{ChunkTable, Digest, PackLayout, VerifiedManifest};
+use passerelle_proto::v1::{self, PackLocation, Section};
+use passerelle_proto::{ChunkTable, Digest, PackLayout, Timestamp, VerifiedManifest};
 use prost::Message;
 
-use super::{Spool, SpoolError, failed, remove_file};
+use super::{PARTIAL_LIFE, Spool, SpoolError, failed, remove_file};
 use crate::disk;
 
 const MARK_LEN: usize = 16;
@@ -134,6 +135,14 @@ impl Partial {
     /// # Errors
     /// [`SpoolError`].
     pub fn finish(&mut self) -> Result<PackLocation, SpoolError> {
+        let wanted = self.manifest.payload_length();
+        let has_head = self.held.table.is_some() || self.head_parts == 3;
+        if !has_head || self.written != wanted {
+            return Err(SpoolError::Incomplete {
+                held: self.written,
+                wanted,
+            });
+        }
         self.sync()?;
         Ok(PackLocation {
             segment: 0,
@@ -147,7 +156,6 @@ impl Partial {
     /// # Errors
     /// [`SpoolError::Io`].
     pub fn accepted(self) -> Result<(), SpoolError> {
-        self.spool.completed(&self.manifest.id());
         remove_file(&mark_path(&self.path))
     }
 
@@ -157,10 +165,14 @@ impl Partial {
     /// [`SpoolError::Io`].
     pub fn discard(self) -> Result<(), SpoolError> {
         self.check_turn()?;
-        let id = self.manifest.id();
-        self.spool.completed(&id);
-        remove_file(&mark_path(&self.path))?;
-        self.spool.remove(&id, &PackLocation::default())
+        self.spool
+            .remove(&self.manifest.id(), &PackLocation::default())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        self.spool.ended(&self.manifest.id(), self.turn);
     }
 }
 
@@ -179,6 +191,18 @@ fn check(manifest: &VerifiedManifest, written: u64) -> [u8; 8] {
     let mut check = [0; 8];
     check.copy_from_slice(&digest.0[..8]);
     check
+}
+
+/// Until when a transfer that nobody goes on with is kept: a week after it was written last, and
+/// not beyond its package's time. `None`: it can never be resumed.
+pub(super) fn kept_until(path: &Path) -> Option<Timestamp> {
+    let mut file = File::open(path).ok()?;
+    let written = file.metadata().and_then(|meta| meta.modified()).ok()?;
+    let written = written.duration_since(UNIX_EPOCH).ok()?;
+    let (_, signed) = PackLayout::read(&mut file).ok()?;
+    let manifest = v1::Manifest::decode(signed.body.as_slice()).ok()?;
+    let week = Timestamp::from_ms(0).checked_add(written.saturating_add(PARTIAL_LIFE))?;
+    Some(week.min(Timestamp::from_ms(manifest.not_after_ms)))
 }
 
 /// What an earlier transfer of this very package has left; `None`: begin anew.

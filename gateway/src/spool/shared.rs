@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,27 +27,29 @@ struct Open {
 #[derive(Default)]
 struct Syncs {
     begun: AtomicU64,
-    running: Mutex<()>,
+    /// Held during a sync; says how one has failed, after which none is believed: the system may
+    /// have dropped what it could not write.
+    failed: Mutex<Option<i32>>,
 }
 
 impl Syncs {
     /// What was written before this call is on stable storage when it returns.
     fn sync(&self, file: &File) -> std::io::Result<()> {
         let begun_before = self.begun.load(Ordering::SeqCst);
-        let _running = self
-            .running
+        let mut failed = self
+            .failed
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(error) = *failed {
+            return Err(io::Error::from_raw_os_error(error));
+        }
         // One that began after our write, and has ended since, covers it.
         if self.begun.load(Ordering::SeqCst) > begun_before {
             return Ok(());
         }
         self.begun.fetch_add(1, Ordering::SeqCst);
         let synced = file.sync_data();
-        if synced.is_err() {
-            // Nobody may rely on a sync that failed.
-            self.begun.fetch_sub(1, Ordering::SeqCst);
-        }
+        *failed = synced.as_ref().err().and_then(io::Error::raw_os_error);
         synced
     }
 }
@@ -122,13 +125,29 @@ impl Shared {
             found
         };
         let path = self.path(number);
-        file.write_all_at(bytes, offset).map_err(failed(&path))?;
-        syncs.sync(&file).map_err(failed(&path))?;
-        Ok(PackLocation {
+        let location = PackLocation {
             segment: number,
             offset,
             length: bytes.len() as u64,
-        })
+        };
+        let written = file.write_all_at(bytes, offset);
+        if let Err(error) = written.and_then(|()| syncs.sync(&file)) {
+            self.abandon(&location)?;
+            return Err(failed(&path)(error));
+        }
+        Ok(location)
+    }
+
+    /// What was to lie here does not, and nothing more is written to this segment.
+    fn abandon(&self, location: &PackLocation) -> Result<(), SpoolError> {
+        {
+            let mut state = self.state();
+            let here = |open: &Open| open.number == location.segment;
+            if state.open.as_ref().is_some_and(here) {
+                state.open = None;
+            }
+        }
+        self.release(location)
     }
 
     fn next_segment(&self, state: &mut State) -> Result<(), SpoolError> {

@@ -1,6 +1,6 @@
 //! What the spool keeps over a kill, and what it removes.
 
-use passerelle_proto::fixture::{keys, plan, seal_files, world};
+use passerelle_proto::fixture::{NOW, keys, plan, seal_files, world};
 use passerelle_proto::{Digest, Sealed};
 
 use super::*;
@@ -63,9 +63,11 @@ fn a_transfer_goes_on_from_what_was_synced() {
     let reader = spool.reader(&sealed.manifest, &location).unwrap();
     let length = chunks.len() as u64;
     assert_eq!(reader.read(Section::Chunks, 0, length).unwrap(), chunks);
-    spool.sweep(&[(sealed.manifest.id(), location)]).unwrap();
+    spool
+        .sweep(&[(sealed.manifest.id(), location)], NOW)
+        .unwrap();
     assert!(spool.reader(&sealed.manifest, &location).is_ok());
-    spool.sweep(&[]).unwrap();
+    spool.sweep(&[], NOW).unwrap();
     assert!(spool.reader(&sealed.manifest, &location).is_err());
     assert_eq!(spool.bytes(), 0);
 }
@@ -116,7 +118,7 @@ fn small_packages_share_a_segment_that_goes_with_the_last_of_them() {
         .iter()
         .map(|(manifest, at)| (manifest.id(), *at))
         .collect();
-    spool.sweep(&live).unwrap();
+    spool.sweep(&live, NOW).unwrap();
     let files = || fs::read_dir(dir.path().join("shared")).unwrap().count();
     for (at, (manifest, location)) in stored.iter().enumerate() {
         assert_eq!(files(), 1, "{at}");
@@ -139,4 +141,96 @@ fn a_quota_refuses_before_anything_is_written() {
         Err(SpoolError::Full(_))
     ));
     assert_eq!(spool.bytes(), 0);
+}
+
+/// Now, by the clock of the file system.
+fn written_now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp::from_ms(since.unwrap().as_millis() as i64)
+}
+
+#[test]
+fn a_transfer_is_kept_for_a_week_or_until_its_package_expires() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sealed, pack) = package(900_000);
+    let spool = open(dir.path());
+    let begin = || {
+        let mut partial = spool.begin(&sealed.manifest).unwrap();
+        let wraps = part(&sealed, &pack, Section::Wraps);
+        partial.write(Section::Wraps, 0, wraps).unwrap();
+        partial
+    };
+    drop(begin());
+    let week = written_now().saturating_add(PARTIAL_LIFE);
+    let until = sealed.manifest.not_after().min(week);
+    let minute = Duration::from_secs(60);
+    let (early, late) = (until.saturating_sub(minute), until.saturating_add(minute));
+    let nobody = |_: &PackageId| false;
+    assert_eq!(spool.expire(nobody, early).unwrap(), 0);
+    let running = begin();
+    assert_eq!(
+        spool.expire(nobody, late).unwrap(),
+        0,
+        "somebody is sending it"
+    );
+    drop(running);
+    assert_eq!(spool.expire(|_| true, late).unwrap(), 0, "the log has it");
+    assert_eq!(spool.expire(nobody, late).unwrap(), 1);
+    assert_eq!(spool.bytes(), 0);
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        1,
+        "the shared segments"
+    );
+}
+
+#[test]
+fn a_transfer_that_is_not_whole_is_not_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sealed, pack) = package(900_000);
+    let spool = open(dir.path());
+    let mut partial = spool.begin(&sealed.manifest).unwrap();
+    for section in SECTIONS {
+        partial
+            .write(section, 0, part(&sealed, &pack, section))
+            .unwrap();
+    }
+    let chunks = part(&sealed, &pack, Section::Chunks);
+    let (most, last) = chunks.split_at(chunks.len() - 1);
+    partial.write(Section::Chunks, 0, most).unwrap();
+    assert!(matches!(
+        partial.finish(),
+        Err(SpoolError::Incomplete { .. })
+    ));
+    partial
+        .write(Section::Chunks, most.len() as u64, last)
+        .unwrap();
+    assert!(partial.finish().is_ok());
+}
+
+#[test]
+fn only_what_is_being_sent_now_counts_as_being_received() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (package(900_000).0, package(800_000).0);
+    let limits = Limits {
+        partial_bytes_max: 1_000_000,
+        ..Limits::default()
+    };
+    let spool = Spool::open(dir.path(), limits).unwrap();
+    let running = spool.begin(&one.manifest).unwrap();
+    assert!(matches!(
+        spool.begin(&other.manifest),
+        Err(SpoolError::Full(_))
+    ));
+    let again = spool.begin(&one.manifest).unwrap();
+    drop((running, again));
+    spool.begin(&other.manifest).unwrap();
+}
+
+#[test]
+fn an_error_of_the_disk_is_fatal_and_a_full_one_is_not() {
+    let of = |errno: rustix::io::Errno| failed(Path::new("x"))(errno.into());
+    assert!(of(rustix::io::Errno::IO).is_fatal());
+    assert!(!of(rustix::io::Errno::NOENT).is_fatal());
+    assert!(matches!(of(rustix::io::Errno::NOSPC), SpoolError::Full(_)));
 }
