@@ -47,6 +47,11 @@ impl Board {
         range.map(|(_, key)| *key).collect()
     }
 
+    /// Whether the package has this item.
+    pub(super) fn holds(&self, package: &PackageId, key: ItemKey) -> bool {
+        self.packages.contains(&(*package, key))
+    }
+
     /// The item is new, or has changed from `before`.
     pub(super) fn put(&mut self, key: ItemKey, before: Option<&Item>, item: &Item) {
         match before {

@@ -5,6 +5,7 @@
 //! `len` walks the tree. What the flush does not promise after a crash of the machine is not
 //! relied upon: without a mark of an orderly stop the database of an earlier boot is moved aside.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Requests that may wait for the database's thread.
 const REQUESTS_MAX: usize = 1024;
+/// Writes that may be on their way before one is waited for.
+const WRITES_MAX: usize = REQUESTS_MAX / 2;
 
 const APPLIED: &[u8] = b"applied";
 const ITEM_PREFIX: u8 = b'i';
@@ -48,6 +51,8 @@ struct Engine {
     tasks: Option<mpsc::SyncSender<Task>>,
     thread: Option<thread::JoinHandle<()>>,
     stuck: AtomicBool,
+    /// Writes since an answer was waited for.
+    unanswered: usize,
 }
 
 impl Drop for Engine {
@@ -133,6 +138,7 @@ impl Engine {
             tasks: Some(tasks),
             thread: Some(thread),
             stuck: AtomicBool::new(false),
+            unanswered: 0,
         };
         let answer = opening.recv_timeout(ANSWER_WITHIN).map_err(|error| {
             let hangs = error == mpsc::RecvTimeoutError::Timeout;
@@ -150,6 +156,26 @@ impl Engine {
             }
         };
         Ok((engine, applied))
+    }
+
+    /// Has `write` done in the database's thread; whether it failed is said by the next commit.
+    fn tell(
+        &mut self,
+        operation: &'static str,
+        write: impl FnOnce(&Tree) -> sled::Result<()> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.unanswered += 1;
+        if self.unanswered >= WRITES_MAX {
+            // Waits with a limit: a database that hangs is noticed here and not in a full channel.
+            self.unanswered = 0;
+            self.ask(operation, |_| Ok(()))?;
+        }
+        let task: Task = Box::new(move |tree| tree.keep_failure(write(tree)));
+        let sent = self
+            .tasks
+            .as_ref()
+            .is_some_and(|tasks| tasks.send(task).is_ok());
+        sent.then_some(()).ok_or(StoreError::Stuck { operation })
     }
 
     /// Runs `task` in the database's thread and waits for its answer.
@@ -193,7 +219,7 @@ impl Store for Database {
 
     fn put(&mut self, key: ItemKey, item: &Item) -> Result<(), StoreError> {
         let (record, deadline) = (item.encode(), item.deadline);
-        self.engine.ask("writing an item", move |tree| {
+        self.engine.tell("writing an item", move |tree| {
             tree.put(key, deadline, record)
         })
     }
@@ -201,7 +227,7 @@ impl Store for Database {
     fn remove(&mut self, key: ItemKey, item: &Item) -> Result<(), StoreError> {
         let deadline = item.deadline;
         self.engine
-            .ask("removing an item", move |tree| tree.remove(key, deadline))
+            .tell("removing an item", move |tree| tree.remove(key, deadline))
     }
 
     fn commit(&mut self, applied: Applied) -> Result<(), StoreError> {
@@ -258,6 +284,8 @@ impl Store for Database {
 /// The one tree, in its thread.
 struct Tree {
     db: sled::Db,
+    /// The first write that failed: nothing can be committed after it.
+    failure: RefCell<Option<sled::Error>>,
 }
 
 impl Tree {
@@ -268,7 +296,14 @@ impl Tree {
             .mode(sled::Mode::LowSpace)
             .flush_every_ms(None)
             .open()?;
-        Ok(Self { db })
+        let failure = RefCell::new(None);
+        Ok(Self { db, failure })
+    }
+
+    fn keep_failure(&self, written: sled::Result<()>) {
+        if let Err(error) = written {
+            self.failure.borrow_mut().get_or_insert(error);
+        }
     }
 
     fn applied(&self) -> sled::Result<Option<Vec<u8>>> {
@@ -296,6 +331,9 @@ impl Tree {
     }
 
     fn commit(&self, applied: Applied) -> sled::Result<()> {
+        if let Some(error) = self.failure.borrow().clone() {
+            return Err(error);
+        }
         self.db.insert(APPLIED, encode_applied(applied))?;
         self.db.flush().map(|_| ())
     }

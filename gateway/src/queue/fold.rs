@@ -17,6 +17,8 @@ pub trait Items {
     /// # Errors
     /// [`StoreError`] when they cannot be read.
     fn of_package(&self, package: &PackageId) -> Result<Vec<(ItemKey, Item)>, StoreError>;
+    /// Whether the package has this item.
+    fn holds(&self, package: &PackageId, key: ItemKey) -> bool;
     /// One item.
     ///
     /// # Errors
@@ -108,16 +110,17 @@ fn accepted(
     let signed = event.manifest.as_ref().ok_or(refuse("manifest"))?;
     let manifest =
         v1::Manifest::decode(signed.body.as_slice()).map_err(|_| refuse("manifest body"))?;
+    let package = package_of(signed);
     let mut changes = Vec::new();
     for (route, to) in event.routes.iter().enumerate() {
         let route = u8::try_from(route).map_err(|_| refuse("number of routes"))?;
         let key = ItemKey { index, route };
-        if items.item(key)?.is_some() {
+        if items.holds(&package, key) {
             continue;
         }
         let item = Item {
             class: class_of(&manifest),
-            package: package_of(signed),
+            package,
             next_hop: hop(to.next_hop.as_ref()).ok_or(refuse("next hop"))?,
             previous_hop: hop(event.previous_hop.as_ref()),
             flow: Some(manifest.flow.parse().map_err(|_| refuse("flow"))?),
@@ -149,7 +152,7 @@ fn statement(
     let ended = Ended::by(&body, from.as_ref()).ok_or(refuse("issuer"))?;
     let mut changes = settle(items, index, &package, &ended)?;
     let key = ItemKey { index, route: 0 };
-    if event.next_hop.is_some() && items.item(key)?.is_none() {
+    if event.next_hop.is_some() && !items.holds(&package, key) {
         let item = Item {
             class: Class::Statement,
             package,

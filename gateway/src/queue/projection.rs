@@ -76,6 +76,10 @@ impl<S: Store> Items for Inner<S> {
         Ok(items)
     }
 
+    fn holds(&self, package: &PackageId, key: ItemKey) -> bool {
+        self.board.holds(package, key)
+    }
+
     fn item(&self, key: ItemKey) -> Result<Option<Item>, StoreError> {
         self.store.get(key)
     }
@@ -88,7 +92,10 @@ impl<S: Store> Inner<S> {
     }
 
     fn put(&mut self, key: ItemKey, item: &Item) -> Result<(), StoreError> {
-        let before = self.store.get(key)?;
+        let before = match self.board.holds(&item.package, key) {
+            true => Some(self.known(key)?),
+            false => None,
+        };
         self.store.put(key, item)?;
         self.board.put(key, before.as_ref(), item);
         Ok(())

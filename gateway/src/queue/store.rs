@@ -48,8 +48,8 @@ pub enum StoreError {
 
 /// Items by key, and by deadline.
 ///
-/// Writes may be lost until [`Store::commit`] has returned, but never partly kept beyond it: what
-/// is found after a crash is at least the state of the last commit, and at most some writes more.
+/// Writes may be lost, and their errors unsaid, until [`Store::commit`] has returned. What is found
+/// after a crash is at least the state of the last commit, and at most some writes more.
 pub(crate) trait Store: Send {
     /// One item.
     fn get(&self, key: ItemKey) -> Result<Option<Item>, StoreError>;
