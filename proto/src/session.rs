@@ -444,7 +444,7 @@ impl Session {
     /// Whether both sides want to end and nothing is open.
     pub fn is_finished(&self) -> bool {
         let open = !self.offers.is_empty() || !self.slots.is_empty() || !self.unacked.is_empty();
-        self.is_ending() && !open && self.frames.is_empty()
+        self.bye_sent && self.bye_received && !open && self.frames.is_empty()
     }
 
     /// Offers a package; `inline` is the whole of it, when it is small, else empty.

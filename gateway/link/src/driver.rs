@@ -30,6 +30,9 @@ const STATEMENTS_AT_ONCE: usize = 64;
 /// Longest reason that is told to a peer or taken from it, in characters.
 const BYE_LEN_MAX: usize = 300;
 
+/// How long the last frames may take to reach the peer.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
+
 /// Why a stream has ended otherwise than in order.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -113,7 +116,7 @@ struct Driver {
 /// # Errors
 /// [`SessionError`] when it did not end in order. Whatever was under way is put back.
 pub async fn run_session(
-    inbound: impl Stream<Item = Result<Frame, Status>> + Send + Unpin,
+    mut inbound: impl Stream<Item = Result<Frame, Status>> + Send + Unpin,
     outbound: mpsc::Sender<Frame>,
     peer: Peer,
     lane: Lane,
@@ -139,7 +142,7 @@ pub async fn run_session(
         stopping: false,
         why: "the stream was cut".to_owned(),
     };
-    let outcome = driver.run(inbound, &outbound, stop).await;
+    let outcome = driver.run(&mut inbound, &outbound, stop).await;
     driver.why = match &outcome {
         Ok(()) => String::new(),
         Err(error) => error.to_string(),
@@ -149,6 +152,16 @@ pub async fn run_session(
         let why: String = error.to_string().chars().take(BYE_LEN_MAX).collect();
         let bye = frame::Frame::Bye(v1::Bye { why });
         let _ = outbound.try_send(Frame { frame: Some(bye) });
+    }
+    let broken = matches!(
+        outcome,
+        Err(SessionError::Stalled | SessionError::Stream(_))
+    );
+    drop(outbound);
+    if !broken {
+        // A stream that is let go of loses what is still on its way out: the peer ends it first.
+        let rest = async { while let Some(Ok(_)) = inbound.next().await {} };
+        let _ = tokio::time::timeout(FLUSH_MAX, rest).await;
     }
     outcome
 }
@@ -169,7 +182,7 @@ impl Driver {
 
     async fn run(
         &mut self,
-        mut inbound: impl Stream<Item = Result<Frame, Status>> + Send + Unpin,
+        inbound: &mut (impl Stream<Item = Result<Frame, Status>> + Send + Unpin),
         outbound: &mpsc::Sender<Frame>,
         stop: CancellationToken,
     ) -> Result<(), SessionError> {

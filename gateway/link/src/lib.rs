@@ -9,6 +9,7 @@ mod connection;
 mod dialer;
 mod driver;
 mod exchange;
+mod h3_streams;
 mod identity;
 mod kx;
 mod link;

@@ -7,7 +7,7 @@ use passerelle_proto::Hop;
 use passerelle_proto::v1::{Frame, Lane};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ const RECONNECT_FIRST: Duration = Duration::from_millis(200);
 const RECONNECT_SOON_MAX: Duration = Duration::from_secs(1);
 /// How long a peer is looked for eagerly.
 const SOON: Duration = Duration::from_secs(60);
+/// How long the other lanes may take to say why the peer ends the connection.
+const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
 /// Longest wait between attempts later.
 const RECONNECT_MAX: Duration = Duration::from_secs(300);
 
@@ -169,13 +171,17 @@ impl Keeper {
             lanes.spawn(open_lane(connection, lane, exchange, stop.clone()));
         }
         let why = tokio::select! {
-            ended = lanes.join_next() => match ended {
-                Some(Ok(Err(error))) => connection
-                    .closed_because()
-                    .unwrap_or_else(|| error.to_string()),
-                _ => "the peer ends the connection".to_owned(),
-            },
-            why = connection.closed() => why,
+            biased;
+            ended = lanes.join_next() => ended.map_or(Why::default(), why),
+            why = connection.closed() => Why::Broken(why),
+        };
+        let why = match why {
+            Why::Told(why) => why,
+            Why::Broken(why) => {
+                let told = tokio::time::timeout(LAST_WORDS_MAX, last_words(&mut lanes)).await;
+                let told = told.ok().flatten().or_else(|| connection.closed_because());
+                told.unwrap_or(why)
+            }
         };
         if self.stop.is_cancelled() {
             // In order: what is open is finished; whoever stops us has set the time limit.
@@ -185,6 +191,40 @@ impl Keeper {
         connection.close();
         why
     }
+}
+
+type LaneResult = Result<Result<(), SessionError>, JoinError>;
+
+/// Why a lane has ended.
+enum Why {
+    /// The peer has said so.
+    Told(String),
+    /// It broke, as far as is known on this side.
+    Broken(String),
+}
+
+impl Default for Why {
+    fn default() -> Self {
+        Self::Broken("all lanes have ended".to_owned())
+    }
+}
+
+fn why(ended: LaneResult) -> Why {
+    match ended {
+        Ok(Err(error @ SessionError::Ended(_))) => Why::Told(error.to_string()),
+        Ok(Err(error)) => Why::Broken(error.to_string()),
+        Ok(Ok(())) | Err(_) => Why::default(),
+    }
+}
+
+/// What the peer says on any lane that is ending.
+async fn last_words(lanes: &mut JoinSet<Result<(), SessionError>>) -> Option<String> {
+    while let Some(ended) = lanes.join_next().await {
+        if let Why::Told(told) = why(ended) {
+            return Some(told);
+        }
+    }
+    None
 }
 
 async fn open_lane(

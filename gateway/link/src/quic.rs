@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h3_util::client::{H3Channel, H3Connector};
+use quinn::SendDatagramError;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::CertificateDer;
 use tonic::body::Body;
 
 use crate::connection::{Carrier, Connection, Ended};
 use crate::dialer::Target;
+use crate::h3_streams::{H3Connection, H3Opener, H3Receiving, H3Stream};
 use crate::peer::Transport;
 use crate::refusal::Refused;
 use crate::tls;
@@ -20,6 +22,8 @@ use crate::window::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW, STREAMS_MAX};
 /// Silence after which a keep-alive is sent. Shorter than the session's own: a peer that was
 /// killed and started again answers the next packet with a reset, and that is how it is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// How often a peer is asked whether it is there, after its keep-alive is overdue.
+const PROBE_EVERY: Duration = Duration::from_millis(600);
 /// Silence that ends a connection.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Round trip assumed before one is measured: the first retransmission comes after three of them,
@@ -31,16 +35,16 @@ const ROUND_TRIP_ASSUMED: Duration = Duration::from_millis(100);
 pub(crate) struct Established(Arc<Mutex<Option<quinn::Connection>>>);
 
 impl H3Connector for Established {
-    type CONN = h3_quinn::Connection;
-    type OS = h3_quinn::OpenStreams;
+    type CONN = H3Connection;
+    type OS = H3Opener;
     type SS = h3_quinn::SendStream<Bytes>;
-    type RS = h3_quinn::RecvStream;
-    type BS = h3_quinn::BidiStream<Bytes>;
+    type RS = H3Receiving;
+    type BS = H3Stream;
 
     async fn connect(&self) -> Result<Self::CONN, h3_util::Error> {
         let made = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let made = made.ok_or("the connection has ended")?;
-        Ok(h3_quinn::Connection::new(made))
+        Ok(H3Connection::new(made))
     }
 }
 
@@ -73,7 +77,10 @@ pub(crate) async fn dial(
     let chain = chain(&connection);
     let ended = async move {
         let guard = CloseOnDrop(connection);
-        let error = guard.0.closed().await;
+        let error = tokio::select! {
+            error = guard.0.closed() => error,
+            error = probe(&guard.0) => error,
+        };
         Ended(Refused::quic(&error, &reason).why)
     };
     let peer = target.peer(&chain, Transport::Quic);
@@ -84,6 +91,23 @@ pub(crate) async fn dial(
         chain,
         ended,
     ))
+}
+
+/// Asks a silent peer again and again: one that was killed answers with a reset as soon as it is
+/// back, while QUIC's own probes come at ever longer intervals.
+async fn probe(connection: &quinn::Connection) -> quinn::ConnectionError {
+    let mut heard = 0;
+    loop {
+        tokio::time::sleep(PROBE_EVERY).await;
+        let received = connection.stats().udp_rx.datagrams;
+        let silent = std::mem::replace(&mut heard, received) == received;
+        if silent
+            && let Err(SendDatagramError::ConnectionLost(error)) =
+                connection.send_datagram(Bytes::new())
+        {
+            return error;
+        }
+    }
 }
 
 /// Certificates that the other side has presented, leaf first.

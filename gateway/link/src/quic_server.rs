@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::body::Body;
 use tower::ServiceExt;
 
+use crate::h3_streams::{H3Connection, H3Stream};
 use crate::peer::{Peer, Transport};
 use crate::quic::{CloseOnDrop, chain, transport_config};
 use crate::refusal::Refused;
@@ -107,9 +108,9 @@ async fn requests(
     serving: &Arc<Serving>,
     ending: Ending,
 ) -> Result<(), Error> {
-    let mut connection: h3::server::Connection<h3_quinn::Connection, Bytes> = h3::server::builder()
+    let mut connection: h3::server::Connection<H3Connection, Bytes> = h3::server::builder()
         .max_field_section_size(HEADERS_LEN_MAX.into())
-        .build(h3_quinn::Connection::new(connection))
+        .build(H3Connection::new(connection))
         .await?;
     let mut draining = false;
     loop {
@@ -135,7 +136,7 @@ async fn requests(
 }
 
 async fn answer(
-    resolver: RequestResolver<h3_quinn::Connection, Bytes>,
+    resolver: RequestResolver<H3Connection, Bytes>,
     peer: Peer,
     ending: Ending,
     serving: &Serving,
@@ -148,5 +149,5 @@ async fn answer(
     let response: Response<Body> = serving.routes.clone().oneshot(request).await?;
     let (parts, body) = response.into_parts();
     send.send_response(Response::from_parts(parts, ())).await?;
-    send_h3_server_body::<_, h3_quinn::BidiStream<Bytes>>(&mut send, body).await
+    send_h3_server_body::<_, H3Stream>(&mut send, body).await
 }

@@ -1,9 +1,34 @@
-//! The key of QUIC's stateless resets, kept over restarts.
+//! What lets a peer notice that a process was killed: QUIC's stateless resets, over restarts.
 
 use std::path::Path;
+use std::time::Duration;
 
 use passerelle_proto::{read_secret_file, write_secret_file};
+use quinn::{ConnectionId, ConnectionIdGenerator};
 use ring::rand::{SecureRandom, SystemRandom};
+
+/// Length of the ids of QUIC connections in bytes.
+const ID_LEN: usize = 8;
+
+/// Random ids of connections; every id may be one of an earlier process.
+pub(crate) struct AnyId;
+
+impl ConnectionIdGenerator for AnyId {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut id = [0; ID_LEN];
+        // Without randomness no handshake succeeds either; an id is no secret.
+        let _ = SystemRandom::new().fill(&mut id);
+        ConnectionId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        ID_LEN
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
 
 /// The key of stateless resets, made at the first start and kept.
 ///

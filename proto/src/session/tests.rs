@@ -418,5 +418,14 @@ fn statements_are_acknowledged_and_answers_are_not() {
     }
     let mut events = std::iter::from_fn(|| pair.accepting.poll_event());
     assert!(events.any(|event| matches!(event, Event::Acked(ids) if ids == [id])));
-    assert!(pair.offering.is_finished());
+    drop(events);
+    assert!(
+        !pair.offering.is_finished(),
+        "the peer may still have something to say"
+    );
+    pair.accepting.bye("as you wish");
+    while let Some(frame) = pair.accepting.poll_frame(START) {
+        pair.offering.on_frame(frame, START).unwrap();
+    }
+    assert!(pair.offering.is_finished() && pair.accepting.is_finished());
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use passerelle_link::{Dialer, Identity, Listener, RefusalSink, TransportChoice, Trust};
 use passerelle_proto::fixture::{self, PARTIES, keys};
-use passerelle_proto::{Directory, Hop, Role, Roots};
+use passerelle_proto::{Directory, Hop, Role, Roots, TlsName};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -211,6 +211,10 @@ fn directory(
             sheet.seq = seq;
             sheet.addresses = addresses.get(party).cloned().unwrap_or_default();
             sheet.tls.anchors = vec![authorities[party].pem.clone()];
+            sheet.tls.names.push(TlsName {
+                name: format!("operator.{party}.test"),
+                role: Role::Operator,
+            });
             if without == Some(*party) {
                 sheet.tls.names.clear();
             }

@@ -30,6 +30,7 @@ pub enum Happened {
     /// All parts of a package, one after the other, are there.
     Taken(PackageId, Vec<u8>),
     Broken(Fault),
+    Syncing,
     Answered(PackageId, Answer),
     /// An offer was dropped without an answer.
     PutBack(PackageId),
@@ -96,7 +97,7 @@ impl Package {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Behaviour {
     /// The hello names a protocol that nobody speaks.
     pub from_the_future: bool,
@@ -311,6 +312,7 @@ impl Incoming for Taking {
     }
 
     async fn sync(&mut self) -> Result<(), WriteError> {
+        let _ = self.events.send(Happened::Syncing);
         match self.never_syncs {
             true => std::future::pending().await,
             false => Ok(()),
