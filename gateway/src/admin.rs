@@ -82,7 +82,9 @@ impl AdminService {
             let why = "write at least 12 digits of the package id";
             return Err(Status::invalid_argument(why));
         }
-        match self.0.sequencer.ledger().index.find_prefix(&id).as_slice() {
+        let found = self.0.sequencer.ledger().index.find_prefix(&id);
+        let found = found.map_err(|error| Status::internal(format!("index: {error}")))?;
+        match found.as_slice() {
             [package] => Ok(*package),
             [] => Err(Status::not_found(format!(
                 "no package {id} in this gateway's log"

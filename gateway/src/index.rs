@@ -1,29 +1,42 @@
 //! Which log entries speak of a package: immutable maps on disk, and the newest in memory.
 //!
 //! Keys are package id ‖ log index. One file covers 65,536 entries; what is newer is read from the
-//! log at the start.
+//! log at the start. In memory each file has only a filter that says which packages it may know,
+//! and the few files used last.
+
+mod filter;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fst::{IntoStreamer, Set, SetBuilder, Streamer};
 use passerelle_proto::v1::{self, entry::Event};
 use passerelle_proto::{Digest, PackageId};
 
+use self::filter::Filter;
 use crate::disk;
 
 /// Log entries that one file covers.
 pub const INDEX_SPAN: u64 = 65_536;
 /// Entries of one package that are looked up at most.
 const FOUND_MAX: usize = 1024;
+/// Files kept in memory; each has about 5 MB.
+const LOADED_MAX: usize = 4;
 const KEY_LEN: usize = 40;
+const FILTER_EXTENSION: &str = "filter";
+
+type Keys = Arc<Set<Vec<u8>>>;
 
 /// The index of one log.
 pub(crate) struct PackageIndex {
     dir: PathBuf,
-    files: Vec<Set<Vec<u8>>>,
+    /// One for each file, oldest first.
+    filters: Vec<Filter>,
+    /// Files in memory, the one used last at the end.
+    loaded: Mutex<Vec<(u64, Keys)>>,
     tail: BTreeSet<[u8; KEY_LEN]>,
     next: u64,
 }
@@ -37,27 +50,63 @@ impl PackageIndex {
         fs::create_dir_all(dir)?;
         let mut index = Self {
             dir: dir.to_owned(),
-            files: Vec::new(),
+            filters: Vec::new(),
+            loaded: Mutex::default(),
             tail: BTreeSet::new(),
             next: 0,
         };
-        loop {
-            let path = index.file_path(index.next);
-            let bytes = match fs::read(&path) {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(index),
-                Err(error) => return Err(error),
+        while index.file_path(index.next).exists() {
+            let Some(filter) = index.open_filter(index.next)? else {
+                break;
             };
-            match Set::new(bytes).and_then(|set| set.as_fst().verify().map(|()| set)) {
-                Ok(set) => index.files.push(set),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "made again from the log");
-                    fs::remove_file(&path)?;
-                    return Ok(index);
-                }
-            }
+            index.filters.push(filter);
             index.next += INDEX_SPAN;
         }
+        Ok(index)
+    }
+
+    /// The filter of a file, read or made again; `None` when the file itself is damaged.
+    fn open_filter(&self, first: u64) -> io::Result<Option<Filter>> {
+        let path = self.file_path(first).with_extension(FILTER_EXTENSION);
+        if let Some(filter) = fs::read(&path).ok().as_deref().and_then(Filter::from_bytes) {
+            return Ok(Some(filter));
+        }
+        match self.load(first) {
+            Ok(keys) => {
+                let filter = filter_of(all(&keys));
+                disk::replace(&path, &filter.to_bytes())?;
+                Ok(Some(filter))
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "a file of the index is made again from the log");
+                fs::remove_file(self.file_path(first))?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The keys of a file.
+    fn load(&self, first: u64) -> io::Result<Keys> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = loaded.iter().position(|(known, _)| *known == first) {
+            let found = loaded.remove(at);
+            let keys = Arc::clone(&found.1);
+            loaded.push(found);
+            return Ok(keys);
+        }
+        let path = self.file_path(first);
+        let set = Set::new(fs::read(&path)?);
+        let set = set.and_then(|set| set.as_fst().verify().map(|()| set));
+        let keys = Arc::new(set.map_err(|error| {
+            let what = format!("{}: {error}; remove it and restart", path.display());
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        })?);
+        if loaded.len() >= LOADED_MAX {
+            loaded.remove(0);
+        }
+        loaded.push((first, Arc::clone(&keys)));
+        Ok(keys)
     }
 
     fn file_path(&self, first: u64) -> PathBuf {
@@ -95,49 +144,58 @@ impl PackageIndex {
         let mut writer = builder.into_inner().map_err(io::Error::other)?;
         writer.flush()?;
         writer.get_ref().sync_all()?;
+        let filter = filter_of(self.tail.iter().filter_map(|key| parse(key)).collect());
+        let filter_path = path.with_extension(FILTER_EXTENSION);
+        disk::replace(&filter_path, &filter.to_bytes())?;
         disk::rename_synced(&unfinished, &path)?;
-        self.files
-            .push(Set::new(fs::read(&path)?).map_err(io::Error::other)?);
+        self.filters.push(filter);
         self.tail.clear();
         Ok(())
     }
 
     /// Log indices of the entries about a package, ascending.
-    pub(crate) fn find(&self, package: &PackageId) -> Vec<u64> {
+    ///
+    /// # Errors
+    /// What the system says, also when a file is damaged.
+    pub(crate) fn find(&self, package: &PackageId) -> io::Result<Vec<u64>> {
         let (from, to) = (key(package, 0), key(package, u64::MAX));
-        self.range(&from, &to)
-            .into_iter()
-            .map(|(_, index)| index)
-            .collect()
+        let found = self.range(&from, &to, |filter| filter.may_hold(package))?;
+        Ok(found.into_iter().map(|(_, index)| index).collect())
     }
 
     /// Packages whose id begins with these hexadecimal digits; at most two are looked for.
-    pub(crate) fn find_prefix(&self, digits: &str) -> Vec<PackageId> {
+    ///
+    /// # Errors
+    /// As [`PackageIndex::find`].
+    pub(crate) fn find_prefix(&self, digits: &str) -> io::Result<Vec<PackageId>> {
         let padded = |with: char| {
-            let text: String = digits
-                .chars()
-                .chain(std::iter::repeat(with))
-                .take(64)
-                .collect();
+            let rest = std::iter::repeat(with);
+            let text: String = digits.chars().chain(rest).take(64).collect();
             text.parse::<PackageId>().ok()
         };
         let (Some(from), Some(to)) = (padded('0'), padded('f')) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
-        let mut found: Vec<PackageId> = self
-            .range(&key(&from, 0), &key(&to, u64::MAX))
-            .into_iter()
-            .map(|(package, _)| package)
-            .collect();
+        let found = self.range(&key(&from, 0), &key(&to, u64::MAX), |_| true)?;
+        let mut found: Vec<PackageId> = found.into_iter().map(|(package, _)| package).collect();
         found.dedup();
         found.truncate(2);
-        found
+        Ok(found)
     }
 
-    fn range(&self, from: &[u8; KEY_LEN], to: &[u8; KEY_LEN]) -> Vec<(PackageId, u64)> {
+    fn range(
+        &self,
+        from: &[u8; KEY_LEN],
+        to: &[u8; KEY_LEN],
+        may_hold: impl Fn(&Filter) -> bool,
+    ) -> io::Result<Vec<(PackageId, u64)>> {
         let mut found = Vec::new();
-        for set in &self.files {
-            let mut stream = set.range().ge(from).le(to).into_stream();
+        for (first, filter) in (0..).step_by(INDEX_SPAN as usize).zip(&self.filters) {
+            if !may_hold(filter) {
+                continue;
+            }
+            let keys = self.load(first)?;
+            let mut stream = keys.range().ge(from).le(to).into_stream();
             while let Some(key) = stream.next() {
                 found.extend(parse(key));
                 if found.len() >= FOUND_MAX {
@@ -145,15 +203,27 @@ impl PackageIndex {
                 }
             }
         }
-        found.extend(
-            self.tail
-                .range(*from..=*to)
-                .filter_map(|key| parse(key))
-                .take(FOUND_MAX),
-        );
+        let newest = self.tail.range(*from..=*to);
+        found.extend(newest.filter_map(|key| parse(key)).take(FOUND_MAX));
         found.sort();
-        found
+        Ok(found)
     }
+}
+
+fn all(keys: &Set<Vec<u8>>) -> Vec<(PackageId, u64)> {
+    let mut found = Vec::new();
+    let mut stream = keys.stream();
+    while let Some(key) = stream.next() {
+        found.extend(parse(key));
+    }
+    found
+}
+
+/// The filter of sorted keys.
+fn filter_of(keys: Vec<(PackageId, u64)>) -> Filter {
+    let mut packages: Vec<PackageId> = keys.into_iter().map(|(package, _)| package).collect();
+    packages.dedup();
+    Filter::of(packages.iter())
 }
 
 fn key(package: &PackageId, index: u64) -> [u8; KEY_LEN] {
@@ -215,17 +285,42 @@ mod tests {
             index.push(&refused(number % 40_000)).unwrap();
         }
         let package = |number: u64| PackageId(Digest::of(&number.to_be_bytes()));
-        assert_eq!(index.find(&package(3)), [3, 40_003]);
+        assert_eq!(index.find(&package(3)).unwrap(), [3, 40_003]);
         let last = (INDEX_SPAN + 5) % 40_000;
-        assert_eq!(index.find(&package(last)), [last, INDEX_SPAN + 5]);
-        assert_eq!(index.find(&package(99_999)), []);
-        assert_eq!(index.find_prefix(&package(3).short()), [package(3)]);
-        assert_eq!(index.find_prefix("").len(), 2);
+        assert_eq!(index.find(&package(last)).unwrap(), [last, INDEX_SPAN + 5]);
+        assert!(index.find(&package(99_999)).unwrap().is_empty());
+        let short = package(3).short();
+        assert_eq!(index.find_prefix(&short).unwrap(), [package(3)]);
+        assert_eq!(index.find_prefix("").unwrap().len(), 2);
         let mut again = PackageIndex::open(dir.path()).unwrap();
         assert_eq!(again.next(), INDEX_SPAN);
         for number in INDEX_SPAN..INDEX_SPAN + 10 {
             again.push(&refused(number % 40_000)).unwrap();
         }
-        assert_eq!(again.find(&package(last)), [last, INDEX_SPAN + 5]);
+        assert_eq!(again.find(&package(last)).unwrap(), [last, INDEX_SPAN + 5]);
+    }
+
+    #[test]
+    fn a_lost_filter_is_made_again_and_a_damaged_file_is_read_from_the_log_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut index = PackageIndex::open(dir.path()).unwrap();
+        for number in 0..2 * INDEX_SPAN {
+            index.push(&refused(number)).unwrap();
+        }
+        let package = PackageId(Digest::of(&3_u64.to_be_bytes()));
+        let file = index.file_path(0);
+        fs::remove_file(file.with_extension(FILTER_EXTENSION)).unwrap();
+        let index = PackageIndex::open(dir.path()).unwrap();
+        assert_eq!(index.find(&package).unwrap(), [3]);
+        assert!(file.with_extension(FILTER_EXTENSION).exists());
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[1000] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        fs::remove_file(file.with_extension(FILTER_EXTENSION)).unwrap();
+        assert_eq!(PackageIndex::open(dir.path()).unwrap().next(), 0);
+        assert!(
+            !file.exists(),
+            "it is written again when the log has been read so far"
+        );
     }
 }

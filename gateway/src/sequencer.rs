@@ -95,6 +95,15 @@ pub(crate) struct Ledger {
     pub(crate) index: PackageIndex,
 }
 
+impl Ledger {
+    /// Log indices of the entries about a package, ascending.
+    fn find(&self, package: &PackageId) -> Result<Vec<u64>, Fatal> {
+        let path = PathBuf::from("index");
+        let found = self.index.find(package);
+        found.map_err(|source| Fatal::Io { path, source })
+    }
+}
+
 /// Submits entries to the thread that commits them. Cheap to clone.
 #[derive(Clone)]
 pub struct Sequencer {
@@ -250,7 +259,7 @@ impl Sequencer {
     pub fn entries_about(&self, package: &PackageId) -> Result<Vec<Committed>, Fatal> {
         let ledger = self.ledger();
         let mut found = Vec::new();
-        for index in ledger.index.find(package) {
+        for index in ledger.find(package)? {
             let bytes = ledger.log.entry(index)?;
             if let Ok(entry) = v1::Entry::decode(bytes.as_slice()) {
                 found.push(Committed { index, entry });
@@ -501,7 +510,7 @@ fn is_accepted(
     if !matches!(draft.what, What::Accepted(_)) {
         return Ok(false);
     }
-    for index in ledger.index.find(&draft.package) {
+    for index in ledger.find(&draft.package)? {
         let entry = v1::Entry::decode(ledger.log.entry(index)?.as_slice());
         if entry.is_ok_and(|entry| matches!(entry.event, Some(Event::Accepted(_)))) {
             return Ok(true);
