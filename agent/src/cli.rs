@@ -1,10 +1,122 @@
 //! The `passerelle` command: what it is told, and what it answers.
+//!
+//! It never writes the state of a daemon: it drops into the outbox, or asks over a Unix socket.
 
+mod arguments;
+mod audit;
+mod configured;
+mod convention;
+mod endpoint;
 mod failure;
+mod keys;
+mod laboratory;
+mod notes;
 mod output;
+mod ping;
 mod quantity;
+mod queue;
+mod send;
+mod serve;
+mod sheet;
+mod show;
+mod status;
 mod table;
+mod verification;
 mod wording;
 
-pub use failure::{Exit, Failure};
-pub use output::Output;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::runtime::{Builder, Runtime};
+
+use self::arguments::{
+    AgentCommand, AuditCommand, Command, CommandLine, ConventionCommand, KeysCommand,
+    PackageCommand, PkiCommand, SheetCommand,
+};
+pub use self::failure::{Exit, Failure};
+pub use self::output::Output;
+
+/// Threads that run tasks; file and signature work has threads of its own.
+const WORKER_THREADS: usize = 2;
+
+/// Runs one command and says how it went, by the statuses of BSD `sysexits.h`.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let line = match CommandLine::try_parse_from(arguments) {
+        Ok(line) => line,
+        Err(error) => {
+            // Help and the version are answers, everything else is a wrong command line.
+            let _ = error.print();
+            return match error.use_stderr() {
+                true => ExitCode::from(Exit::Usage as u8),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
+    let mut stdout = io::stdout().lock();
+    let mut output = Output::new(&mut stdout, line.json);
+    let Err(failure) = dispatch(line.command, &mut output) else {
+        return ExitCode::SUCCESS;
+    };
+    if !failure.is_quiet() {
+        let text = match line.json {
+            true => format!("{:#}", failure.to_json()),
+            false => failure.to_string(),
+        };
+        // Nothing is left to tell it to when standard error is closed.
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+    ExitCode::from(failure.status())
+}
+
+fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
+    match command {
+        Command::Agent {
+            command: AgentCommand::Run(run),
+        } => runtime()?.block_on(serve::run(&run, output)),
+        Command::Send(send) => send::run(&send, output),
+        Command::Status(daemon) => runtime()?.block_on(status::run(&daemon, output)),
+        Command::Queue(queue) => runtime()?.block_on(queue::run(&queue, output)),
+        Command::Package {
+            command: PackageCommand::Show(show),
+        } => runtime()?.block_on(show::run(&show, output)),
+        Command::Ack(ack) => runtime()?.block_on(show::acknowledge(&ack, output)),
+        Command::Ping(ping) => runtime()?.block_on(ping::run(&ping, output)),
+        Command::Audit { command } => match command {
+            AuditCommand::Log(log) => runtime()?.block_on(audit::log(&log, output)),
+            AuditCommand::Verify(verify) => audit::verify(&verify, output),
+        },
+        Command::Keys { command } => match command {
+            KeysCommand::New(new) => keys::new(&new, output),
+            KeysCommand::Show { file } => keys::show(&file, output),
+            KeysCommand::Letter { file } => keys::letter(&file, output),
+        },
+        Command::Convention { command } => match command {
+            ConventionCommand::Show { file } => convention::show(&file, output),
+            ConventionCommand::Check(check) => convention::check(&check, output),
+            ConventionCommand::Sign(sign) => convention::sign(&sign, output),
+        },
+        Command::Sheet { command } => match command {
+            SheetCommand::New(new) => sheet::new(&new, output),
+            SheetCommand::Show { file } => sheet::show(&file, output),
+            SheetCommand::Sign(sign) => sheet::sign(&sign, output),
+        },
+        Command::Pki {
+            command: PkiCommand::Lab { dir },
+        } => laboratory::make(&dir, output),
+    }
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    let mut builder = Builder::new_multi_thread();
+    let built = builder.worker_threads(WORKER_THREADS).enable_all().build();
+    built.map_err(|error| {
+        let what = format_args!("the runtime does not start: {error}");
+        Failure::new(
+            Exit::Again,
+            what,
+            "check the limits of processes and files (ulimit -a)",
+        )
+    })
+}

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display};
 use std::io;
 
+use passerelle_proto::Problem;
 use serde_json::{Value, json};
 
 /// Exit statuses after BSD `sysexits.h`, so that scripts can tell causes apart.
@@ -40,6 +41,7 @@ pub struct Failure {
     what: String,
     remedy: String,
     quiet: bool,
+    problems: Vec<Problem>,
 }
 
 impl Failure {
@@ -50,6 +52,20 @@ impl Failure {
             what: what.to_string(),
             remedy: remedy.to_string(),
             quiet: false,
+            problems: Vec::new(),
+        }
+    }
+
+    /// A configuration is wrong; all its problems are told at once.
+    pub fn config(problems: Vec<Problem>) -> Self {
+        let what = match problems.len() {
+            1 => "the configuration has a problem".to_owned(),
+            count => format!("the configuration has {count} problems"),
+        };
+        let remedy = "mend all of it, then try again";
+        Failure {
+            problems,
+            ..Failure::new(Exit::Config, what, remedy)
         }
     }
 
@@ -111,12 +127,29 @@ impl Failure {
 
     /// For programs.
     pub fn to_json(&self) -> Value {
-        json!({ "error": { "what": self.what, "remedy": self.remedy, "status": self.status() } })
+        let problems = self.problems.iter().map(|problem| {
+            json!({
+                "file": problem.file,
+                "line": problem.line,
+                "what": problem.what,
+                "remedy": problem.remedy,
+            })
+        });
+        let problems = Value::Array(problems.collect());
+        json!({ "error": {
+            "what": self.what,
+            "remedy": self.remedy,
+            "status": self.status(),
+            "problems": problems,
+        } })
     }
 }
 
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in &self.problems {
+            writeln!(f, "{problem}")?;
+        }
         write!(f, "error: {}\n  what to do: {}", self.what, self.remedy)
     }
 }

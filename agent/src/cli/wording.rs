@@ -1,5 +1,7 @@
 //! Statements and log entries in plain words.
 
+use std::fmt::{self, Display};
+
 use passerelle_proto::{Digest, v1};
 use prost::Message;
 use serde::Serialize;
@@ -117,6 +119,18 @@ pub struct EntryView {
     pub package: String,
     /// What it says, in a sentence.
     pub says: String,
+}
+
+impl Display for EntryView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = self.package.get(..12).unwrap_or_default();
+        let at = When(self.at_ms);
+        write!(
+            f,
+            "{:>6}  {at}  {:<11}  {id:<12}  {}",
+            self.index, self.kind, self.says
+        )
+    }
 }
 
 impl EntryView {

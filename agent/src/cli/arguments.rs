@@ -1,0 +1,443 @@
+//! The command line: every command, its arguments and an example.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use passerelle_proto::{FlowId, KeyId, PartyId, Role};
+
+/// Exchange signed, sealed packages with the partners of a convention.
+#[derive(Debug, Parser)]
+#[command(
+    name = "passerelle",
+    version,
+    propagate_version = true,
+    after_help = "\
+Example:
+  passerelle demo
+  passerelle send tables.csv --flow observation-iris --to grand-dijon"
+)]
+pub(super) struct CommandLine {
+    /// Answer in JSON, for programs.
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// The daemon inside an institution.
+    #[command(after_help = "Example:\n  passerelle agent run --config /etc/passerelle/agent.toml")]
+    Agent {
+        #[command(subcommand)]
+        command: AgentCommand,
+    },
+    /// Drop a file or a directory into the outbox.
+    #[command(after_help = "\
+Example:
+  passerelle send iris-2016.csv --flow observation-iris --to grand-dijon --title \"Décembre 2016\"")]
+    Send(SendArguments),
+    /// How an agent or a gateway is doing, and which transport each peer uses.
+    #[command(after_help = "\
+Example:
+  passerelle status --config /etc/passerelle/agent.toml
+  passerelle status --socket /run/passerelle/admin.sock --json")]
+    Status(DaemonArguments),
+    /// What an agent has sent and received, or what waits at a gateway.
+    #[command(after_help = "Example:\n  passerelle queue --limit 20")]
+    Queue(QueueArguments),
+    /// One package and everything that was said about it.
+    #[command(after_help = "Example:\n  passerelle package show 0a1b2c3d4e5f")]
+    Package {
+        #[command(subcommand)]
+        command: PackageCommand,
+    },
+    /// Acknowledge a package that was received: its sender gets your signature.
+    #[command(after_help = "Example:\n  passerelle ack 0a1b2c3d4e5f --comment \"bien reçu\"")]
+    Ack(AckArguments),
+    /// Send a test package along the whole path; it is receipted and not delivered.
+    #[command(after_help = "Example:\n  passerelle ping grand-dijon --timeout-s 30")]
+    Ping(PingArguments),
+    /// The tamper-evident log of a gateway.
+    #[command(after_help = "\
+Example:
+  passerelle audit log --config gateway.toml --follow
+  passerelle audit verify /var/lib/passerelle/log --config gateway.toml")]
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
+    /// Make keys, look at them, and print the letter that is compared on paper.
+    #[command(after_help = "\
+Example:
+  passerelle keys new --party caf21 --kind root --out root.secret
+  passerelle keys letter root.public")]
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// The convention: who may send what to whom.
+    #[command(after_help = "Example:\n  passerelle convention check convention.note")]
+    Convention {
+        #[command(subcommand)]
+        command: ConventionCommand,
+    },
+    /// Party sheets: a party's addresses, names and keys, signed by its root key.
+    #[command(after_help = "Example:\n  passerelle sheet show sheets/caf21.note")]
+    Sheet {
+        #[command(subcommand)]
+        command: SheetCommand,
+    },
+    /// Certificates and keys for trying things out.
+    #[command(after_help = "Example:\n  passerelle pki lab /tmp/laboratoire")]
+    Pki {
+        #[command(subcommand)]
+        command: PkiCommand,
+    },
+}
+
+/// Which daemon is asked.
+#[derive(Debug, Clone, Args)]
+pub(super) struct DaemonArguments {
+    /// Unix socket of the agent or of the gateway.
+    #[arg(long, value_name = "SOCKET", conflicts_with = "config")]
+    pub(super) socket: Option<PathBuf>,
+    /// Configuration of the agent or of the gateway; its socket is asked.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/passerelle/agent.toml"
+    )]
+    pub(super) config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AgentCommand {
+    /// Run the agent until it is told to stop.
+    #[command(after_help = "Example:\n  passerelle agent run --config /etc/passerelle/agent.toml")]
+    Run(RunArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArguments {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: PathBuf,
+    /// Only check the configuration and everything it names, then exit (0, or 78).
+    #[arg(long)]
+    pub(super) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SendArguments {
+    /// File or directory to send; it is copied, and stays where it is.
+    pub(super) file: PathBuf,
+    /// Flow of the convention.
+    #[arg(long)]
+    pub(super) flow: FlowId,
+    /// A recipient; may be repeated. Default: everybody whom the flow allows.
+    #[arg(long, value_name = "PARTY")]
+    pub(super) to: Vec<PartyId>,
+    /// Title that people see; default: the name of the file.
+    #[arg(long)]
+    pub(super) title: Option<String>,
+    /// Period that the data is about, "2016-12".
+    #[arg(long)]
+    pub(super) period: Option<String>,
+    /// Id of a package that this one was made from, in full; may be repeated.
+    #[arg(long, value_name = "ID")]
+    pub(super) parent: Vec<passerelle_proto::PackageId>,
+    /// Id of the package that this one replaces, in full.
+    #[arg(long, value_name = "ID")]
+    pub(super) supersedes: Option<passerelle_proto::PackageId>,
+    /// Configuration of the agent; it tells where the outbox is.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/passerelle/agent.toml"
+    )]
+    pub(super) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QueueArguments {
+    #[command(flatten)]
+    pub(super) daemon: DaemonArguments,
+    /// At most this many, newest first at an agent, oldest first at a gateway.
+    #[arg(long, default_value_t = 50)]
+    pub(super) limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PackageCommand {
+    /// Show one package.
+    #[command(after_help = "Example:\n  passerelle package show 0a1b2c3d4e5f")]
+    Show(ShowArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArguments {
+    /// Package id, at least its first 12 digits.
+    pub(super) id: String,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AckArguments {
+    /// Package id, at least its first 12 digits.
+    pub(super) id: String,
+    /// A sentence for the sender.
+    #[arg(long, default_value = "")]
+    pub(super) comment: String,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PingArguments {
+    /// Party to reach.
+    pub(super) party: PartyId,
+    /// How long to wait for its receipt, in seconds.
+    #[arg(long, default_value_t = 30)]
+    pub(super) timeout_s: u64,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArguments,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Show the entries of a gateway's log.
+    #[command(after_help = "\
+Example:
+  passerelle audit log --config gateway.toml --from 100 --follow")]
+    Log(LogArguments),
+    /// Check a log's files: every hash, its checkpoint, and what partners have cosigned.
+    #[command(after_help = "\
+Example:
+  passerelle audit verify /var/lib/passerelle/log --config gateway.toml --signatures")]
+    Verify(VerifyArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogArguments {
+    #[command(flatten)]
+    pub(super) daemon: DaemonArguments,
+    /// First entry.
+    #[arg(long, default_value_t = 0)]
+    pub(super) from: u64,
+    /// At most this many; 0: all.
+    #[arg(long, default_value_t = 0)]
+    pub(super) limit: u64,
+    /// Go on with entries as they come, until Ctrl-C.
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// Only entries about this package (the beginning of its id).
+    #[arg(long, value_name = "ID", default_value = "")]
+    pub(super) package: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArguments {
+    /// The log's directory, with `checkpoint` and `tile/`.
+    pub(super) dir: PathBuf,
+    /// Configuration of any agent or gateway: it tells whom to trust.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/passerelle/agent.toml"
+    )]
+    pub(super) config: PathBuf,
+    /// A partner's own copy of a checkpoint of this log; may be repeated.
+    #[arg(long, value_name = "NOTE")]
+    pub(super) witness: Vec<PathBuf>,
+    /// Also verify the signature of every manifest and statement in the log.
+    #[arg(long)]
+    pub(super) signatures: bool,
+}
+
+/// What a key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum KeyKind {
+    /// Signs the convention and sheets; kept offline.
+    Root,
+    /// Signs packages and receipts.
+    Agent,
+    /// Signs a gateway's receipts.
+    Gateway,
+    /// Signs a person's acts.
+    Operator,
+    /// Signs a gateway's log.
+    Log,
+    /// Opens packages.
+    Recipient,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeysCommand {
+    /// Make a key: a secret file, and a public one beside it.
+    #[command(after_help = "\
+Example:
+  passerelle keys new --party caf21 --kind agent --out agent.secret")]
+    New(NewKeyArguments),
+    /// Show whose key a file holds, and its fingerprint.
+    #[command(after_help = "Example:\n  passerelle keys show agent.secret")]
+    Show {
+        /// Secret or public key file.
+        file: PathBuf,
+    },
+    /// Print the letter on which a root key's fingerprint is compared.
+    #[command(after_help = "Example:\n  passerelle keys letter root.public")]
+    Letter {
+        /// Secret or public root key file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NewKeyArguments {
+    /// Whose key.
+    #[arg(long)]
+    pub(super) party: PartyId,
+    /// What for.
+    #[arg(long)]
+    pub(super) kind: KeyKind,
+    /// Where the secret goes; the public key goes to the same name with `.public`.
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConventionCommand {
+    /// Show parties and flows.
+    #[command(after_help = "Example:\n  passerelle convention show convention.note")]
+    Show {
+        /// Signed note, or plain text.
+        file: PathBuf,
+    },
+    /// Check that a convention holds: its text, and both signatures.
+    #[command(after_help = "\
+Example:
+  passerelle convention check convention.note --config agent.toml")]
+    Check(CheckArguments),
+    /// Add a signatory's signature.
+    #[command(after_help = "\
+Example:
+  passerelle convention sign convention.toml --key root.secret --out convention.note")]
+    Sign(SignArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArguments {
+    /// Signed note, or plain text.
+    pub(super) file: PathBuf,
+    /// Configuration with the pinned fingerprints; without it only the keys in the text count.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SignArguments {
+    /// Text to sign, or a note that lacks a signature.
+    pub(super) file: PathBuf,
+    /// Secret root key.
+    #[arg(long, value_name = "FILE")]
+    pub(super) key: PathBuf,
+    /// Where the note goes; it may be FILE itself if that is a note.
+    #[arg(long, value_name = "NOTE")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SheetCommand {
+    /// Write the text of a sheet, ready to be signed.
+    #[command(after_help = "\
+Example:
+  passerelle sheet new --party caf21 --key agent=agent.public --recipient recipient.public \\
+    --tls-anchor ca.pem --tls-name agent=agent.caf21.example --out caf21.sheet.toml")]
+    New(Box<NewSheetArguments>),
+    /// Show a sheet.
+    #[command(after_help = "Example:\n  passerelle sheet show sheets/caf21.note")]
+    Show {
+        /// Signed note, or plain text.
+        file: PathBuf,
+    },
+    /// Sign a sheet with the party's root key.
+    #[command(after_help = "\
+Example:
+  passerelle sheet sign caf21.sheet.toml --key root.secret --out caf21.note")]
+    Sign(SignArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NewSheetArguments {
+    /// Whose sheet.
+    #[arg(long)]
+    pub(super) party: PartyId,
+    /// Its number; a newer sheet has a higher one.
+    #[arg(long, default_value_t = 1)]
+    pub(super) seq: u64,
+    /// Days that it and its keys are valid, at most 400.
+    #[arg(long, default_value_t = 366)]
+    pub(super) days: u32,
+    /// Where the gateway listens, `host:port`; may be repeated.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) address: Vec<String>,
+    /// A signing key and its role (agent, gateway, operator), `ROLE=FILE`; may be repeated.
+    #[arg(long, value_name = "ROLE=FILE", value_parser = role_and_file)]
+    pub(super) key: Vec<(Role, PathBuf)>,
+    /// A public recipient key file; may be repeated, the first one is used.
+    #[arg(long, value_name = "FILE")]
+    pub(super) recipient: Vec<PathBuf>,
+    /// The log's public key file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) log: Option<PathBuf>,
+    /// Certificate of an authority that may issue the party's certificates, PEM; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_anchor: Vec<PathBuf>,
+    /// The exact TLS name of a program, `ROLE=NAME`; may be repeated.
+    #[arg(long, value_name = "ROLE=NAME", value_parser = role_and_text)]
+    pub(super) tls_name: Vec<(Role, String)>,
+    /// A key that is not to be believed any more, from now on; may be repeated.
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub(super) revoke: Vec<KeyId>,
+    /// Why these keys are revoked.
+    #[arg(long, default_value = "withdrawn")]
+    pub(super) reason: String,
+    /// Where the text goes.
+    #[arg(long, value_name = "FILE")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PkiCommand {
+    /// Make a complete laboratory on loopback and print the commands that start it.
+    #[command(after_help = "Example:\n  passerelle pki lab /tmp/laboratoire")]
+    Lab {
+        /// A directory that is empty or does not exist yet.
+        dir: PathBuf,
+    },
+}
+
+/// What `passerelle demo` is told.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArguments {
+    /// A file of your own to send instead of the made-up table.
+    pub file: Option<PathBuf>,
+    /// Stop when everything is verified: 0 if it was, else not 0.
+    #[arg(long)]
+    pub once: bool,
+    /// Make the laboratory in this directory and keep it.
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+fn role_and_text(text: &str) -> Result<(Role, String), String> {
+    let (role, rest) = text.split_once('=').ok_or("write ROLE=VALUE")?;
+    let role = role.parse::<Role>().map_err(|error| error.to_string())?;
+    Ok((role, rest.to_owned()))
+}
+
+fn role_and_file(text: &str) -> Result<(Role, PathBuf), String> {
+    role_and_text(text).map(|(role, file)| (role, file.into()))
+}

@@ -1,0 +1,84 @@
+//! A configuration file, of an agent or of a gateway: whichever it is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use passerelle_gateway::Config;
+use passerelle_link::{TrustSource, TrustStore};
+use passerelle_proto::{Directory, Problem};
+
+use super::failure::Failure;
+use crate::AgentConfig;
+
+/// A configuration that has been read.
+#[derive(Debug, Clone)]
+pub(super) enum Configured {
+    /// Of an agent.
+    Agent(Box<AgentConfig>),
+    /// Of a gateway.
+    Gateway(Box<Config>),
+}
+
+impl Configured {
+    /// Reads `file`. A gateway's is recognised by its `data_dir`.
+    pub(super) fn load(file: &Path) -> Result<Configured, Failure> {
+        let text = fs::read_to_string(file).map_err(|error| {
+            let what = format!("cannot be read: {error}");
+            let remedy = "name an existing file with --config FILE, or a socket with --socket";
+            Failure::config(vec![problem(file, what, remedy)])
+        })?;
+        let of_gateway = text.lines().any(|line| {
+            let key = line.split('=').next().unwrap_or_default();
+            key.trim() == "data_dir"
+        });
+        if of_gateway {
+            let config = Config::load(file).map_err(|e| Failure::config(e.problems))?;
+            return Ok(Configured::Gateway(Box::new(config)));
+        }
+        Ok(Configured::Agent(Box::new(agent(file)?)))
+    }
+
+    /// The daemon's Unix socket.
+    pub(super) fn socket(&self) -> &Path {
+        match self {
+            Configured::Agent(config) => &config.socket,
+            Configured::Gateway(config) => &config.admin_socket,
+        }
+    }
+
+    /// Convention and sheets that the daemon believes, verified.
+    pub(super) fn trust(&self) -> Result<Directory, Failure> {
+        let source = match self.clone() {
+            Configured::Agent(config) => TrustSource {
+                file: config.file,
+                convention: config.convention,
+                sheets: config.sheets,
+                roots: config.roots,
+                kept: config.directory.join("state").join("trust"),
+            },
+            Configured::Gateway(config) => TrustSource {
+                file: config.file,
+                convention: config.convention,
+                sheets: config.sheets,
+                roots: config.roots,
+                kept: config.data_dir.join("trust"),
+            },
+        };
+        let store = TrustStore::open(&source).map_err(Failure::config)?;
+        Ok(store.directory())
+    }
+}
+
+/// Reads the configuration of an agent.
+pub(super) fn agent(file: &Path) -> Result<AgentConfig, Failure> {
+    AgentConfig::load(file).map_err(|error| Failure::config(error.problems))
+}
+
+fn problem(file: &Path, what: String, remedy: &str) -> Problem {
+    Problem {
+        file: PathBuf::from(file),
+        line: None,
+        what,
+        remedy: remedy.to_owned(),
+    }
+}

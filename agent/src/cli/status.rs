@@ -1,0 +1,239 @@
+//! `passerelle status`: how an agent or a gateway is doing.
+
+use std::fmt::{self, Display};
+
+use passerelle_proto::v1::{AgentStatusRequest, StatusRequest};
+use passerelle_proto::v1::{AgentStatusResponse, StatusResponse};
+use serde::Serialize;
+
+use super::arguments::DaemonArguments;
+use super::endpoint::{Daemon, refused};
+use super::failure::Failure;
+use super::output::Output;
+use super::quantity::{Bytes, When, hex};
+use super::table::Table;
+use super::wording::hop;
+
+/// Asks the daemon and shows its answer.
+pub(super) async fn run(
+    arguments: &DaemonArguments,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    match Daemon::connect(arguments).await? {
+        Daemon::Agent(mut agent) => {
+            let answer = agent.status(AgentStatusRequest {}).await;
+            let answer = answer.map_err(|status| refused(&status))?.into_inner();
+            output.answer(&AgentView::of(answer))
+        }
+        Daemon::Gateway(mut gateway) => {
+            let answer = gateway.status(StatusRequest {}).await;
+            let answer = answer.map_err(|status| refused(&status))?.into_inner();
+            output.answer(&GatewayView::of(answer))
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct AgentView {
+    daemon: &'static str,
+    party: String,
+    software: String,
+    started_ms: i64,
+    convention: String,
+    convention_version: u64,
+    gateway: String,
+    gateway_address: String,
+    transport: String,
+    state: String,
+    last_error: String,
+    outgoing: u64,
+    incoming: u64,
+    sent_today: u64,
+    received_today: u64,
+    rejected: u64,
+}
+
+impl AgentView {
+    fn of(answer: AgentStatusResponse) -> AgentView {
+        AgentView {
+            daemon: "agent",
+            party: answer.party,
+            software: answer.software,
+            started_ms: answer.started_ms,
+            convention: answer.convention_id,
+            convention_version: answer.convention_version,
+            gateway: answer.gateway,
+            gateway_address: answer.gateway_address,
+            transport: answer.transport,
+            state: answer.state,
+            last_error: answer.last_error,
+            outgoing: answer.outgoing,
+            incoming: answer.incoming,
+            sent_today: answer.sent_today,
+            received_today: answer.received_today,
+            rejected: answer.rejected,
+        }
+    }
+}
+
+impl Display for AgentView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "agent of {} ({})", self.party, self.software)?;
+        writeln!(f, "  since        {}", When(self.started_ms))?;
+        writeln!(
+            f,
+            "  convention   {}, version {}",
+            self.convention, self.convention_version
+        )?;
+        let over = match self.transport.as_str() {
+            "" => String::new(),
+            transport => format!(" over {transport} at {}", self.gateway_address),
+        };
+        writeln!(f, "  gateway      {}: {}{over}", self.gateway, self.state)?;
+        if !self.last_error.is_empty() {
+            writeln!(f, "  last error   {}", self.last_error)?;
+        }
+        writeln!(
+            f,
+            "  on its way   {} out, {} in",
+            self.outgoing, self.incoming
+        )?;
+        writeln!(
+            f,
+            "  today        {} sent, {} received",
+            self.sent_today, self.received_today
+        )?;
+        writeln!(
+            f,
+            "  rejected     {} (see rejected/ for the reports)",
+            self.rejected
+        )
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct PeerView {
+    peer: String,
+    transport: String,
+    address: String,
+    state: String,
+    last_error: String,
+    connected_since_ms: i64,
+    waiting_items: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct CosignedView {
+    party: String,
+    size: u64,
+    at_ms: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct GatewayView {
+    daemon: &'static str,
+    party: String,
+    software: String,
+    started_ms: i64,
+    serving: bool,
+    reason: String,
+    convention: String,
+    convention_version: u64,
+    log_size: u64,
+    log_root: String,
+    waiting_items: u64,
+    spool_bytes: u64,
+    peers: Vec<PeerView>,
+    cosigned: Vec<CosignedView>,
+}
+
+impl GatewayView {
+    fn of(answer: StatusResponse) -> GatewayView {
+        let peers = answer.peers.into_iter().map(|peer| PeerView {
+            peer: hop(&peer.peer),
+            transport: peer.transport,
+            address: peer.address,
+            state: peer.state,
+            last_error: peer.last_error,
+            connected_since_ms: peer.connected_since_ms,
+            waiting_items: peer.waiting_items,
+            bytes_sent: peer.bytes_sent,
+            bytes_received: peer.bytes_received,
+        });
+        let cosigned = answer.cosigned.into_iter().map(|cosigned| CosignedView {
+            party: cosigned.party,
+            size: cosigned.size,
+            at_ms: cosigned.at_ms,
+        });
+        GatewayView {
+            daemon: "gateway",
+            peers: peers.collect(),
+            cosigned: cosigned.collect(),
+            party: answer.party,
+            software: answer.software,
+            started_ms: answer.started_ms,
+            serving: answer.serving,
+            reason: answer.reason,
+            convention: answer.convention_id,
+            convention_version: answer.convention_version,
+            log_size: answer.log_size,
+            log_root: hex(&answer.log_root),
+            waiting_items: answer.waiting_items,
+            spool_bytes: answer.spool_bytes,
+        }
+    }
+}
+
+impl Display for GatewayView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "gateway of {} ({})", self.party, self.software)?;
+        writeln!(f, "  since        {}", When(self.started_ms))?;
+        match self.serving {
+            true => writeln!(f, "  serving      yes")?,
+            false => writeln!(f, "  serving      no: {}", self.reason)?,
+        }
+        writeln!(
+            f,
+            "  convention   {}, version {}",
+            self.convention, self.convention_version
+        )?;
+        let root = self.log_root.get(..16).unwrap_or_default();
+        writeln!(f, "  log          {} entries, root {root}…", self.log_size)?;
+        for cosigned in &self.cosigned {
+            let at = When(cosigned.at_ms);
+            writeln!(
+                f,
+                "  cosigned     {} entries by {}, {at}",
+                cosigned.size, cosigned.party
+            )?;
+        }
+        let spool = Bytes(self.spool_bytes);
+        writeln!(
+            f,
+            "  waiting      {} items, {spool} in the spool",
+            self.waiting_items
+        )?;
+        if self.peers.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new(["PEER", "TRANSPORT", "STATE", "WAITING", "SINCE", "ERROR"]);
+        for peer in &self.peers {
+            let transport = match peer.transport.as_str() {
+                "" => "-",
+                transport => transport,
+            };
+            let since = When(peer.connected_since_ms);
+            table.row([
+                &peer.peer,
+                &transport,
+                &peer.state,
+                &peer.waiting_items,
+                &since,
+                &peer.last_error,
+            ]);
+        }
+        write!(f, "\n{table}")
+    }
+}

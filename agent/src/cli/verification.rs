@@ -1,0 +1,292 @@
+//! Whether a log's files can be believed, judged by nothing but the files and the sheets.
+
+use std::fmt::{self, Display};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use passerelle_proto::audit::{verify_cosigned, verify_log};
+use passerelle_proto::v1::{self, Entry, entry::Event};
+use passerelle_proto::{
+    Checkpoint, Digest, Directory, KeyId, LogVerifier, Note, PartyId, envelope, log_origin,
+};
+use prost::Message;
+use serde::Serialize;
+
+use super::failure::{Exit, Failure};
+use super::quantity::When;
+
+/// How often a log that grows while it is read is read again.
+const READINGS_MAX: u32 = 8;
+
+/// What a partner has cosigned.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct CosignedVerdict {
+    /// The partner's log.
+    pub(crate) partner: String,
+    /// Entries under its cosignature.
+    pub(crate) size: u64,
+    /// When, Unix milliseconds.
+    pub(crate) at_ms: i64,
+    /// The file that proves it.
+    pub(crate) note: PathBuf,
+}
+
+/// A log that can be believed.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct LogVerdict {
+    /// Whose log.
+    pub(crate) party: String,
+    /// Entries, all of them hashed.
+    pub(crate) size: u64,
+    /// Root of the tree, hex.
+    pub(crate) root: String,
+    /// What partners have cosigned, and both of their signatures hold.
+    pub(crate) cosigned: Vec<CosignedVerdict>,
+    /// Manifests and statements whose signatures were verified; `None` when not asked for.
+    pub(crate) signatures: Option<u64>,
+}
+
+impl Display for LogVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the log of {} can be believed", self.party)?;
+        writeln!(
+            f,
+            "  {} entries hash to the root of its signed checkpoint",
+            self.size
+        )?;
+        writeln!(f, "  root {}", self.root)?;
+        if let Some(count) = self.signatures {
+            writeln!(
+                f,
+                "  {count} manifests and statements in it are signed as they say"
+            )?;
+        }
+        for cosigned in &self.cosigned {
+            let CosignedVerdict {
+                partner,
+                size,
+                at_ms,
+                ..
+            } = cosigned;
+            writeln!(
+                f,
+                "  {partner} has cosigned its first {size} entries ({})",
+                When(*at_ms)
+            )?;
+        }
+        let covered = self.cosigned.iter().map(|cosigned| cosigned.size).max();
+        match covered.unwrap_or(0) {
+            0 => writeln!(
+                f,
+                "  nobody has cosigned it: its own gateway could rewrite it"
+            ),
+            covered if covered < self.size => {
+                let rest = self.size - covered;
+                writeln!(f, "  its last {rest} entries are not cosigned yet")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Verifies the log in `dir`: checkpoint, entries, tiles, every cosigned copy below it and those
+/// of `witnessed`, and with `signatures` what is signed in it.
+///
+/// A log that grows meanwhile is read again; any other difference is a failure.
+pub(crate) fn verify_log_directory(
+    dir: &Path,
+    directory: &Directory,
+    witnessed: &[PathBuf],
+    signatures: bool,
+) -> Result<LogVerdict, Failure> {
+    let path = dir.join("checkpoint");
+    let mut readings = 0;
+    loop {
+        let before = fs::read(&path).map_err(|error| Failure::reading(&path, &error))?;
+        let result = verify_once(dir, &before, directory, witnessed, signatures);
+        readings += 1;
+        let grew = fs::read(&path).is_ok_and(|after| after != before);
+        match result {
+            Err(_) if grew && readings < READINGS_MAX => {}
+            result => return result,
+        }
+    }
+}
+
+fn verify_once(
+    dir: &Path,
+    checkpoint: &[u8],
+    directory: &Directory,
+    witnessed: &[PathBuf],
+    signatures: bool,
+) -> Result<LogVerdict, Failure> {
+    let party = party_of(dir, checkpoint)?;
+    let log = log_of(directory, &party)?;
+    let copies = cosigned_copies(dir, directory, &party, witnessed)?;
+    let mut sizes: Vec<u64> = copies.iter().map(|copy| copy.size).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let mut counted = 0;
+    let mut unsigned = None;
+    let read = |path: &str| match path {
+        // One and the same checkpoint, however the file changes meanwhile.
+        "checkpoint" => Some(checkpoint.to_vec()),
+        path => fs::read(dir.join(path)).ok(),
+    };
+    let verified = verify_log(&read, &log, &sizes, |index, bytes| {
+        if signatures && unsigned.is_none() {
+            match check_signatures(bytes, directory) {
+                Ok(count) => counted += count,
+                Err(why) => unsigned = Some(format!("entry {index}: {why}")),
+            }
+        }
+    });
+    let (report, roots) = verified.map_err(|error| unbelievable(dir, &error))?;
+    if let Some(why) = unsigned {
+        return Err(unbelievable(dir, &why));
+    }
+    let root_at = |size: u64| -> Option<Digest> {
+        let at = sizes.iter().position(|known| *known == size)?;
+        roots.get(at).copied()
+    };
+    let mut cosigned = Vec::new();
+    for copy in copies {
+        if copy.size > report.size {
+            let why = format!(
+                "{}: {} entries were cosigned, and the log has {}",
+                copy.path.display(),
+                copy.size,
+                report.size
+            );
+            return Err(unbelievable(dir, &why));
+        }
+        let path = copy.path.display().to_string();
+        let found = verify_cosigned(&path, &copy.note, &log, &copy.partner, root_at);
+        let found = found.map_err(|error| unbelievable(dir, &error))?;
+        cosigned.push(CosignedVerdict {
+            partner: copy.party.to_string(),
+            size: found.size,
+            at_ms: found.at.as_ms(),
+            note: copy.path,
+        });
+    }
+    Ok(LogVerdict {
+        party: party.to_string(),
+        size: report.size,
+        root: report.root.to_string(),
+        cosigned,
+        signatures: signatures.then_some(counted),
+    })
+}
+
+fn party_of(dir: &Path, checkpoint: &[u8]) -> Result<PartyId, Failure> {
+    let path = dir.join("checkpoint");
+    let text = Note::parse(checkpoint).map(|note| note.text().to_owned());
+    let text = text.map_err(|error| unbelievable(&path, &error))?;
+    let origin = Checkpoint::parse(&text)
+        .map_err(|error| unbelievable(&path, &error))?
+        .origin;
+    let name = origin.split('.').next().unwrap_or_default();
+    match PartyId::parse(name) {
+        Ok(party) if log_origin(&party) == origin => Ok(party),
+        _ => Err(unbelievable(
+            &path,
+            &format_args!("{origin:?} is no log of a party"),
+        )),
+    }
+}
+
+fn log_of(directory: &Directory, party: &PartyId) -> Result<LogVerifier, Failure> {
+    let log = directory.sheet(party).and_then(|sheet| sheet.log.as_ref());
+    let log = log.and_then(|log| LogVerifier::from_vkeys(&log.origin, &log.vkeys).ok());
+    log.ok_or_else(|| {
+        let what = format_args!("no sheet says with which keys {party} signs its log");
+        Failure::new(
+            Exit::NoInput,
+            what,
+            "put the party's sheet where the configuration says",
+        )
+    })
+}
+
+/// A checkpoint of this log that a partner has cosigned.
+struct Copy {
+    path: PathBuf,
+    note: Vec<u8>,
+    party: PartyId,
+    partner: LogVerifier,
+    size: u64,
+}
+
+/// The copies below the log, and those that partners keep themselves. Each must bear a partner's
+/// cosignature: a copy that does not is a failure, not a copy that is passed over.
+fn cosigned_copies(
+    dir: &Path,
+    directory: &Directory,
+    owner: &PartyId,
+    witnessed: &[PathBuf],
+) -> Result<Vec<Copy>, Failure> {
+    let folder = dir.join("cosigned");
+    let own = crate::durable::list(&folder);
+    let mut paths = own.map_err(|error| Failure::reading(&folder, &error.source))?;
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "note"));
+    paths.extend_from_slice(witnessed);
+    let partners: Vec<(PartyId, LogVerifier)> = directory
+        .sheets()
+        .filter(|sheet| &sheet.party != owner)
+        .filter_map(|sheet| Some((sheet.party.clone(), log_of(directory, &sheet.party).ok()?)))
+        .collect();
+    let mut copies = Vec::new();
+    for path in paths {
+        let note = fs::read(&path).map_err(|error| Failure::reading(&path, &error))?;
+        let found = partners.iter().find_map(|(party, partner)| {
+            let (checkpoint, _) = Checkpoint::verify_cosigned(&note, partner).ok()?;
+            Some((party.clone(), partner.clone(), checkpoint.size))
+        });
+        let Some((party, partner, size)) = found else {
+            let why = format_args!("{} bears no partner's cosignature", path.display());
+            return Err(unbelievable(dir, &why));
+        };
+        copies.push(Copy {
+            path,
+            note,
+            party,
+            partner,
+            size,
+        });
+    }
+    Ok(copies)
+}
+
+/// Verifies every manifest and statement of an entry; says how many there were.
+fn check_signatures(entry: &[u8], directory: &Directory) -> Result<u64, String> {
+    let entry = Entry::decode(entry).map_err(|error| error.to_string())?;
+    let signed: Vec<v1::Signed> = match entry.event {
+        Some(Event::Accepted(event)) => event.manifest.into_iter().chain(event.receipt).collect(),
+        Some(Event::Forwarded(event)) => event.receipt.into_iter().collect(),
+        Some(Event::Statement(event)) => event.statement.into_iter().collect(),
+        _ => Vec::new(),
+    };
+    for object in &signed {
+        let signer = signer_of(object).ok_or("an object that names no signer")?;
+        let key = directory.signing_key(&signer);
+        let key = key.ok_or_else(|| format!("signed by {signer}, which no sheet lists"))?;
+        envelope::verify(object, &key.key).map_err(|error| error.to_string())?;
+    }
+    Ok(signed.len() as u64)
+}
+
+fn signer_of(object: &v1::Signed) -> Option<KeyId> {
+    let signer = match v1::ObjectType::try_from(object.r#type).ok()? {
+        v1::ObjectType::Manifest => v1::Manifest::decode(object.body.as_slice()).ok()?.signer,
+        v1::ObjectType::Statement => v1::Statement::decode(object.body.as_slice()).ok()?.signer,
+        _ => return None,
+    };
+    KeyId::from_slice(&signer).ok()
+}
+
+fn unbelievable(dir: &Path, why: &dyn Display) -> Failure {
+    let what = format_args!("{} cannot be believed: {why}", dir.display());
+    let remedy = "keep all its files as they are, and compare them with the partners' copies";
+    Failure::new(Exit::Data, what, remedy)
+}
