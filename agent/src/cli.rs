@@ -6,6 +6,7 @@ mod arguments;
 mod audit;
 mod configured;
 mod convention;
+mod demo;
 mod endpoint;
 mod failure;
 mod keys;
@@ -37,6 +38,7 @@ use self::arguments::{
 };
 pub use self::failure::{Exit, Failure};
 pub use self::output::Output;
+pub use self::quantity::{Bytes, Elapsed};
 
 /// Threads that run tasks; file and signature work has threads of its own.
 const WORKER_THREADS: usize = 2;
@@ -75,6 +77,7 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
         Command::Agent {
             command: AgentCommand::Run(run),
         } => runtime()?.block_on(serve::run(&run, output)),
+        Command::Demo(demo) => runtime()?.block_on(demo::run(&demo, output)),
         Command::Send(send) => send::run(&send, output),
         Command::Status(daemon) => runtime()?.block_on(status::run(&daemon, output)),
         Command::Queue(queue) => runtime()?.block_on(queue::run(&queue, output)),

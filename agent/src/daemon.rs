@@ -10,7 +10,8 @@ use std::time::Duration;
 use passerelle_link::{Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
 use passerelle_proto::v1::agent_server::AgentServer;
 use passerelle_proto::{
-    Hop, KeyRole, PackageId, Problem, RecipientSecret, SigningKey, read_secret_file,
+    Hop, KeyRole, PackageId, PartyId, Problem, RecipientSecret, SigningKey, VerifiedStatement,
+    read_secret_file,
 };
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
@@ -128,6 +129,40 @@ impl Agent {
     /// Follows the connection to the gateway.
     pub fn link(&self) -> watch::Receiver<LinkStatus> {
         self.node.link.subscribe()
+    }
+
+    /// Whose agent this is.
+    pub fn party(&self) -> &PartyId {
+        &self.node.party
+    }
+
+    /// Says that a person or a system has taken note of a received package.
+    ///
+    /// # Errors
+    /// Why it was not said, in words.
+    pub async fn acknowledge(&self, package: PackageId, comment: &str) -> Result<(), String> {
+        let (node, comment) = (self.node.clone(), comment.to_owned());
+        let said = tokio::task::spawn_blocking(move || {
+            crate::socket::acknowledge(&node, &package.to_string(), comment)
+        });
+        let said = said.await.map_err(|error| error.to_string())?;
+        said.map(drop).map_err(|status| status.message().to_owned())
+    }
+
+    /// Verified statements about a package of ours. Blocks for reading them.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub fn statements_about(
+        &self,
+        package: PackageId,
+    ) -> Result<Vec<VerifiedStatement>, DiskError> {
+        let outgoing = &self.node.outgoing;
+        let job = outgoing.find(&package).map(|sent| sent.job);
+        match job.or_else(|| outgoing.find_finished(&package)) {
+            Some(job) => crate::outgoing::statements(&job),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The command line's socket.

@@ -216,7 +216,8 @@ fn stored(job: &Job) -> Result<Vec<Signed>, Status> {
         .collect())
 }
 
-fn acknowledge(node: &Node, id: &str, comment: String) -> Result<Signed, Status> {
+/// Signs and keeps an acknowledgement of a received package. Blocks.
+pub(crate) fn acknowledge(node: &Node, id: &str, comment: String) -> Result<Signed, Status> {
     if comment.len() > COMMENT_LEN_MAX {
         let why = format!("a comment has at most {COMMENT_LEN_MAX} bytes");
         return Err(Status::invalid_argument(why));

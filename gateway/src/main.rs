@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 
 fn logging(json: bool) {
     let filter = EnvFilter::try_from_env("PASSERELLE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,h3=warn,quinn=warn,sled=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,h3=warn,quinn=warn,h3_util=off,sled=warn"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

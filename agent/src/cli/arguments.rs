@@ -32,6 +32,12 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: AgentCommand,
     },
+    /// Show the whole exchange in one process, on loopback, and verify it.
+    #[command(after_help = "\
+Example:
+  passerelle demo --once
+  passerelle demo table.csv --keep demo-lab")]
+    Demo(Demo),
     /// Drop a file or a directory into the outbox.
     #[command(after_help = "\
 Example:
@@ -440,4 +446,16 @@ fn role_and_text(text: &str) -> Result<(Role, String), String> {
 
 fn role_and_file(text: &str) -> Result<(Role, PathBuf), String> {
     role_and_text(text).map(|(role, file)| (role, file.into()))
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// A file to send instead of the synthetic table.
+    pub(super) file: Option<PathBuf>,
+    /// End when everything is verified: status 0, or another when something is not.
+    #[arg(long)]
+    pub(super) once: bool,
+    /// Make the laboratory in this new directory, and keep it.
+    #[arg(long, value_name = "DIR")]
+    pub(super) keep: Option<PathBuf>,
 }
