@@ -44,11 +44,15 @@ struct State {
 
 /// See the module's text.
 #[derive(Default)]
-pub(crate) struct Outgoing(Mutex<State>);
+pub(crate) struct Outgoing {
+    state: Mutex<State>,
+    /// Statements are taken one at a time: the last of them moves the job's directory.
+    pub(crate) taking: Mutex<()>,
+}
 
 impl Outgoing {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0
+        self.state
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }

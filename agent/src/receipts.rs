@@ -68,6 +68,8 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
         return refuse("its signing key may not say this");
     }
     tracing::debug!(%peer, package = statement.package().short(), "a statement has come");
+    let taking = node.outgoing.taking.lock();
+    let _one = taking.unwrap_or_else(|poisoned| poisoned.into_inner());
     match node.outgoing.find(&statement.package()) {
         Some(sent) => {
             store(node, &sent.job, &sent.manifest, &statement)?;
