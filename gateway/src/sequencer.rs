@@ -4,6 +4,8 @@
 //! 256 entries and 4 MiB. For packages that are to be accepted it decides once more and signs all
 //! receipts with one signature; then comes the append, then the queue, then the answers.
 
+mod recovery;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,13 +15,11 @@ use std::thread::JoinHandle;
 
 use passerelle_proto::v1::{self, ObjectType, Signed, entry::Event, statement::What};
 use passerelle_proto::{
-    Digest, PackageId, SigningKey, StatementChain, StatementDraft, StatementId, Timestamp,
-    UntrustedStatement, envelope,
+    Digest, PackageId, SigningKey, StatementChain, StatementDraft, StatementId, Timestamp, envelope,
 };
 use prost::Message;
 use tokio::sync::{oneshot, watch};
 
-use crate::disk;
 use crate::index::PackageIndex;
 use crate::log::{AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log};
 use crate::queue::{Queue, QueueError};
@@ -28,8 +28,6 @@ use crate::queue::{Queue, QueueError};
 const WAITING_MAX: usize = 1024;
 /// Bytes kept free in a batch for the signatures of receipts.
 const RECEIPT_LEN_MAX: usize = 8 * 1024;
-/// Entries read at once when the queue or the index catch up.
-const CATCH_UP: u64 = 1024;
 
 /// A package that is about to be accepted, or another word of our own that is signed and committed
 /// at once.
@@ -163,8 +161,8 @@ impl Sequencer {
         let index = PackageIndex::open(&dir.join("index")).map_err(failed("index"))?;
         let mut ledger = Ledger { log, index };
         let chain_path = dir.join("chain");
-        let (mut chain, from) = read_chain(&chain_path, ledger.log.size());
-        let last = catch_up(&mut ledger, queue.as_ref(), &key, &mut chain, from)?;
+        let (mut chain, from) = recovery::read_chain(&chain_path, ledger.log.size());
+        let last = recovery::catch_up(&mut ledger, queue.as_ref(), &key, &mut chain, from)?;
         let (size, size_receiver) = watch::channel(ledger.log.size());
         let (fatal, fatal_receiver) = watch::channel(None);
         let ledger = Arc::new(Mutex::new(ledger));
@@ -269,98 +267,6 @@ impl Sequencer {
     }
 }
 
-fn catch_up(
-    ledger: &mut Ledger,
-    queue: &dyn Queue,
-    key: &SigningKey,
-    chain: &mut StatementChain,
-    chain_from: u64,
-) -> Result<Timestamp, OpenError> {
-    let applied = queue.applied();
-    // A queue that is ahead of the log, or of another log, is made again.
-    let known =
-        applied.size <= ledger.log.size() && ledger.log.root_at(applied.size)? == applied.root;
-    if !known {
-        tracing::warn!("the queue does not follow this log; it is made again from it");
-        queue.reset()?;
-    }
-    let mut last = Timestamp::default();
-    let queued = queue.applied().size;
-    let mut first = queued.min(ledger.index.next()).min(chain_from);
-    first = first.min(ledger.log.size().saturating_sub(1));
-    while first < ledger.log.size() {
-        let bytes = ledger.log.entries(first, CATCH_UP)?;
-        let mut entries = Vec::with_capacity(bytes.len());
-        for (index, bytes) in (first..).zip(&bytes) {
-            let entry = v1::Entry::decode(bytes.as_slice()).map_err(|_| OpenError::Entry(index))?;
-            last = last.max(Timestamp::from_ms(entry.at_ms));
-            if index == ledger.index.next() {
-                let failed = |source| OpenError::Io {
-                    what: "index",
-                    source,
-                };
-                ledger.index.push(&entry).map_err(failed)?;
-            }
-            if index >= chain_from {
-                follow(chain, key, &entry);
-            }
-            entries.push(entry);
-        }
-        let after = first + entries.len() as u64;
-        if after > queued {
-            let skip = queued.saturating_sub(first) as usize;
-            let root = ledger.log.root_at(after)?;
-            queue.apply(first + skip as u64, &entries[skip..], root)?;
-        }
-        first = after;
-    }
-    Ok(last)
-}
-
-/// Takes our own statements in an entry into the sequence.
-fn follow(chain: &mut StatementChain, key: &SigningKey, entry: &v1::Entry) {
-    let signed = match &entry.event {
-        Some(Event::Accepted(event)) => event.receipt.clone(),
-        Some(Event::Statement(event)) if event.from.is_none() => event.statement.clone(),
-        _ => None,
-    };
-    let parsed = signed.and_then(|signed| UntrustedStatement::parse(signed).ok());
-    if let Some(Ok(statement)) = parsed.map(|parsed| parsed.verify(key.verifying_key())) {
-        chain.seen(&statement);
-    }
-}
-
-fn read_chain(path: &Path, log_size: u64) -> (StatementChain, u64) {
-    let mut chain = StatementChain::default();
-    let read = || -> Option<(u64, Vec<(String, u64, StatementId)>)> {
-        let text = std::fs::read_to_string(path).ok()?;
-        let mut lines = text.lines();
-        let size = lines.next()?.parse().ok()?;
-        let rows = lines.map(|line| {
-            let mut parts = line.split(' ');
-            let party = parts.next()?.to_owned();
-            Some((
-                party,
-                parts.next()?.parse().ok()?,
-                parts.next()?.parse().ok()?,
-            ))
-        });
-        Some((size, rows.collect::<Option<_>>()?))
-    };
-    match read() {
-        Some((size, rows)) if size <= log_size => {
-            for (party, seq, id) in rows {
-                if let Ok(party) = party.parse() {
-                    chain.set(party, seq, id);
-                }
-            }
-            (chain, size)
-        }
-        // It is derived: without it the log is read from its beginning.
-        _ => (chain, 0),
-    }
-}
-
 impl Worker {
     fn run(mut self, submissions: &Receiver<Submission>) {
         while let Ok(first) = submissions.recv() {
@@ -385,7 +291,8 @@ impl Worker {
                 break;
             }
         }
-        if let Err(error) = self.write_chain() {
+        let size = *self.size.borrow();
+        if let Err(error) = recovery::write_chain(&self.chain_path, size, &self.chain) {
             tracing::warn!(%error, "the sequence of statements is read from the log next time");
         }
     }
@@ -486,18 +393,6 @@ impl Worker {
         let id = StatementId(Digest::of(&body));
         self.chain.advance(&draft.destination, id);
         body
-    }
-
-    fn write_chain(&self) -> io::Result<()> {
-        let ledger = self
-            .ledger
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut text = format!("{}\n", ledger.log.size());
-        for (party, seq, id) in self.chain.iter() {
-            text.push_str(&format!("{party} {seq} {id}\n"));
-        }
-        disk::replace(&self.chain_path, text.as_bytes())
     }
 }
 

@@ -186,7 +186,8 @@ pub fn world() -> World {
     let roots: Roots = ["caf21", "grand-dijon"]
         .map(|name| (party(name), keys(name).root.id()))
         .into();
-    let directory = Directory::load(&roots, &[convention_note.clone()], &sheet_notes).unwrap();
+    let directory =
+        Directory::load(&roots, std::slice::from_ref(&convention_note), &sheet_notes).unwrap();
     World {
         roots,
         convention_note,

@@ -132,7 +132,7 @@ impl Dialer {
                 }
             };
             for address in resolved {
-                match self.dial_address(hop, &name, address).await {
+                match Box::pin(self.dial_address(hop, &name, address)).await {
                     Ok(connection) => return Ok(connection),
                     Err(error) => last = error,
                 }
@@ -171,7 +171,7 @@ impl Dialer {
                     false => (Transport::Quic, Transport::Tcp),
                 };
                 let silent = failed(first, address, silence(first).into());
-                let connection = race(by(first), by(second), silent).await?;
+                let connection = Box::pin(race(by(first), by(second), silent)).await?;
                 self.remember(hop, connection.peer().transport);
                 Ok(connection)
             }

@@ -41,7 +41,7 @@ impl Filter {
         for (place, word) in places.iter_mut().zip(words) {
             let bit = u32::from_le_bytes(*word) as usize;
             // The number of words is a power of two.
-            *place = (bit / 64 & (self.0.len() - 1), 1 << (bit % 64));
+            *place = ((bit / 64) & (self.0.len() - 1), 1 << (bit % 64));
         }
         places
     }

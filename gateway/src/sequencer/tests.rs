@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use futures::future::join_all;
 use passerelle_proto::fixture::{NOW, keys, party};
-use passerelle_proto::{Hop, LogSigner, VerifiedStatement};
+use passerelle_proto::{Hop, LogSigner, UntrustedStatement, VerifiedStatement};
 
 use super::*;
 use crate::queue::{Class, MemQueue};
@@ -95,6 +97,22 @@ fn taking(number: u8) -> Box<Taking> {
     Box::new(Taking { body, denied })
 }
 
+/// Submits all of these while nothing can be committed: they become one batch, but for the first
+/// one, which the thread may have taken alone.
+fn submit_at_once(
+    sequencer: &Sequencer,
+    numbers: impl IntoIterator<Item = u8>,
+) -> impl Future<Output = Vec<Result<Committed, SubmitError>>> {
+    let submissions = numbers
+        .into_iter()
+        .map(|number| sequencer.accept(taking(number)));
+    let mut all = Box::pin(join_all(submissions));
+    let ledger = sequencer.ledger();
+    assert!(all.as_mut().now_or_never().is_none());
+    drop(ledger);
+    all
+}
+
 fn counted(class: &str) -> Event {
     let class = class.to_owned();
     Event::Counted(v1::CountedEvent { class, count: 1 })
@@ -115,20 +133,11 @@ async fn a_receipt_names_its_entry_and_a_batch_costs_one_signature() {
     let dir = tempfile::tempdir().unwrap();
     let running = fresh(dir.path());
     let sequencer = &running.sequencer;
-    // While the ledger is locked nothing is committed: all of these wait and become one batch,
-    // but for the first one, which the thread may have taken alone.
-    let guard = sequencer.ledger();
-    let submit = |number| {
-        let sequencer = sequencer.clone();
-        tokio::spawn(async move { sequencer.accept(taking(number)).await.unwrap() })
-    };
-    let waiting: Vec<_> = (0..20).map(submit).collect();
-    tokio::task::yield_now().await;
-    drop(guard);
+    let waiting = submit_at_once(sequencer, 0..20);
     let mut signatures = BTreeSet::new();
     let mut sequence = BTreeSet::new();
-    for task in waiting {
-        let committed = task.await.unwrap();
+    for committed in waiting.await {
+        let committed = committed.unwrap();
         let statement = receipt(&committed);
         let What::Accepted(said) = statement.what() else {
             panic!("{statement:?}");
@@ -157,17 +166,10 @@ async fn one_package_brought_by_many_streams_is_accepted_once() {
     let dir = tempfile::tempdir().unwrap();
     let running = fresh(dir.path());
     let sequencer = &running.sequencer;
-    let guard = sequencer.ledger();
-    let submit = |_| {
-        let sequencer = sequencer.clone();
-        tokio::spawn(async move { sequencer.accept(taking(7)).await })
-    };
-    let waiting: Vec<_> = (0..8).map(submit).collect();
-    tokio::task::yield_now().await;
-    drop(guard);
+    let waiting = submit_at_once(sequencer, [7; 8]);
     let mut accepted = 0;
-    for task in waiting {
-        match task.await.unwrap() {
+    for outcome in waiting.await {
+        match outcome {
             Ok(_) => accepted += 1,
             Err(error) => assert_eq!(error, SubmitError::Duplicate),
         }

@@ -1,0 +1,114 @@
+//! What a start makes of the log: queue, index and the numbering of our statements follow it.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use passerelle_proto::v1::{self, entry::Event};
+use passerelle_proto::{SigningKey, StatementChain, Timestamp, UntrustedStatement};
+use prost::Message;
+
+use super::{Ledger, OpenError};
+use crate::disk;
+use crate::queue::Queue;
+
+/// Entries read at once.
+const CATCH_UP: u64 = 1024;
+
+/// Brings queue, index and the sequence of our statements up to the log; returns the time of its
+/// last entry.
+pub(super) fn catch_up(
+    ledger: &mut Ledger,
+    queue: &dyn Queue,
+    key: &SigningKey,
+    chain: &mut StatementChain,
+    chain_from: u64,
+) -> Result<Timestamp, OpenError> {
+    let applied = queue.applied();
+    // A queue that is ahead of the log, or of another log, is made again.
+    let known =
+        applied.size <= ledger.log.size() && ledger.log.root_at(applied.size)? == applied.root;
+    if !known {
+        tracing::warn!("the queue does not follow this log; it is made again from it");
+        queue.reset()?;
+    }
+    let mut last = Timestamp::default();
+    let queued = queue.applied().size;
+    let mut first = queued.min(ledger.index.next()).min(chain_from);
+    first = first.min(ledger.log.size().saturating_sub(1));
+    while first < ledger.log.size() {
+        let bytes = ledger.log.entries(first, CATCH_UP)?;
+        let mut entries = Vec::with_capacity(bytes.len());
+        for (index, bytes) in (first..).zip(&bytes) {
+            let entry = v1::Entry::decode(bytes.as_slice()).map_err(|_| OpenError::Entry(index))?;
+            last = last.max(Timestamp::from_ms(entry.at_ms));
+            if index == ledger.index.next() {
+                let failed = |source| OpenError::Io {
+                    what: "index",
+                    source,
+                };
+                ledger.index.push(&entry).map_err(failed)?;
+            }
+            if index >= chain_from {
+                follow(chain, key, &entry);
+            }
+            entries.push(entry);
+        }
+        let after = first + entries.len() as u64;
+        if after > queued {
+            let skip = queued.saturating_sub(first) as usize;
+            let root = ledger.log.root_at(after)?;
+            queue.apply(first + skip as u64, &entries[skip..], root)?;
+        }
+        first = after;
+    }
+    Ok(last)
+}
+
+/// Takes our own statements in an entry into the sequence.
+fn follow(chain: &mut StatementChain, key: &SigningKey, entry: &v1::Entry) {
+    let signed = match &entry.event {
+        Some(Event::Accepted(event)) => event.receipt.clone(),
+        Some(Event::Statement(event)) if event.from.is_none() => event.statement.clone(),
+        _ => None,
+    };
+    let parsed = signed.and_then(|signed| UntrustedStatement::parse(signed).ok());
+    if let Some(Ok(statement)) = parsed.map(|parsed| parsed.verify(key.verifying_key())) {
+        chain.seen(&statement);
+    }
+}
+
+/// The sequence of our statements as it was written last, and the size of the log then.
+pub(super) fn read_chain(path: &Path, log_size: u64) -> (StatementChain, u64) {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    match parse_chain(&text) {
+        Some((chain, size)) if size <= log_size => (chain, size),
+        // It is derived: without it the log is read from its beginning.
+        _ => (StatementChain::default(), 0),
+    }
+}
+
+fn parse_chain(text: &str) -> Option<(StatementChain, u64)> {
+    let mut lines = text.lines();
+    let size = lines.next()?.parse().ok()?;
+    let mut chain = StatementChain::default();
+    for line in lines {
+        let mut parts = line.split(' ');
+        let mut part = || parts.next();
+        let (party, seq, id) = (part()?, part()?, part()?);
+        chain.set(party.parse().ok()?, seq.parse().ok()?, id.parse().ok()?);
+    }
+    Some((chain, size))
+}
+
+/// Writes the sequence as it stands at this size of the log; the next start is shorter for it.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn write_chain(path: &Path, size: u64, chain: &StatementChain) -> io::Result<()> {
+    let mut text = format!("{size}\n");
+    for (party, seq, id) in chain.iter() {
+        text.push_str(&format!("{party} {seq} {id}\n"));
+    }
+    disk::replace(path, text.as_bytes())
+}
