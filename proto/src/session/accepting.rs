@@ -1,8 +1,10 @@
 //! One package that we take: every part is verified on arrival, and only then written.
 
+use std::cmp::Ordering;
+
 use bytes::{Bytes, BytesMut};
 
-use super::{Fault, SYNC_EVERY};
+use super::{Fault, SYNC_EVERY, UNSYNCED_MAX};
 use crate::v1::{Range, Section};
 use crate::{ChunkTable, Digest, VerifiedManifest};
 
@@ -30,21 +32,25 @@ enum Stage {
 }
 
 /// Position in one transfer.
-pub struct Accepting {
-    parts: [(Section, &'static str, u64, Digest); 3],
+pub(super) struct Accepting {
+    parts: [Part; 3],
     payload: u64,
     held: u64,
     table: Option<ChunkTable>,
     stage: Stage,
     writes: Vec<(Section, u64, Bytes)>,
     need: Option<Vec<Range>>,
+    // Bytes of this transfer: arrived, asked to be synced, and synced.
     received: u64,
     sync_asked: u64,
+    synced: u64,
 }
 
 impl Accepting {
     /// A transfer that starts from what is held.
-    pub(super) fn new(manifest: &VerifiedManifest, held: Held) -> Self {
+    ///
+    /// Parts without any bytes are verified at once.
+    pub(super) fn new(manifest: &VerifiedManifest, held: Held) -> Result<Self, Fault> {
         let part = |section, name, part: crate::HeadPart| (section, name, part.length, part.sha256);
         let mut accepting = Self {
             parts: [
@@ -63,20 +69,18 @@ impl Accepting {
             need: None,
             received: 0,
             sync_asked: 0,
+            synced: 0,
         };
-        match held.table {
+        let fits = |table: &ChunkTable| table.payload_length() == accepting.payload;
+        match held.table.filter(fits) {
             Some(table) => accepting.begin_chunks(table),
             None => {
                 accepting.held = 0;
-                let range = |(section, _, length, _): &(Section, _, u64, _)| Range {
-                    section: *section as i32,
-                    offset: 0,
-                    length: *length,
-                };
-                accepting.need = Some(accepting.parts.iter().map(range).collect());
+                accepting.need = Some(accepting.parts.iter().filter_map(head_range).collect());
+                accepting.finish_parts()?;
             }
         }
-        accepting
+        Ok(accepting)
     }
 
     fn begin_chunks(&mut self, table: ChunkTable) {
@@ -88,6 +92,7 @@ impl Accepting {
         self.table = Some(table);
         if offset == self.payload {
             self.stage = Stage::Done;
+            self.need = None;
             return;
         }
         self.stage = Stage::Chunks {
@@ -99,6 +104,19 @@ impl Accepting {
             offset,
             length: self.payload - offset,
         }]);
+    }
+
+    /// Whether the peer may send so many bytes before more is synced.
+    pub(super) fn check_window(&self, bytes: u64) -> Result<(), Fault> {
+        match self.received + bytes - self.synced > UNSYNCED_MAX {
+            true => Err(Fault::Window),
+            false => Ok(()),
+        }
+    }
+
+    /// So many bytes of this transfer are on stable storage.
+    pub(super) fn on_synced(&mut self, received: u64) {
+        self.synced = self.synced.max(received.min(self.sync_asked));
     }
 
     /// Bytes have arrived.
@@ -120,17 +138,11 @@ impl Accepting {
         let Stage::Head { part, buffer } = &mut self.stage else {
             return Err(Fault::NotAsked);
         };
-        let (wanted, _, length, _) = self.parts[*part];
+        let (wanted, name, length, _) = self.parts[*part];
         if section != wanted {
-            return Err(Fault::NotAsked);
+            return Err(Fault::WrongPart { due: name });
         }
-        let expected = buffer.len() as u64;
-        if offset != expected || expected + bytes.len() as u64 > length {
-            return Err(Fault::Offset {
-                found: offset,
-                expected,
-            });
-        }
+        check_place(name, offset, bytes, buffer.len() as u64, length)?;
         buffer.extend_from_slice(bytes);
         match (buffer.len() as u64) < length {
             true => Ok(()),
@@ -171,13 +183,10 @@ impl Accepting {
             .range_of(*next)
             .map_or(self.payload, |range| range.start);
         let expected = start + buffer.len() as u64;
-        let inside = expected + bytes.len() as u64 <= self.payload;
-        if section != Section::Chunks || offset != expected || !inside {
-            return Err(Fault::Offset {
-                found: offset,
-                expected,
-            });
+        if section != Section::Chunks {
+            return Err(Fault::WrongPart { due: "chunks" });
         }
+        check_place("chunks", offset, bytes, expected, self.payload)?;
         buffer.extend_from_slice(bytes);
         while let Some(range) = table.range_of(*next) {
             let length = (range.end - range.start) as usize;
@@ -200,16 +209,24 @@ impl Accepting {
         std::mem::take(&mut self.writes)
     }
 
-    /// Bytes of this transfer to be made durable now, every [`SYNC_EVERY`] and at the end.
+    /// Bytes of this transfer to be made durable now: every [`SYNC_EVERY`], at the end, and before
+    /// a chunk or part of the head that would not fit into the window otherwise.
     pub(super) fn take_sync(&mut self) -> Option<u64> {
-        let buffered = match &self.stage {
-            Stage::Head { buffer, .. } | Stage::Chunks { buffer, .. } => buffer.len() as u64,
-            Stage::Done => 0,
+        let (buffered, whole) = match (&self.stage, &self.table) {
+            (Stage::Head { part, buffer }, _) => {
+                let length = self.parts.get(*part).map_or(0, |(_, _, length, _)| *length);
+                (buffer.len() as u64, length)
+            }
+            (Stage::Chunks { next, buffer }, Some(table)) => {
+                let length = table.range_of(*next).map_or(0, |at| at.end - at.start);
+                (buffer.len() as u64, length)
+            }
+            (Stage::Chunks { .. }, None) | (Stage::Done, _) => (0, 0),
         };
         let verified = self.received - buffered;
-        let due = verified >= self.sync_asked + SYNC_EVERY;
-        let last = self.is_complete() && verified > self.sync_asked;
-        if !due && !last {
+        let unsynced = verified - self.sync_asked;
+        let due = unsynced >= SYNC_EVERY || unsynced + whole > UNSYNCED_MAX;
+        if unsynced == 0 || !(due || self.is_complete()) {
             return None;
         }
         self.sync_asked = verified;
@@ -224,5 +241,44 @@ impl Accepting {
     /// Whether every byte is verified.
     pub(super) fn is_complete(&self) -> bool {
         matches!(self.stage, Stage::Done)
+    }
+}
+
+type Part = (Section, &'static str, u64, Digest);
+
+/// What to ask for of a part of the head; `None` when it has no bytes.
+fn head_range((section, _, length, _): &Part) -> Option<Range> {
+    (*length > 0).then_some(Range {
+        section: *section as i32,
+        offset: 0,
+        length: *length,
+    })
+}
+
+/// Whether `bytes` at `offset` are what comes next in a part of the package.
+fn check_place(
+    part: &'static str,
+    offset: u64,
+    bytes: &Bytes,
+    expected: u64,
+    length: u64,
+) -> Result<(), Fault> {
+    let end = offset.saturating_add(bytes.len() as u64);
+    let found = offset;
+    if end > length {
+        return Err(Fault::OutOfRange { part, end, length });
+    }
+    match offset.cmp(&expected) {
+        Ordering::Less => Err(Fault::Repeated {
+            part,
+            found,
+            expected,
+        }),
+        Ordering::Greater => Err(Fault::LeftOut {
+            part,
+            found,
+            expected,
+        }),
+        Ordering::Equal => Ok(()),
     }
 }

@@ -13,7 +13,10 @@ const RANGES_MAX: usize = 4096;
 pub(super) struct Offering {
     lengths: [u64; 4],
     wanted: VecDeque<(Section, u64, u64)>,
-    reading: bool,
+    // Where what was asked for until now ends.
+    asked: (i32, u64),
+    // Length of the read that is under way.
+    reading: Option<u64>,
     sent: u64,
     synced: u64,
     needs: u8,
@@ -29,13 +32,15 @@ impl Offering {
                 manifest.payload_length(),
             ],
             wanted: VecDeque::new(),
-            reading: false,
+            asked: (0, 0),
+            reading: None,
             sent: 0,
             synced: 0,
             needs: 0,
         }
     }
 
+    /// The receiver lacks these ranges: within the package, and each behind the one before.
     pub(super) fn on_need(&mut self, ranges: &[Range]) -> Result<(), Fault> {
         self.needs += 1;
         // Once for the head and once for the chunks.
@@ -56,6 +61,11 @@ impl Offering {
                 return Err(Fault::Range);
             }
             if range.length > 0 {
+                let begin = (section as i32, range.offset);
+                if begin < self.asked {
+                    return Err(Fault::Range);
+                }
+                self.asked = (section as i32, end);
                 self.wanted.push_back((section, range.offset, range.length));
             }
         }
@@ -65,7 +75,7 @@ impl Offering {
     /// The next bytes to read, one request at a time.
     pub(super) fn poll_read(&mut self) -> Option<(Section, u64, u64)> {
         let room = UNSYNCED_MAX - (self.sent - self.synced);
-        if self.reading || room == 0 {
+        if self.reading.is_some() || room == 0 {
             return None;
         }
         let (section, offset, left) = self.wanted.front_mut()?;
@@ -76,15 +86,20 @@ impl Offering {
         if *left == 0 {
             self.wanted.pop_front();
         }
-        self.reading = true;
+        self.reading = Some(length);
         Some(read)
     }
 
-    pub(super) fn on_read(&mut self, bytes: u64) {
-        self.reading = false;
+    /// The bytes of the read that is under way; false when they are not as many as it asks for.
+    pub(super) fn on_read(&mut self, bytes: u64) -> bool {
+        if self.reading.take() != Some(bytes) {
+            return false;
+        }
         self.sent += bytes;
+        true
     }
 
+    /// So many bytes are on the receiver's stable storage.
     pub(super) fn on_synced(&mut self, bytes: u64) -> Result<(), Fault> {
         if bytes > self.sent || bytes < self.synced {
             return Err(Fault::Synced);

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
 use crate::fixture::{keys, plan, seal_files, world};
-use crate::{ChunkTable, Sealed};
+use crate::v1::Section;
+use crate::{ChunkTable, Digest, Sealed};
 
 const START: Duration = Duration::from_secs(100);
 
@@ -250,7 +252,8 @@ fn repeated_reordered_and_flipped_chunks_are_found() {
     session
         .on_frame(data(Section::Chunks, 0, &chunks[..1000]), START)
         .unwrap();
-    let repeated = Fault::Offset {
+    let repeated = Fault::Repeated {
+        part: "chunks",
         found: 0,
         expected: 1000,
     };
@@ -276,7 +279,7 @@ fn repeated_reordered_and_flipped_chunks_are_found() {
         .on_frame(data(Section::Chunks, 0, &chunks), START)
         .unwrap();
     assert!(
-        matches!(broken(&mut session), Some(Fault::Offset { .. })),
+        matches!(broken(&mut session), Some(Fault::OutOfRange { .. })),
         "out of range"
     );
 }
@@ -303,7 +306,7 @@ fn what_breaks_the_protocol_ends_the_stream() {
         Fault::Slot(1)
     );
     let unasked = data(Section::Chunks, 0, b"x").frame.unwrap();
-    assert_eq!(fault(unasked), Fault::NotAsked);
+    assert_eq!(fault(unasked), Fault::Slot(0));
     let mut newer = hello(Lane::Control);
     (newer.protocol_min, newer.protocol_max) = (2, 3);
     let mut session = Session::new(hello(Lane::Control), START);
