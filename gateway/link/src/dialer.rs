@@ -154,7 +154,8 @@ impl Dialer {
             name,
             address,
         };
-        let by = |transport| self.attempt(target, transport);
+        // A future of this size is not carried around by value.
+        let by = |transport| Box::pin(self.attempt(target, transport));
         match self.choice {
             TransportChoice::Quic => by(Transport::Quic).await,
             TransportChoice::Tcp => by(Transport::Tcp).await,

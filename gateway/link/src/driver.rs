@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
-use passerelle_proto::session::{Answer, Event, Fault, IDLE_MAX, Session};
+use passerelle_proto::session::{Answer, Event, Fault, IDLE_MAX, Session, UNSYNCED_MAX};
 use passerelle_proto::v1::{self, Frame, Lane, Section, Signed, frame};
 use passerelle_proto::{Digest, StatementId};
 use tokio::sync::mpsc;
@@ -24,6 +24,10 @@ use crate::peer::Peer;
 
 /// Frames that wait between the driver and the transport.
 pub(crate) const FRAMES_IN_FLIGHT: usize = 4;
+/// Pieces of work at once, above which the peer is not read: none of them waits for the peer.
+const WORK_MAX: usize = 1024;
+/// Notes of the peer that are looked at at once; no more is read until then.
+const NOTES_AT_ONCE: usize = 4;
 /// Statements of the peer that are being committed at once; more wait.
 const STATEMENTS_AT_ONCE: usize = 64;
 
@@ -60,6 +64,16 @@ enum Step {
     Broken(Fault),
 }
 
+impl Step {
+    /// Bytes that it keeps in memory.
+    fn len(&self) -> u64 {
+        match self {
+            Self::Write(_, _, bytes) => bytes.len() as u64,
+            Self::Sync(_) | Self::Complete | Self::Broken(_) => 0,
+        }
+    }
+}
+
 struct Taking {
     steps: VecDeque<Step>,
     // `None` while a step is under way.
@@ -77,6 +91,7 @@ struct Offering {
 enum Done {
     Greeted(Result<Vec<Vec<u8>>, LaneError>),
     Nothing,
+    Noted,
     Offered(u32, OfferAnswer),
     Written(u32, Box<dyn Incoming>),
     Synced(u32, Box<dyn Incoming>, u64),
@@ -97,6 +112,7 @@ struct Driver {
     offering: BTreeMap<u32, Offering>,
     statements: VecDeque<Signed>,
     committing: usize,
+    noting: usize,
     unacked: Vec<StatementId>,
     ready: bool,
     // Offers of the peer that the program is asked about.
@@ -135,6 +151,7 @@ pub async fn run_session(
         offering: BTreeMap::new(),
         statements: VecDeque::new(),
         committing: 0,
+        noting: 0,
         unacked: Vec::new(),
         ready: false,
         deciding: BTreeSet::new(),
@@ -157,7 +174,7 @@ pub async fn run_session(
         outcome,
         Err(SessionError::Stalled | SessionError::Stream(_))
     );
-    drop(outbound);
+    drop((driver, outbound));
     if !broken {
         // A stream that is let go of loses what is still on its way out: the peer ends it first.
         let rest = async { while let Some(Ok(_)) = inbound.next().await {} };
@@ -221,7 +238,7 @@ impl Driver {
                     }
                     writable_since = Instant::now();
                 }
-                frame = inbound.next() => match frame {
+                frame = inbound.next(), if self.may_read() => match frame {
                     Some(Ok(frame)) => self.session.on_frame(frame, self.now())?,
                     Some(Err(status)) => return Err(broken(&status)),
                     None if self.session.is_ending() => return self.orderly(),
@@ -252,6 +269,14 @@ impl Driver {
             Some(why) => Err(SessionError::Ended(why)),
             None => Ok(()),
         }
+    }
+
+    /// A peer within its windows is always read. One that ignores them, or floods us with notes,
+    /// waits for our disk instead of filling our memory.
+    fn may_read(&self) -> bool {
+        let waiting = self.taking.values().flat_map(|taking| &taking.steps);
+        let bytes: u64 = waiting.map(Step::len).sum();
+        bytes <= UNSYNCED_MAX && self.noting < NOTES_AT_ONCE && self.work.len() < WORK_MAX
     }
 
     fn room(&self) -> Room {
@@ -311,10 +336,13 @@ impl Driver {
             Event::Greeted(hello) => {
                 self.spawn(async move { Done::Greeted(exchange.greeted(&peer, &hello).await) })
             }
-            Event::Note(note) => self.spawn(async move {
-                exchange.note(&peer, note).await;
-                Done::Nothing
-            }),
+            Event::Note(note) => {
+                self.noting += 1;
+                self.spawn(async move {
+                    exchange.note(&peer, note).await;
+                    Done::Noted
+                });
+            }
             Event::Offered {
                 slot,
                 manifest,
@@ -356,6 +384,7 @@ impl Driver {
                 }
             }
             Event::Statement(signed) => self.statements.push_back(signed),
+            Event::Acked(ids) if ids.is_empty() => {}
             Event::Acked(ids) => {
                 self.unacked.retain(|id| !ids.contains(id));
                 self.spawn(async move {
@@ -446,6 +475,7 @@ impl Driver {
     fn on_done(&mut self, done: Done) -> Result<(), SessionError> {
         match done {
             Done::Nothing => {}
+            Done::Noted => self.noting -= 1,
             Done::Greeted(notes) => {
                 self.ready = true;
                 notes?

@@ -29,7 +29,7 @@ use tonic::service::Routes;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::lab::{Lab, gateway, ordinary};
+use crate::lab::{DEADLINE, Lab, gateway, ordinary};
 use crate::memory::MemoryExchange;
 
 const BOTH: [TransportChoice; 2] = [TransportChoice::Quic, TransportChoice::Tcp];
@@ -272,16 +272,12 @@ async fn over_a_classical_key_exchange_only_health_is_answered() {
     let (exchange, _events) = MemoryExchange::new();
     let service = ExchangeService::new(exchange, CancellationToken::new(), TaskTracker::new());
     let serving = lab.serve("grand-dijon", Routes::new(service)).await;
-    let key = KeyPair::generate().unwrap();
-    let (certificate, key) = lab.authorities["caf21"].issue(ordinary("gateway.caf21.test"), &key);
-    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
     let classical = CryptoProvider {
         kx_groups: vec![kx_group::X25519],
         ..default_provider()
     };
-    let config = client_config(classical).with_client_auth_cert(chain, key);
-    let stream = shake_hands(config.unwrap(), serving.address).await.unwrap();
+    let config = lab_client(&lab, ordinary("gateway.caf21.test"), classical);
+    let stream = shake_hands(config, serving.address).await.unwrap();
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .handshake::<_, Body>(TokioIo::new(stream))
         .await
@@ -296,6 +292,50 @@ async fn over_a_classical_key_exchange_only_health_is_answered() {
     let status = client.session(tokio_stream::empty()).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("X25519MLKEM768"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_client_certificate_is_refused() {
+    let mut lab = Lab::new();
+    let mut serving = lab.serve("grand-dijon", Routes::default()).await;
+    let expired = with_dates("gateway.caf21.test", 2001, 2002);
+    let config = lab_client(&lab, expired, default_provider());
+    let mut stream = shake_hands(config, serving.address).await.unwrap();
+    let error = stream.read_u8().await.unwrap_err();
+    assert!(error.to_string().contains("CertificateExpired"), "{error}");
+    let (class, why) = serving.refusal().await;
+    assert_eq!(class, "certificate: dates");
+    assert!(why.contains("gateway.caf21.test has expired"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_says_nothing_loses_the_connection() {
+    let mut lab = Lab::new();
+    let mut serving = lab.serve("grand-dijon", Routes::default()).await;
+    let mut silent = TcpStream::connect(serving.address).await.unwrap();
+    let config = lab_client(&lab, ordinary("gateway.caf21.test"), default_provider());
+    let mut unused = shake_hands(config, serving.address).await.unwrap();
+    let closed = async {
+        assert_eq!(silent.read(&mut [0; 16]).await.unwrap(), 0);
+        let mut settings = Vec::new();
+        // The end is an abrupt one; what came before it is the server's greeting.
+        let _ = unused.read_to_end(&mut settings).await;
+    };
+    let closed = tokio::time::timeout(DEADLINE, closed).await;
+    closed.expect("a place is held by somebody who says nothing");
+    let (class, _) = serving.refusal().await;
+    assert_eq!(class, "handshake: too slow");
+}
+
+/// A client of `caf21` with a certificate that its own authority has issued.
+fn lab_client(lab: &Lab, params: CertificateParams, provider: CryptoProvider) -> ClientConfig {
+    let key = KeyPair::generate().unwrap();
+    let (certificate, key) = lab.authorities["caf21"].issue(params, &key);
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    client_config(provider)
+        .with_client_auth_cert(chain, key)
+        .unwrap()
 }
 
 fn client_config(provider: CryptoProvider) -> ConfigBuilder<ClientConfig, WantsClientCert> {
