@@ -6,7 +6,6 @@ mod arguments;
 mod audit;
 mod configured;
 mod convention;
-mod demo;
 mod endpoint;
 mod failure;
 mod keys;
@@ -14,6 +13,7 @@ mod laboratory;
 mod notes;
 mod output;
 mod ping;
+mod progress;
 mod quantity;
 mod queue;
 mod send;
@@ -32,13 +32,21 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
 
+pub use self::arguments::DemoArguments;
 use self::arguments::{
     AgentCommand, AuditCommand, Command, CommandLine, ConventionCommand, KeysCommand,
     PackageCommand, PkiCommand, SheetCommand,
 };
+pub(crate) use self::configured::Configured;
+pub(crate) use self::endpoint::{channel, refused};
 pub use self::failure::{Exit, Failure};
+pub(crate) use self::laboratory::failure as lab_failure;
 pub use self::output::Output;
-pub use self::quantity::{Bytes, Elapsed};
+pub(crate) use self::progress::Steps;
+pub(crate) use self::quantity::{Bytes, Elapsed, now_ms};
+pub(crate) use self::send::{Parcel, drop_into};
+pub(crate) use self::serve::{listen, start_failure};
+pub(crate) use self::verification::{LogVerdict, verify_log_directory};
 
 /// Threads that run tasks; file and signature work has threads of its own.
 const WORKER_THREADS: usize = 2;
@@ -77,7 +85,6 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
         Command::Agent {
             command: AgentCommand::Run(run),
         } => runtime()?.block_on(serve::run(&run, output)),
-        Command::Demo(demo) => runtime()?.block_on(demo::run(&demo, output)),
         Command::Send(send) => send::run(&send, output),
         Command::Status(daemon) => runtime()?.block_on(status::run(&daemon, output)),
         Command::Queue(queue) => runtime()?.block_on(queue::run(&queue, output)),
@@ -108,6 +115,7 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
         Command::Pki {
             command: PkiCommand::Lab { dir },
         } => laboratory::make(&dir, output),
+        Command::Demo(demo) => runtime()?.block_on(crate::demo::run(&demo, output)),
     }
 }
 

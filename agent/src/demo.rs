@@ -1,441 +1,570 @@
-//! The whole exchange in one process: a laboratory, a table to two recipients, a report back, its
-//! acknowledgement, and both audit logs verified against each other's cosignatures.
+//! `passerelle demo`: the whole exchange on this machine, told step by step.
 
 mod iris;
+mod proof;
+mod site;
 mod table;
-mod verification;
+mod watch;
 
+use std::fmt::{self, Display};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use passerelle_gateway::{Config, Gateway};
+use passerelle_proto::v1::agent_client::AgentClient;
 use passerelle_proto::v1::statement::What;
-use passerelle_proto::{Digest, PackageId, PartyId};
-use tokio::sync::broadcast;
+use passerelle_proto::v1::{AcknowledgeRequest, Entry, LogRecord, entry::Event};
+use passerelle_proto::{PackageId, Timestamp};
+use prost::Message;
+use serde::Serialize;
+use tempfile::TempDir;
+use tokio::signal::unix::SignalKind;
 
-use crate::config::AgentConfig;
-use crate::daemon::Agent;
-use crate::event::AgentEvent;
-use crate::lab::{LabOptions, Laboratory};
-use crate::node::now;
+use self::site::{Operator, Site, gateway_of};
+use self::watch::{Watch, late};
+use crate::AgentEvent;
+use crate::cli::{
+    Bytes, DemoArguments, Elapsed, Exit, Failure, Output, Parcel, Steps, channel, drop_into,
+    lab_failure, listen, now_ms, refused,
+};
+use crate::lab::{CONTRACTOR, LabOptions, LabParty, Laboratory, PARTNER, PRODUCER};
 
-/// Longest wait for one step of the demo.
+/// How long a step may take, besides the time for its bytes.
 const STEP_MAX: Duration = Duration::from_secs(60);
-/// Longest wait for a package of the user's own, which may be large.
-const TRANSFER_MAX: Duration = Duration::from_secs(3600);
+/// Bytes per second below which a transfer on one machine counts as stuck.
+const RATE_MIN: u64 = 1_000_000;
+/// How long the partner may take to cosign.
+const COSIGN_MAX: Duration = Duration::from_secs(30);
 
-/// Tells a person what happens, step by step.
-pub trait Narrator {
-    /// Something has happened.
-    fn tell(&mut self, line: &str);
-    /// A step begins that takes a while.
-    fn begin(&mut self, what: &str);
-    /// That step has ended.
-    fn end(&mut self);
-}
-
-/// What to demonstrate.
-#[derive(Debug, Clone)]
-pub struct DemoOptions {
-    /// New directory for the laboratory.
-    pub directory: PathBuf,
-    /// A file to send instead of the synthetic table.
-    pub file: Option<PathBuf>,
-}
-
-/// What was shown.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct DemoReport {
-    /// Where the laboratory is.
-    pub directory: PathBuf,
-    /// Directories of the audit logs.
-    pub logs: Vec<PathBuf>,
-    /// The table's package.
-    pub package: String,
-    /// The report's package.
-    pub report: String,
-    /// Files that arrived, by recipient.
-    pub received: Vec<PathBuf>,
-    /// What the verification of both logs found.
-    pub audit: Vec<String>,
-    /// Milliseconds from the drop to the last receipt.
-    pub exchange_ms: u64,
-}
-
-/// A step of the demo that did not succeed.
-#[derive(Debug, thiserror::Error)]
-#[error("{step}: {why}")]
-pub struct DemoError {
-    /// Which step.
-    pub step: &'static str,
-    /// What went wrong.
-    pub why: String,
-}
-
-pub(crate) fn failed<E: std::fmt::Display>(step: &'static str) -> impl FnOnce(E) -> DemoError {
-    move |error| DemoError {
-        step,
-        why: error.to_string(),
-    }
-}
-
-/// A demo that runs: both gateways and three agents.
-pub struct Demo {
-    laboratory: Laboratory,
-    gateways: Vec<Gateway>,
-    agents: Vec<Agent>,
-}
-
-impl Demo {
-    /// Makes the laboratory and starts everything in it.
-    ///
-    /// # Errors
-    /// [`DemoError`] names the step.
-    pub async fn start(
-        options: &DemoOptions,
-        narrator: &mut dyn Narrator,
-    ) -> Result<Self, DemoError> {
-        const STEP: &str = "making the laboratory";
-        let lab_options = LabOptions {
-            settle_ms: 100,
-            poll_ms: 50,
-            ..LabOptions::new(now())
-        };
-        let directory = options.directory.clone();
-        let made = move || Laboratory::create(&directory, &lab_options);
-        let made = tokio::task::spawn_blocking(made)
-            .await
-            .map_err(failed(STEP))?;
-        let laboratory = made.map_err(failed(STEP))?;
-        narrator.tell(&format!(
-            "Laboratory: authorities, keys, sheets and a signed convention for CAF 21, Grand \
-             Dijon and its contractor, in {}",
-            laboratory.dir.display()
-        ));
-        let mut gateways = Vec::new();
-        for party in &laboratory.parties {
-            const STEP: &str = "starting a gateway";
-            let Some(gateway) = &party.gateway else {
-                continue;
-            };
-            let config = Config::load(&gateway.config).map_err(failed(STEP))?;
-            gateways.push(Gateway::start(config).await.map_err(failed(STEP))?);
-            narrator.tell(&format!(
-                "Gateway of {} listens on {} (QUIC and TCP)",
-                party.id, gateway.address
-            ));
+/// Tells the story; with `once` it ends when everything is verified, else with Ctrl-C.
+pub async fn run(arguments: &DemoArguments, output: &mut Output<'_>) -> Result<(), Failure> {
+    logging();
+    let begun = Instant::now();
+    let mut steps = Steps::new(output);
+    let place = Place::create(arguments.keep.as_deref())?;
+    let told = Box::pin(tell(arguments, &place, &mut steps, begun)).await;
+    drop(steps);
+    match told {
+        Ok(()) => {
+            place.end();
+            Ok(())
         }
-        let mut agents = Vec::new();
-        for party in &laboratory.parties {
-            const STEP: &str = "starting an agent";
-            let config = AgentConfig::load(&party.agent.config).map_err(failed(STEP))?;
-            agents.push(Agent::start(config).await.map_err(failed(STEP))?);
-        }
-        for agent in &agents {
-            connected(agent, narrator).await?;
-        }
-        Ok(Self {
-            laboratory,
-            gateways,
-            agents,
-        })
-    }
-
-    /// Sends, receives, reports back, acknowledges and verifies.
-    ///
-    /// # Errors
-    /// [`DemoError`] names the step that was not verified.
-    pub async fn run(
-        &self,
-        options: &DemoOptions,
-        narrator: &mut dyn Narrator,
-    ) -> Result<DemoReport, DemoError> {
-        let [caf, dijon, contractor] = self.agents.as_slice() else {
-            return Err(failed("starting the agents")("there are not three of them"));
-        };
-        let (name, bytes) = source(options)?;
-        let begun = Instant::now();
-        let mut caf_events = caf.events();
-        let mut receiving = [dijon.events(), contractor.events()];
-        let dropped = caf.directory().join("outbox/observation-iris").join(&name);
-        drop_file(&dropped, &bytes)?;
-        let size = crate::cli::Bytes(bytes.len() as u64);
-        narrator.tell(&format!("CAF 21 drops {name} ({size}) into its outbox"));
-        narrator.begin("sealing and sending");
-        let package = sealed(&mut caf_events, narrator).await?;
-        let mut received = Vec::new();
-        for (events, agent) in receiving.iter_mut().zip([dijon, contractor]) {
-            let path = arrived(events, package).await?;
-            let file = path.join(&name);
-            same(&file, &bytes)?;
-            let from = path.strip_prefix(agent.directory()).unwrap_or(&path);
-            narrator.tell(&format!(
-                "Received, byte for byte the same: {}",
-                from.display()
-            ));
-            received.push(file);
-        }
-        let sent = over(&mut caf_events, package).await?;
-        narrator.end();
-        let exchange_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        receipts(caf, package, narrator)?;
-        narrator.tell(&format!(
-            "CAF 21 holds every receipt, {} after the drop: {}",
-            crate::cli::Elapsed(begun.elapsed()),
-            sent.display()
-        ));
-        let report = self.report_back(package, narrator).await?;
-        let audit = self.verify_logs(narrator).await?;
-        Ok(DemoReport {
-            directory: self.laboratory.dir.clone(),
-            logs: verification::logs(&self.laboratory),
-            package: package.to_string(),
-            report: report.to_string(),
-            received,
-            audit,
-            exchange_ms,
-        })
-    }
-
-    async fn report_back(
-        &self,
-        parent: PackageId,
-        narrator: &mut dyn Narrator,
-    ) -> Result<PackageId, DemoError> {
-        const STEP: &str = "sending the report back";
-        let (caf, dijon) = (&self.agents[0], &self.agents[1]);
-        let mut caf_events = caf.events();
-        let mut dijon_events = dijon.events();
-        let folder = dijon.directory().join("outbox/rapport/.rapport");
-        fs::create_dir_all(&folder).map_err(failed(STEP))?;
-        let text = format!(
-            "Rapport de démonstration\n\nÉtabli à partir du pli {parent}.\n\
-             Les quartiers prioritaires concentrent les allocataires aux ressources faibles.\n"
-        );
-        fs::write(folder.join("rapport.txt"), &text).map_err(failed(STEP))?;
-        let instructions = format!("title = \"Rapport\"\nparents = [\"{parent}\"]\n");
-        fs::write(folder.join("package.toml"), instructions).map_err(failed(STEP))?;
-        let dropped = dijon.directory().join("outbox/rapport/rapport");
-        fs::rename(&folder, &dropped).map_err(failed(STEP))?;
-        narrator.begin("the report goes back");
-        let report = sealed(&mut dijon_events, narrator).await?;
-        let path = arrived(&mut caf_events, report).await?;
-        same(&path.join("rapport.txt"), text.as_bytes())?;
-        narrator.end();
-        narrator.tell("Grand Dijon's report, which names the table it was made from, is at CAF 21");
-        let comment = "Bien reçu, merci.";
-        caf.acknowledge(report, comment)
-            .await
-            .map_err(failed("acknowledging the report"))?;
-        acknowledged(&mut dijon_events, report).await?;
-        narrator.tell(&format!("CAF 21 acknowledges the report: “{comment}”"));
-        Ok(report)
-    }
-
-    async fn verify_logs(&self, narrator: &mut dyn Narrator) -> Result<Vec<String>, DemoError> {
-        narrator.begin("waiting until each gateway has cosigned the other's log");
-        let found = verification::verify(&self.laboratory, STEP_MAX).await?;
-        narrator.end();
-        for line in &found {
-            narrator.tell(line);
-        }
-        Ok(found)
-    }
-
-    /// Stops everything in good order.
-    pub async fn stop(self) {
-        for agent in self.agents {
-            agent.stop().await;
-        }
-        for gateway in self.gateways {
-            gateway.stop().await;
+        Err(failure) => {
+            let path = place.keep();
+            Err(failure.and_also(format_args!("everything is still in {}", path.display())))
         }
     }
 }
 
-async fn connected(agent: &Agent, narrator: &mut dyn Narrator) -> Result<(), DemoError> {
-    const STEP: &str = "connecting an agent to its gateway";
-    let mut link = agent.link();
-    let linked = tokio::time::timeout(STEP_MAX, link.wait_for(|now| now.transport.is_some()));
-    let now = linked
-        .await
-        .map_err(failed(STEP))?
-        .map_err(failed(STEP))?
-        .clone();
-    let transport = now
-        .transport
-        .map_or(String::new(), |transport| transport.to_string());
-    let party = agent.party();
-    narrator.tell(&format!(
-        "Agent of {party} is connected to its gateway over {transport}"
-    ));
+async fn tell(
+    arguments: &DemoArguments,
+    place: &Place,
+    steps: &mut Steps<'_, '_>,
+    begun: Instant,
+) -> Result<(), Failure> {
+    steps.note("A data exchange between the CAF and Grand Dijon, on this machine.\n")?;
+    let laboratory = make_laboratory(place.path(), steps)?;
+    let story = Story::new(arguments, laboratory)?;
+    steps.begin("starting two gateways and three agents");
+    let site = Site::start(&story.laboratory).await?;
+    let how = site.transports(&story.laboratory);
+    steps.done("Two gateways and three agents run and know each other", how)?;
+    let told = Box::pin(story.tell(&site, steps)).await;
+    let Ok(proved) = told else {
+        site.stop().await;
+        return told.map(drop);
+    };
+    steps.answer(&Verified {
+        verified: true,
+        elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        dir: story.laboratory.dir.clone(),
+        kept: arguments.keep.is_some(),
+        received: proved,
+        look: story.look_around(),
+        stays: !arguments.once,
+    })?;
+    if !arguments.once {
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut terminate = listen(SignalKind::terminate())?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+    site.stop().await;
     Ok(())
 }
 
-fn source(options: &DemoOptions) -> Result<(String, Vec<u8>), DemoError> {
-    const STEP: &str = "reading the file to send";
-    let Some(file) = &options.file else {
-        return Ok((
-            "observation-iris-2025.csv".into(),
-            table::synthetic().into_bytes(),
-        ));
+/// The messages of the programs, for those who ask for them.
+fn logging() {
+    let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("PASSERELLE_LOG") else {
+        return;
     };
-    let name = file.file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| failed(STEP)("the path has no file name in UTF-8"))?;
-    let bytes = fs::read(file).map_err(failed(STEP))?;
-    Ok((name.to_owned(), bytes))
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    builder.with_writer(std::io::stderr).init();
 }
 
-fn drop_file(path: &Path, bytes: &[u8]) -> Result<(), DemoError> {
-    const STEP: &str = "dropping the file";
-    // Written under a name that the agent passes over, then renamed: never half a file.
-    let unfinished = path.with_file_name(".dropping");
-    fs::write(&unfinished, bytes).map_err(failed(STEP))?;
-    fs::rename(&unfinished, path).map_err(failed(STEP))
+/// Where the laboratory is, and whether it stays.
+enum Place {
+    Kept(PathBuf),
+    Temporary(TempDir),
 }
 
-fn same(path: &Path, bytes: &[u8]) -> Result<(), DemoError> {
-    const STEP: &str = "comparing what arrived";
-    let found = fs::read(path).map_err(failed(STEP))?;
-    match Digest::of(&found) == Digest::of(bytes) {
-        true => Ok(()),
-        false => Err(failed(STEP)(format!(
-            "{} differs from what was sent",
-            path.display()
-        ))),
+impl Place {
+    fn create(keep: Option<&Path>) -> Result<Place, Failure> {
+        if let Some(dir) = keep {
+            return Ok(Place::Kept(dir.to_owned()));
+        }
+        let made = tempfile::Builder::new()
+            .prefix("passerelle-demo-")
+            .tempdir();
+        made.map(Place::Temporary)
+            .map_err(|error| Failure::writing(&std::env::temp_dir(), &error))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Place::Kept(path) => path,
+            Place::Temporary(dir) => dir.path(),
+        }
+    }
+
+    fn keep(self) -> PathBuf {
+        match self {
+            Place::Kept(path) => path,
+            Place::Temporary(dir) => dir.keep(),
+        }
+    }
+
+    fn end(self) {
+        drop(self);
     }
 }
 
-/// Waits for one event, and fails at once on those that say it will not come.
-async fn wait_for<T>(
-    step: &'static str,
-    events: &mut broadcast::Receiver<AgentEvent>,
-    mut pick: impl FnMut(AgentEvent) -> Option<T>,
-) -> Result<T, DemoError> {
-    let waited = tokio::time::timeout(TRANSFER_MAX, async {
-        loop {
-            match events.recv().await {
-                Ok(AgentEvent::Rejected { name, why, .. }) => {
-                    return Err(failed(step)(format!("{name} was rejected: {why}")));
-                }
-                Ok(AgentEvent::Refused { why, .. }) => {
-                    return Err(failed(step)(format!("it was refused: {why}")));
-                }
-                Ok(event) => {
-                    if let Some(found) = pick(event) {
-                        return Ok(found);
-                    }
-                }
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(error) => return Err(failed(step)(error)),
-            }
-        }
-    });
-    waited.await.map_err(failed(step))?
+fn make_laboratory(dir: &Path, steps: &mut Steps<'_, '_>) -> Result<Laboratory, Failure> {
+    steps.begin("making a laboratory");
+    let mut options = LabOptions::new(Timestamp::from_ms(now_ms()));
+    options.settle_ms = 100;
+    options.poll_ms = 50;
+    options.metrics = false;
+    let laboratory = Laboratory::create(dir, &options).map_err(|error| lab_failure(&error))?;
+    let details = vec![
+        format!("in {}", laboratory.dir.display()),
+        "an authority, certificates and keys for the CAF, Grand Dijon and a contractor".into(),
+        "a convention derived from the one of 2016-2017, valid from today, signed by both".into(),
+    ];
+    steps.done("A laboratory was made", details)?;
+    Ok(laboratory)
 }
 
-async fn sealed(
-    events: &mut broadcast::Receiver<AgentEvent>,
-    narrator: &mut dyn Narrator,
-) -> Result<PackageId, DemoError> {
-    let found = wait_for("sealing", events, |event| match event {
+/// The end of the story.
+#[derive(Debug, Serialize)]
+struct Verified {
+    verified: bool,
+    elapsed_ms: u64,
+    dir: PathBuf,
+    kept: bool,
+    received: Vec<PathBuf>,
+    #[serde(skip)]
+    look: Vec<String>,
+    #[serde(skip)]
+    stays: bool,
+}
+
+impl Display for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let elapsed = Elapsed(Duration::from_millis(self.elapsed_ms));
+        writeln!(
+            f,
+            "\nAll of it is verified, after {elapsed}. What was received lies in:"
+        )?;
+        for path in &self.received {
+            writeln!(f, "  {}", path.display())?;
+        }
+        if self.stays {
+            writeln!(
+                f,
+                "\nEverything still runs. Look around from another terminal:"
+            )?;
+            for command in &self.look {
+                writeln!(f, "  {command}")?;
+            }
+        }
+        match (self.stays, self.kept) {
+            (true, true) => writeln!(f, "\nCtrl-C stops it; the directory stays."),
+            (true, false) => writeln!(f, "\nCtrl-C stops it and removes the directory."),
+            (false, true) => writeln!(f, "\nThe directory stays: {}", self.dir.display()),
+            (false, false) => writeln!(f, "\nThe directory is removed now; --keep DIR keeps one."),
+        }
+    }
+}
+
+/// What is sent, by whom.
+struct Story {
+    laboratory: Laboratory,
+    /// What the CAF sends: a file, or a directory.
+    source: PathBuf,
+    own_file: bool,
+    bytes: u64,
+}
+
+impl Story {
+    fn new(arguments: &DemoArguments, laboratory: Laboratory) -> Result<Story, Failure> {
+        let (source, own_file) = match &arguments.file {
+            Some(file) => (file.clone(), true),
+            None => (
+                laboratory.dir.join("a-envoyer").join(table::TABLE_NAME),
+                false,
+            ),
+        };
+        if !own_file {
+            let folder = laboratory.dir.join("a-envoyer");
+            fs::create_dir(&folder).map_err(|error| Failure::writing(&folder, &error))?;
+            fs::write(&source, table::table()).map_err(|e| Failure::writing(&source, &e))?;
+        }
+        let metadata = fs::metadata(&source).map_err(|error| Failure::reading(&source, &error))?;
+        Ok(Story {
+            laboratory,
+            source,
+            own_file,
+            bytes: metadata.len(),
+        })
+    }
+
+    fn party(&self, name: &str) -> Result<&LabParty, Failure> {
+        let found = self.laboratory.party(name);
+        found.ok_or_else(|| late(&format!("the laboratory has no {name}")))
+    }
+
+    fn limit(&self) -> Duration {
+        STEP_MAX + Duration::from_secs(self.bytes / RATE_MIN)
+    }
+
+    /// Everything after the start; says where the received files are.
+    async fn tell(&self, site: &Site, steps: &mut Steps<'_, '_>) -> Result<Vec<PathBuf>, Failure> {
+        let mut watches = Watches {
+            caf: site.watch(&self.laboratory, PRODUCER)?,
+            partner: site.watch(&self.laboratory, PARTNER)?,
+            contractor: site.watch(&self.laboratory, CONTRACTOR)?,
+        };
+        let (table, mut received) = self.send_table(&mut watches, steps).await?;
+        steps.begin("looking at the receipts");
+        let gateways = [PRODUCER, PARTNER];
+        let signed = site
+            .receipts(PRODUCER, table, &gateways, &[PARTNER, CONTRACTOR])
+            .await?;
+        steps.done("The CAF holds all receipts, each once", signed)?;
+        self.one_ciphertext(table, steps).await?;
+        let (report, path) = self.send_report(table, &mut watches, steps).await?;
+        received.push(path);
+        self.acknowledge(report, &mut watches, steps).await?;
+        self.verify_logs(&[table, report], steps).await?;
+        Ok(received)
+    }
+
+    async fn send_table(
+        &self,
+        watches: &mut Watches,
+        steps: &mut Steps<'_, '_>,
+    ) -> Result<(PackageId, Vec<PathBuf>), Failure> {
+        let what = match self.own_file {
+            true => format!("{} ({})", self.source.display(), Bytes(self.bytes)),
+            false => "a made-up table of recipients of benefits, for 109 real IRIS".to_owned(),
+        };
+        steps.begin(format_args!("the CAF sends {what}"));
+        let parcel = Parcel {
+            source: self.source.clone(),
+            flow: "observation-iris".into(),
+            recipients: vec![PARTNER.into(), CONTRACTOR.into()],
+            title: (!self.own_file).then(|| "Allocataires par IRIS, décembre 2016".into()),
+            period: (!self.own_file).then(|| "2016-12".into()),
+            ..Parcel::default()
+        };
+        let deadline = Watch::within(self.limit());
+        drop_into(
+            &self.party(PRODUCER)?.agent.directory.join("outbox"),
+            &parcel,
+        )?;
+        let (package, sealed) = watches.caf.until("sealing", deadline, sealed).await?;
+        steps.going("sealed; on its way to Grand Dijon and the contractor");
+        let mut places = Vec::new();
+        for watch in [&mut watches.partner, &mut watches.contractor] {
+            places.push(
+                watch
+                    .until("receiving", deadline, |e| received(e, package))
+                    .await?,
+            );
+        }
+        let delivered = |event: &AgentEvent| finished(event, package);
+        if !watches
+            .caf
+            .until("the receipts", deadline, delivered)
+            .await?
+        {
+            return Err(late("the package ended without being delivered"));
+        }
+        let says = format!("The CAF sent {what} to Grand Dijon and its contractor");
+        let details = vec![
+            format!("package {package}"),
+            format!("compressed and encrypted for both: {}", Bytes(sealed)),
+        ];
+        steps.done(says, details)?;
+        steps.begin("comparing what was sent with what was received");
+        let mut details = Vec::new();
+        for place in &places {
+            let (files, bytes) = self.compare(place)?;
+            let place = place.display();
+            details.push(format!(
+                "{files} file(s), {} the same in {place}",
+                Bytes(bytes)
+            ));
+        }
+        steps.done("What was received is byte for byte what was sent", details)?;
+        Ok((package, places))
+    }
+
+    fn compare(&self, received: &Path) -> Result<(u64, u64), Failure> {
+        if self.source.is_dir() {
+            return proof::same_files(&self.source, received);
+        }
+        // A single file is compared as the only one of a directory.
+        let name = self.source.file_name().unwrap_or_default();
+        let alone = self.laboratory.dir.join("envoye");
+        let link = alone.join(name);
+        if !link.exists() {
+            fs::create_dir_all(&alone).map_err(|error| Failure::writing(&alone, &error))?;
+            let source = self.source.canonicalize();
+            let source = source.map_err(|error| Failure::reading(&self.source, &error))?;
+            std::os::unix::fs::symlink(source, &link)
+                .map_err(|error| Failure::writing(&link, &error))?;
+        }
+        proof::same_files(&alone, received)
+    }
+
+    /// That one ciphertext left the CAF's gateway, for two recipients.
+    async fn one_ciphertext(
+        &self,
+        package: PackageId,
+        steps: &mut Steps<'_, '_>,
+    ) -> Result<(), Failure> {
+        steps.begin("asking the CAF's gateway what left it");
+        let mut operator = Operator::connect(gateway_of(self.party(PRODUCER)?)?).await?;
+        let answer = operator.package(&package.to_string()).await?;
+        let forwarded = answer
+            .records
+            .iter()
+            .filter(|record| matches!(event_of(record), Some(Event::Forwarded(_))));
+        let count = forwarded.count();
+        if count != 1 {
+            let what = format_args!("the package left the CAF's gateway {count} times");
+            return Err(Failure::new(
+                Exit::Software,
+                what,
+                "read its log, and report it",
+            ));
+        }
+        let status = operator.status().await?;
+        let linked = status
+            .peers
+            .iter()
+            .filter(|peer| !peer.transport.is_empty());
+        let details = linked.map(|peer| {
+            let hop = peer.peer.clone().unwrap_or_default();
+            format!(
+                "{}/{} is connected over {}",
+                hop.party, hop.role, peer.transport
+            )
+        });
+        steps.done(
+            "One ciphertext crossed to Grand Dijon, for two recipients",
+            details.collect(),
+        )
+    }
+
+    async fn send_report(
+        &self,
+        table: PackageId,
+        watches: &mut Watches,
+        steps: &mut Steps<'_, '_>,
+    ) -> Result<(PackageId, PathBuf), Failure> {
+        steps.begin("Grand Dijon sends its report back");
+        let source = self.laboratory.dir.join("rapport.md");
+        let text = format!(
+            "# Observatoire de la cohésion sociale\n\nRapport d'essai, établi à partir de la \
+             livraison\n{table}.\n"
+        );
+        fs::write(&source, text).map_err(|error| Failure::writing(&source, &error))?;
+        let parcel = Parcel {
+            source,
+            flow: "rapport".into(),
+            title: Some("Rapport de l'observatoire".into()),
+            parents: vec![table.to_string()],
+            ..Parcel::default()
+        };
+        let deadline = Watch::within(STEP_MAX);
+        drop_into(
+            &self.party(PARTNER)?.agent.directory.join("outbox"),
+            &parcel,
+        )?;
+        let (report, _) = watches.partner.until("sealing", deadline, sealed).await?;
+        let place = watches
+            .caf
+            .until("receiving", deadline, |e| received(e, report))
+            .await?;
+        let delivered = |event: &AgentEvent| finished(event, report);
+        if !watches
+            .partner
+            .until("the receipts", deadline, delivered)
+            .await?
+        {
+            return Err(late("the report ended without being delivered"));
+        }
+        let details = vec![
+            format!("package {report}"),
+            "signed with it: the id of the package that it was made from".into(),
+        ];
+        steps.done(
+            "Grand Dijon sent a report back, and the CAF has it",
+            details,
+        )?;
+        Ok((report, place))
+    }
+
+    async fn acknowledge(
+        &self,
+        report: PackageId,
+        watches: &mut Watches,
+        steps: &mut Steps<'_, '_>,
+    ) -> Result<(), Failure> {
+        steps.begin("the CAF acknowledges the report");
+        let agent = &self.party(PRODUCER)?.agent;
+        let mut client = AgentClient::new(channel(&agent.socket).await?);
+        let comment = "Rapport bien reçu".to_owned();
+        let request = AcknowledgeRequest {
+            id: report.to_string(),
+            comment,
+        };
+        client
+            .acknowledge(request)
+            .await
+            .map_err(|status| refused(&status))?;
+        let deadline = Watch::within(STEP_MAX);
+        let acknowledged = |event: &AgentEvent| match event {
+            AgentEvent::Stated {
+                package,
+                what: What::Acknowledged(said),
+                ..
+            } if *package == report => Some(said.comment.clone()),
+            _ => None,
+        };
+        let comment = watches
+            .partner
+            .until("the acknowledgement", deadline, acknowledged)
+            .await?;
+        let details = vec![format!("Grand Dijon holds its signature: “{comment}”")];
+        steps.done("The CAF acknowledged the report", details)
+    }
+
+    /// Waits until both logs are cosigned beyond these packages, then verifies both.
+    async fn verify_logs(
+        &self,
+        packages: &[PackageId],
+        steps: &mut Steps<'_, '_>,
+    ) -> Result<(), Failure> {
+        let (caf, partner) = (self.party(PRODUCER)?, self.party(PARTNER)?);
+        for (owner, other) in [(caf, partner), (partner, caf)] {
+            steps.begin(format_args!("{} cosigns the log of {}", other.id, owner.id));
+            let mut operator = Operator::connect(gateway_of(owner)?).await?;
+            let mut size = 0;
+            for package in packages {
+                let answer = operator.package(&package.to_string()).await?;
+                let indices = answer.records.iter().map(|record| record.index + 1);
+                size = indices.fold(size, u64::max);
+            }
+            operator.cosigned(size, COSIGN_MAX).await?;
+            let (owner_now, other_now) = (owner.clone(), other.clone());
+            let work = move || proof::believe_log(&owner_now, &other_now, size);
+            let verdict = tokio::task::spawn_blocking(work).await;
+            let verdict = verdict.map_err(|_| late("the verification was interrupted"))??;
+            let signatures = verdict.signatures.unwrap_or(0);
+            let details = vec![
+                format!("{} entries hash to the root that it signed", verdict.size),
+                format!("{signatures} manifests and statements in it are signed as they say"),
+                format!(
+                    "{} has cosigned all {size} entries that matter here",
+                    other.id
+                ),
+            ];
+            let says = format!(
+                "The log of {} was verified against {}'s copy",
+                owner.id, other.id
+            );
+            steps.done(says, details)?;
+        }
+        Ok(())
+    }
+
+    fn look_around(&self) -> Vec<String> {
+        let mut commands = Vec::new();
+        for party in &self.laboratory.parties {
+            let agent = party.agent.config.display();
+            commands.push(format!("passerelle queue --config {agent}"));
+            if let Some(gateway) = &party.gateway {
+                let config = gateway.config.display();
+                commands.push(format!("passerelle status --config {config}"));
+            }
+        }
+        if let Some(gateway) = self
+            .laboratory
+            .parties
+            .iter()
+            .find_map(|p| p.gateway.as_ref())
+        {
+            let config = gateway.config.display();
+            commands.push(format!("passerelle audit log --config {config}"));
+        }
+        commands
+    }
+}
+
+/// The news of the three agents.
+struct Watches {
+    caf: Watch,
+    partner: Watch,
+    contractor: Watch,
+}
+
+fn sealed(event: &AgentEvent) -> Option<(PackageId, u64)> {
+    match event {
         AgentEvent::Sealed {
             package,
             sealed_bytes,
-            recipients,
             ..
-        } => Some((package, sealed_bytes, recipients)),
+        } => Some((*package, *sealed_bytes)),
         _ => None,
-    });
-    let (package, bytes, recipients) = found.await?;
-    narrator.tell(&format!(
-        "Sealed and signed: package {} ({}) for {}",
-        package.short(),
-        crate::cli::Bytes(bytes),
-        recipients.join(" and ")
-    ));
-    Ok(package)
-}
-
-async fn arrived(
-    events: &mut broadcast::Receiver<AgentEvent>,
-    wanted: PackageId,
-) -> Result<PathBuf, DemoError> {
-    wait_for("receiving", events, |event| match event {
-        AgentEvent::Received { package, path, .. } if package == wanted => path,
-        _ => None,
-    })
-    .await
-}
-
-async fn over(
-    events: &mut broadcast::Receiver<AgentEvent>,
-    wanted: PackageId,
-) -> Result<PathBuf, DemoError> {
-    wait_for("collecting the receipts", events, |event| match event {
-        AgentEvent::Finished { package, path, .. } if package == wanted => Some(path),
-        _ => None,
-    })
-    .await
-}
-
-async fn acknowledged(
-    events: &mut broadcast::Receiver<AgentEvent>,
-    wanted: PackageId,
-) -> Result<(), DemoError> {
-    wait_for(
-        "waiting for the acknowledgement",
-        events,
-        |event| match event {
-            AgentEvent::Stated {
-                package,
-                what: What::Acknowledged(_),
-                ..
-            } if package == wanted => Some(()),
-            _ => None,
-        },
-    )
-    .await
-}
-
-/// Whether the sender holds one `Accepted` per gateway and one `Delivered` per recipient.
-fn receipts(
-    sender: &Agent,
-    package: PackageId,
-    narrator: &mut dyn Narrator,
-) -> Result<(), DemoError> {
-    const STEP: &str = "counting the receipts";
-    let said = sender.statements_about(package).map_err(failed(STEP))?;
-    let of = |wanted: fn(&What) -> bool| -> Vec<PartyId> {
-        let of = said.iter().filter(|one| wanted(one.what()));
-        of.map(|one| one.issuer().clone()).collect()
-    };
-    let mut delivered = of(|what| matches!(what, What::Delivered(_)));
-    delivered.sort();
-    let mut accepted = of(|what| matches!(what, What::Accepted(_)));
-    accepted.sort();
-    let shown = |parties: &[PartyId]| {
-        parties
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    narrator.tell(&format!(
-        "Accepted, signed by the gateways of {}",
-        shown(&accepted)
-    ));
-    narrator.tell(&format!(
-        "Delivered, signed by the agents of {}",
-        shown(&delivered)
-    ));
-    let complete = shown(&delivered) == "grand-dijon, prestataire-obs"
-        && shown(&accepted) == "caf21, grand-dijon";
-    match complete {
-        true => Ok(()),
-        false => Err(failed(STEP)(
-            "a receipt is missing, or there is one too many",
-        )),
     }
+}
+
+fn received(event: &AgentEvent, wanted: PackageId) -> Option<PathBuf> {
+    match event {
+        AgentEvent::Received {
+            package,
+            path: Some(path),
+            ..
+        } if *package == wanted => Some(path.clone()),
+        _ => None,
+    }
+}
+
+fn finished(event: &AgentEvent, wanted: PackageId) -> Option<bool> {
+    match event {
+        AgentEvent::Finished {
+            package, delivered, ..
+        } if *package == wanted => Some(*delivered),
+        _ => None,
+    }
+}
+
+fn event_of(record: &LogRecord) -> Option<Event> {
+    Entry::decode(record.entry.as_slice()).ok()?.event
 }

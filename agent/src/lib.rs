@@ -31,7 +31,6 @@ mod store;
 
 pub use config::{AgentConfig, AgentLimits, ConfigError, EXIT_CONFIG};
 pub use daemon::{Agent, StartError};
-pub use demo::{Demo, DemoError, DemoOptions, DemoReport, Narrator};
 pub use durable::DiskError;
 pub use event::{AgentEvent, EVENTS_MAX};
 pub use hook::{HOOK_TIME_MAX, HookError, HookFacts};

@@ -32,12 +32,6 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: AgentCommand,
     },
-    /// Show the whole exchange in one process, on loopback, and verify it.
-    #[command(after_help = "\
-Example:
-  passerelle demo --once
-  passerelle demo table.csv --keep demo-lab")]
-    Demo(Demo),
     /// Drop a file or a directory into the outbox.
     #[command(after_help = "\
 Example:
@@ -100,6 +94,12 @@ Example:
         #[command(subcommand)]
         command: PkiCommand,
     },
+    /// Show the whole exchange on this machine, with made-up data.
+    #[command(after_help = "\
+Example:
+  passerelle demo
+  passerelle demo tables.csv --keep /tmp/demo")]
+    Demo(DemoArguments),
 }
 
 /// Which daemon is asked.
@@ -446,16 +446,4 @@ fn role_and_text(text: &str) -> Result<(Role, String), String> {
 
 fn role_and_file(text: &str) -> Result<(Role, PathBuf), String> {
     role_and_text(text).map(|(role, file)| (role, file.into()))
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Demo {
-    /// A file to send instead of the synthetic table.
-    pub(super) file: Option<PathBuf>,
-    /// End when everything is verified: status 0, or another when something is not.
-    #[arg(long)]
-    pub(super) once: bool,
-    /// Make the laboratory in this new directory, and keep it.
-    #[arg(long, value_name = "DIR")]
-    pub(super) keep: Option<PathBuf>,
 }

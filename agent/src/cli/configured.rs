@@ -12,7 +12,7 @@ use crate::AgentConfig;
 
 /// A configuration that has been read.
 #[derive(Debug, Clone)]
-pub(super) enum Configured {
+pub(crate) enum Configured {
     /// Of an agent.
     Agent(Box<AgentConfig>),
     /// Of a gateway.
@@ -21,7 +21,7 @@ pub(super) enum Configured {
 
 impl Configured {
     /// Reads `file`. A gateway's is recognised by its `data_dir`.
-    pub(super) fn load(file: &Path) -> Result<Configured, Failure> {
+    pub(crate) fn load(file: &Path) -> Result<Configured, Failure> {
         let text = fs::read_to_string(file).map_err(|error| {
             let what = format!("cannot be read: {error}");
             let remedy = "name an existing file with --config FILE, or a socket with --socket";
@@ -47,7 +47,7 @@ impl Configured {
     }
 
     /// Convention and sheets that the daemon believes, verified.
-    pub(super) fn trust(&self) -> Result<Directory, Failure> {
+    pub(crate) fn trust(&self) -> Result<Directory, Failure> {
         let source = match self.clone() {
             Configured::Agent(config) => TrustSource {
                 file: config.file,

@@ -69,6 +69,12 @@ impl Failure {
         }
     }
 
+    /// The same failure, with one more thing to know about it.
+    pub fn and_also(mut self, known: impl Display) -> Self {
+        self.remedy = format!("{}; {known}", self.remedy);
+        self
+    }
+
     /// A file could not be read.
     pub fn reading(path: &std::path::Path, error: &io::Error) -> Self {
         let (exit, remedy) = match error.kind() {

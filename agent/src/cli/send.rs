@@ -48,25 +48,62 @@ struct Instructed<'a> {
     title: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     period: Option<&'a str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    recipients: Vec<&'a str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    parents: Vec<String>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    recipients: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    parents: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
-    supersedes: Option<String>,
+    supersedes: Option<&'a str>,
 }
 
-/// Copies and renames.
+/// Something to send, and what its sender wants beyond the flow's defaults.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Parcel {
+    /// File or directory.
+    pub(crate) source: PathBuf,
+    /// Flow of the convention.
+    pub(crate) flow: String,
+    /// Recipients; none: everybody whom the flow allows.
+    pub(crate) recipients: Vec<String>,
+    /// Title that people see.
+    pub(crate) title: Option<String>,
+    /// Period that the data is about.
+    pub(crate) period: Option<String>,
+    /// Ids of the packages that it was made from.
+    pub(crate) parents: Vec<String>,
+    /// Id of the package that it replaces.
+    pub(crate) supersedes: Option<String>,
+}
+
+/// Drops what the command line names.
 pub(super) fn run(arguments: &SendArguments, output: &mut Output<'_>) -> Result<(), Failure> {
     let config = configured::agent(&arguments.config)?;
-    let flow = config
-        .directory
-        .join("outbox")
-        .join(arguments.flow.as_str());
+    let parcel = Parcel {
+        source: arguments.file.clone(),
+        flow: arguments.flow.to_string(),
+        recipients: arguments.to.iter().map(PartyId::to_string).collect(),
+        title: arguments.title.clone(),
+        period: arguments.period.clone(),
+        parents: arguments.parent.iter().map(ToString::to_string).collect(),
+        supersedes: arguments.supersedes.as_ref().map(ToString::to_string),
+    };
+    let outbox = drop_into(&config.directory.join("outbox"), &parcel)?;
+    output.answer(&Dropped {
+        flow: parcel.flow,
+        outbox,
+        recipients: parcel.recipients,
+    })
+}
+
+/// Copies a parcel into an agent's outbox; says under which name it stands there.
+///
+/// On return the copy is durable, and the agent sees all of it or nothing.
+pub(crate) fn drop_into(outbox: &Path, parcel: &Parcel) -> Result<PathBuf, Failure> {
+    let flow = outbox.join(&parcel.flow);
     if !flow.is_dir() {
-        return Err(unknown_flow(&config.directory.join("outbox"), arguments));
+        return Err(unknown_flow(outbox, &parcel.flow));
     }
-    let source = &arguments.file;
+    let source = &parcel.source;
     let metadata = fs::metadata(source).map_err(|error| Failure::reading(source, &error))?;
     if !metadata.is_file() && !metadata.is_dir() {
         let what = format_args!("{} is neither a file nor a directory", source.display());
@@ -77,33 +114,22 @@ pub(super) fn run(arguments: &SendArguments, output: &mut Output<'_>) -> Result<
         ));
     }
     let name = name_of(source)?;
-    let instructions = instructions(arguments)?;
+    let text = instructions(parcel)?;
     // Names that begin with a dot are left alone by the agent.
     let growing = flow.join(format!(".{name}.{}.part", std::process::id()));
-    let placed = copy(
-        source,
-        &growing,
-        metadata.is_dir(),
-        &name,
-        instructions.as_deref(),
-    )
-    .and_then(|()| place(&growing, &flow, &name));
-    let outbox = placed.inspect_err(|_| {
+    let copied = copy(source, &growing, metadata.is_dir(), &name, text.as_deref());
+    let placed = copied.and_then(|()| place(&growing, &flow, &name));
+    placed.inspect_err(|_| {
         // What was not placed is nobody's; the failure that is told is the first one.
         let _ = fs::remove_dir_all(&growing).or_else(|_| fs::remove_file(&growing));
-    })?;
-    output.answer(&Dropped {
-        flow: arguments.flow.to_string(),
-        outbox,
-        recipients: arguments.to.iter().map(PartyId::to_string).collect(),
     })
 }
 
-fn unknown_flow(outbox: &Path, arguments: &SendArguments) -> Failure {
+fn unknown_flow(outbox: &Path, flow: &str) -> Failure {
     let flows = durable::list(outbox).unwrap_or_default();
     let names = flows.iter().filter_map(|flow| flow.file_name()?.to_str());
     let names: Vec<&str> = names.filter(|name| !name.starts_with('.')).collect();
-    let what = format_args!("this party sends nothing on the flow {}", arguments.flow);
+    let what = format_args!("this party sends nothing on the flow {flow}");
     match names.as_slice() {
         [] => Failure::new(
             Exit::NoPermission,
@@ -140,13 +166,13 @@ fn name_of(source: &Path) -> Result<String, Failure> {
     })
 }
 
-fn instructions(arguments: &SendArguments) -> Result<Option<String>, Failure> {
+fn instructions(parcel: &Parcel) -> Result<Option<String>, Failure> {
     let instructed = Instructed {
-        title: arguments.title.as_deref(),
-        period: arguments.period.as_deref(),
-        recipients: arguments.to.iter().map(PartyId::as_str).collect(),
-        parents: arguments.parent.iter().map(ToString::to_string).collect(),
-        supersedes: arguments.supersedes.as_ref().map(ToString::to_string),
+        title: parcel.title.as_deref(),
+        period: parcel.period.as_deref(),
+        recipients: &parcel.recipients,
+        parents: &parcel.parents,
+        supersedes: parcel.supersedes.as_deref(),
     };
     let text = toml::to_string(&instructed).map_err(|error| {
         Failure::new(Exit::Usage, error, "write titles and periods as plain text")

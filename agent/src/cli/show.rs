@@ -107,6 +107,9 @@ impl AgentsPackage {
             bytes: entry.length,
             sha256: hex(&entry.sha256),
         });
+        let said = answer.statements.iter().filter_map(StatementView::of);
+        let mut statements: Vec<StatementView> = said.collect();
+        statements.sort_by_key(|statement| statement.at_ms);
         Ok(AgentsPackage {
             job: JobView::of(job),
             manifest_signer: hex(&manifest.signer),
@@ -151,13 +154,10 @@ impl Display for AgentsPackage {
             writeln!(f, "  made from    {parent}")?;
         }
         for file in &self.files {
-            writeln!(
-                f,
-                "  file         {} ({}, {})",
-                file.name,
-                Bytes(file.bytes),
-                file.sha256
-            )?;
+            writeln!(f, "  file         {} ({})", file.name, Bytes(file.bytes))?;
+            if !file.sha256.is_empty() {
+                writeln!(f, "               SHA-256 {}", file.sha256)?;
+            }
         }
         writeln!(f, "  state        {}", job.state)?;
         for state in &job.recipients {

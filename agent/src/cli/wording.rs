@@ -256,18 +256,12 @@ fn statement(event: &v1::StatementEvent) -> Told {
 }
 
 fn cosigned(event: &v1::CosignedEvent) -> String {
-    let whose = if event.ours { "our" } else { "their" };
-    let verb = if event.ours {
-        "we cosigned"
-    } else {
-        "cosigned"
-    };
     // The second line of a C2SP checkpoint is the size of the tree.
     let note = String::from_utf8_lossy(&event.checkpoint);
     let size = note.lines().nth(1).unwrap_or("?");
     match event.ours {
-        true => format!("{verb} {}'s checkpoint of size {size}", event.party),
-        false => format!("{} {verb} {whose} checkpoint of size {size}", event.party),
+        true => format!("{} has cosigned our first {size} entries", event.party),
+        false => format!("we have cosigned {}'s first {size} entries", event.party),
     }
 }
 
