@@ -209,8 +209,12 @@ impl Taking {
     }
 
     async fn begin(self) -> OfferAnswer {
-        let (spool, manifest) = (self.node.spool.clone(), self.manifest.clone());
-        let begun = tokio::task::spawn_blocking(move || spool.begin(&manifest)).await;
+        let (node, manifest) = (self.node.clone(), self.manifest.clone());
+        let begin = move || {
+            let accepted = |package: &PackageId| node.accepted(package).is_some();
+            node.spool.begin(&manifest, accepted)
+        };
+        let begun = tokio::task::spawn_blocking(begin).await;
         match begun {
             Ok(Ok(partial)) => {
                 let held = partial.held();
@@ -240,9 +244,11 @@ impl Taking {
                 Refusal::Busy(BusyReason::Disk)
             }
             SpoolError::Inline(error) => final_refusal(Reason::Digest, error),
-            SpoolError::TakenOver | SpoolError::Incomplete { .. } | SpoolError::Io { .. } => {
-                Refusal::Silent(error.to_string())
-            }
+            SpoolError::TakenOver
+            | SpoolError::Committed
+            | SpoolError::Outside
+            | SpoolError::Incomplete { .. }
+            | SpoolError::Io { .. } => Refusal::Silent(error.to_string()),
         };
         let package = self.manifest.id();
         answer_refusal(&self.node, &self.peer, package, refusal)
@@ -258,7 +264,15 @@ impl Taking {
             permit: self.permit.clone(),
             location,
         };
-        match self.node.sequencer.accept(Box::new(accepting)).await {
+        let committed = self.node.sequencer.accept(Box::new(accepting)).await;
+        if committed.is_err() {
+            let node = self.node.clone();
+            let release = move || node.spool.release(&location);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(release).await {
+                tracing::warn!(%error, "what was not accepted stays until the next start");
+            }
+        }
+        match committed {
             Ok(committed) => {
                 self.node.metrics.add(Counter::Accepted, &[], 1);
                 let package = self.manifest.id().short();

@@ -1,7 +1,7 @@
 //! The spool: packages that were accepted and not yet finished, and transfers under way.
 //!
-//! A package that fits into its offer lies in a segment that many share; every other one has a
-//! file of its own, `<id>.pack`, at its final path from the first byte. What is on the disk and
+//! A package of up to 256 KiB lies in a segment that many share; every other one has a file of its
+//! own, `<id>.pack`, at its final path from the first byte. What is on the disk and
 //! not in the log is a transfer under way, never an accepted package.
 
 mod partial;
@@ -28,6 +28,8 @@ use crate::disk;
 
 /// Free bytes that the file system must keep; below, no package is taken.
 pub const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Longest package that lies in a shared segment, in bytes.
+pub const SHARED_LEN_MAX: u64 = 256 * 1024;
 /// A transfer that nobody has gone on with for this long is removed.
 const PARTIAL_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -40,9 +42,15 @@ pub enum SpoolError {
     /// An inline package is not what its manifest says.
     #[error(transparent)]
     Inline(#[from] InlineError),
-    /// The same package is being taken on another stream, which is older: that one ends.
+    /// The package is committed, or about to be: offered again it gets its receipt.
+    #[error("this package is being committed")]
+    Committed,
+    /// The same package is being taken on another stream, which is newer: this one ends.
     #[error("another stream has taken over this package")]
     TakenOver,
+    /// Bytes that lie outside of the package.
+    #[error("bytes outside of the package")]
+    Outside,
     /// A transfer was to be finished before everything had come.
     #[error("{held} of {wanted} bytes of chunks have come")]
     Incomplete {
@@ -90,6 +98,8 @@ struct Usage {
     /// The newest transfer of each package that somebody is sending now.
     partials: BTreeMap<PackageId, u64>,
     last_turn: u64,
+    /// Packages whose transfer is whole and about to be committed.
+    finishing: BTreeSet<PackageId>,
     total: u64,
 }
 
@@ -98,6 +108,8 @@ pub struct Spool {
     dir: PathBuf,
     limits: Limits,
     usage: Mutex<Usage>,
+    /// Held while a transfer begins, or old ones are removed.
+    opening: Mutex<()>,
     shared: Shared,
 }
 
@@ -122,12 +134,19 @@ impl Spool {
             dir: dir.to_owned(),
             limits,
             usage: Mutex::new(usage),
+            opening: Mutex::default(),
             shared: Shared::open(&dir.join("shared"))?,
         }))
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {
         self.usage
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn opening(&self) -> MutexGuard<'_, ()> {
+        self.opening
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -153,39 +172,68 @@ impl Spool {
         }
     }
 
-    /// Begins or resumes taking a package. An older transfer of it ends.
+    /// Begins or resumes taking a package. An older transfer of it ends, unless it is whole and
+    /// about to be committed. `accepted` says whether the log has the package: its bytes must not
+    /// be touched then.
     ///
     /// # Errors
     /// [`SpoolError`].
-    pub fn begin(self: &Arc<Self>, manifest: &VerifiedManifest) -> Result<Partial, SpoolError> {
+    pub fn begin(
+        self: &Arc<Self>,
+        manifest: &VerifiedManifest,
+        accepted: impl FnOnce(&PackageId) -> bool,
+    ) -> Result<Partial, SpoolError> {
         let id = manifest.id();
         let length = PackLayout::tight(manifest).file_len();
+        // One at a time: who begins anew throws away what is there.
+        let _opening = self.opening();
+        let (turn, new) = self.reserve(&id, length)?;
+        // From here on an older transfer cannot finish; it may have done so before.
+        let opened = match accepted(&id) {
+            true => Err(SpoolError::Committed),
+            false => Partial::open(self.clone(), manifest, turn),
+        };
+        opened.inspect_err(|_| {
+            self.ended(&id, turn);
+            if new && !self.pack_path(&id).exists() {
+                self.forget(&id);
+            }
+        })
+    }
+
+    /// Makes room for a transfer and gives it its turn; says whether nothing was there before.
+    fn reserve(&self, id: &PackageId, length: u64) -> Result<(u64, bool), SpoolError> {
         let shared = self.shared.bytes();
         let mut usage = self.usage();
-        let before = usage.packs.get(&id).copied();
+        if usage.finishing.contains(id) {
+            return Err(SpoolError::Committed);
+        }
+        let before = usage.packs.get(id).copied();
         let more = length.saturating_sub(before.unwrap_or(0));
         if more > 0 {
             self.check_room(usage.total + shared, more)?;
         }
-        let others = usage.partials.keys().filter(|other| **other != id);
+        let others = usage.partials.keys().filter(|other| *other != id);
         let others: u64 = others.filter_map(|other| usage.packs.get(other)).sum();
         if others.saturating_add(length) > self.limits.partial_bytes_max {
             return Err(SpoolError::Full("too much is being received at once"));
         }
         usage.last_turn += 1;
         let turn = usage.last_turn;
-        usage.partials.insert(id, turn);
-        usage.packs.insert(id, length);
+        usage.partials.insert(*id, turn);
+        usage.packs.insert(*id, length);
         usage.total = usage.total + length - before.unwrap_or(0);
-        drop(usage);
-        let path = self.pack_path(&id);
-        Partial::open(self.clone(), path.clone(), manifest, turn).inspect_err(|_| {
-            // What an earlier transfer has left stays, and counts.
-            self.ended(&id, turn);
-            if before.is_none() && !path.exists() {
-                self.forget(&id);
-            }
-        })
+        Ok((turn, before.is_none()))
+    }
+
+    /// A transfer is whole; until it ends none other of its package begins.
+    pub(crate) fn finishing(&self, package: &PackageId, turn: u64) -> Result<(), SpoolError> {
+        let mut usage = self.usage();
+        if usage.partials.get(package) != Some(&turn) {
+            return Err(SpoolError::TakenOver);
+        }
+        usage.finishing.insert(*package);
+        Ok(())
     }
 
     /// Whether a transfer is still the newest of its package.
@@ -197,6 +245,7 @@ impl Spool {
     pub(crate) fn ended(&self, package: &PackageId, turn: u64) {
         let mut usage = self.usage();
         if usage.partials.get(package) == Some(&turn) {
+            usage.finishing.remove(package);
             usage.partials.remove(package);
         }
     }
@@ -221,6 +270,18 @@ impl Spool {
         split_inline(manifest, inline)?;
         self.check_room(self.bytes(), inline.len() as u64)?;
         self.shared.append(inline)
+    }
+
+    /// What was kept at `location` was not accepted.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn release(&self, location: &PackLocation) -> Result<(), SpoolError> {
+        match location.segment {
+            // A transfer: it can be gone on with.
+            0 => Ok(()),
+            _ => self.shared.release(location),
+        }
     }
 
     /// Opens a package to read it.
@@ -302,6 +363,7 @@ impl Spool {
         now: Timestamp,
         left_overs: bool,
     ) -> Result<usize, SpoolError> {
+        let _opening = self.opening();
         let known: Vec<PackageId> = self.usage().packs.keys().copied().collect();
         let mut removed = 0;
         for id in known {
@@ -315,14 +377,11 @@ impl Spool {
             if !clear {
                 continue;
             }
-            // Not while somebody begins to send it.
-            let usage = self.usage();
-            if usage.partials.contains_key(&id) || accepted(&id) {
+            if self.usage().partials.contains_key(&id) || accepted(&id) {
                 continue;
             }
             remove_file(&mark)?;
             remove_file(&path)?;
-            drop(usage);
             self.forget(&id);
             removed += 1;
         }

@@ -15,7 +15,7 @@ use passerelle_proto::v1::{self, PackLocation, Section};
 use passerelle_proto::{ChunkTable, Digest, PackLayout, Timestamp, VerifiedManifest};
 use prost::Message;
 
-use super::{PARTIAL_LIFE, Spool, SpoolError, failed, remove_file};
+use super::{PARTIAL_LIFE, SHARED_LEN_MAX, Spool, SpoolError, failed, remove_file};
 use crate::disk;
 
 const MARK_LEN: usize = 16;
@@ -28,9 +28,7 @@ pub(super) fn mark_path(pack: &Path) -> PathBuf {
 /// One transfer.
 pub struct Partial {
     spool: Arc<Spool>,
-    path: PathBuf,
-    file: Arc<File>,
-    mark: Arc<File>,
+    place: Place,
     manifest: VerifiedManifest,
     layout: PackLayout,
     turn: u64,
@@ -40,34 +38,33 @@ pub struct Partial {
     head_parts: u8,
 }
 
+enum Place {
+    /// Small: kept in memory until it is whole, and then in a segment that many share.
+    Memory(Vec<u8>),
+    Own {
+        path: PathBuf,
+        file: File,
+        mark: File,
+    },
+}
+
 impl Partial {
     pub(super) fn open(
         spool: Arc<Spool>,
-        path: PathBuf,
         manifest: &VerifiedManifest,
         turn: u64,
     ) -> Result<Self, SpoolError> {
         let layout = PackLayout::tight(manifest);
-        let resumed = resume(&path, manifest, &layout);
-        let mark_file = mark_path(&path);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(&path).map_err(failed(&path))?;
-        let mark = options.open(&mark_file).map_err(failed(&mark_file))?;
-        let held = match resumed {
-            Some(held) => held,
-            None => {
-                begin(&file, manifest, &layout).map_err(failed(&path))?;
-                mark.set_len(0).map_err(failed(&mark_file))?;
-                disk::sync_parent(&path).map_err(failed(&path))?;
-                Held::default()
-            }
+        let path = spool.pack_path(&manifest.id());
+        let (place, held) = if manifest.total_length() <= SHARED_LEN_MAX && !path.exists() {
+            let length = usize::try_from(manifest.total_length()).unwrap_or(0);
+            (Place::Memory(vec![0; length]), Held::default())
+        } else {
+            own(path, manifest, &layout)?
         };
         Ok(Self {
             spool,
-            path,
-            file: Arc::new(file),
-            mark: Arc::new(mark),
+            place,
             manifest: manifest.clone(),
             layout,
             turn,
@@ -101,9 +98,18 @@ impl Partial {
     pub fn write(&mut self, section: Section, offset: u64, bytes: &[u8]) -> Result<(), SpoolError> {
         self.check_turn()?;
         let at = self.layout.offset_of(section).unwrap_or(0) + offset;
-        self.file
-            .write_all_at(bytes, at)
-            .map_err(failed(&self.path))?;
+        match &mut self.place {
+            Place::Memory(pack) => {
+                // The session asks for what the manifest announces, and for nothing else.
+                let start = at - head_start(&self.layout);
+                let place = usize::try_from(start).ok().and_then(|start| {
+                    let end = start.checked_add(bytes.len())?;
+                    pack.get_mut(start..end)
+                });
+                place.ok_or(SpoolError::Outside)?.copy_from_slice(bytes);
+            }
+            Place::Own { path, file, .. } => file.write_all_at(bytes, at).map_err(failed(path))?,
+        }
         match section {
             Section::Chunks => self.written = offset + bytes.len() as u64,
             _ => self.head_parts += 1,
@@ -111,44 +117,54 @@ impl Partial {
         Ok(())
     }
 
-    /// Everything written is durable when this returns. Blocks.
+    /// Everything written is durable when this returns; a small package is only when it is whole.
+    /// Blocks.
     ///
     /// # Errors
     /// [`SpoolError`].
     pub fn sync(&mut self) -> Result<(), SpoolError> {
         self.check_turn()?;
-        self.file.sync_data().map_err(failed(&self.path))?;
-        let has_head = self.held.table.is_some() || self.head_parts == 3;
+        let has_head = self.has_head();
+        let Place::Own { path, file, mark } = &self.place else {
+            return Ok(());
+        };
+        file.sync_data().map_err(failed(path))?;
         if has_head {
-            let mut mark = [0; MARK_LEN];
-            mark[..8].copy_from_slice(&self.written.to_le_bytes());
-            mark[8..].copy_from_slice(&check(&self.manifest, self.written));
-            self.mark
-                .write_all_at(&mark, 0)
-                .map_err(failed(&self.path))?;
+            let mut bytes = [0; MARK_LEN];
+            bytes[..8].copy_from_slice(&self.written.to_le_bytes());
+            bytes[8..].copy_from_slice(&check(&self.manifest, self.written));
+            mark.write_all_at(&bytes, 0).map_err(failed(path))?;
         }
         Ok(())
     }
 
-    /// The package is whole: where it lies. It is not accepted before the log says so.
+    fn has_head(&self) -> bool {
+        self.held.table.is_some() || self.head_parts == 3
+    }
+
+    /// The package is whole: where it lies. It is not accepted before the log says so; until this
+    /// transfer is dropped no other one of the package begins.
     ///
     /// # Errors
     /// [`SpoolError`].
     pub fn finish(&mut self) -> Result<PackLocation, SpoolError> {
         let wanted = self.manifest.payload_length();
-        let has_head = self.held.table.is_some() || self.head_parts == 3;
-        if !has_head || self.written != wanted {
+        if !self.has_head() || self.written != wanted {
             return Err(SpoolError::Incomplete {
                 held: self.written,
                 wanted,
             });
         }
+        self.spool.finishing(&self.manifest.id(), self.turn)?;
         self.sync()?;
-        Ok(PackLocation {
-            segment: 0,
-            offset: 0,
-            length: self.layout.file_len(),
-        })
+        match &self.place {
+            Place::Memory(pack) => self.spool.shared.append(pack),
+            Place::Own { .. } => Ok(PackLocation {
+                segment: 0,
+                offset: 0,
+                length: self.layout.file_len(),
+            }),
+        }
     }
 
     /// The log has accepted it: it is no transfer any more.
@@ -156,7 +172,10 @@ impl Partial {
     /// # Errors
     /// [`SpoolError::Io`].
     pub fn accepted(self) -> Result<(), SpoolError> {
-        remove_file(&mark_path(&self.path))
+        match &self.place {
+            Place::Memory(_) => Ok(()),
+            Place::Own { path, .. } => remove_file(&mark_path(path)),
+        }
     }
 
     /// The package is refused: nothing of it is kept.
@@ -172,12 +191,49 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        self.spool.ended(&self.manifest.id(), self.turn);
+        let id = self.manifest.id();
+        // A small one has left nothing, or lies in a segment now.
+        if matches!(self.place, Place::Memory(_)) && self.spool.is_current(&id, self.turn) {
+            self.spool.forget(&id);
+        }
+        self.spool.ended(&id, self.turn);
     }
 }
 
+/// Where head and chunks begin within a pack; before that is what the log has as well.
+fn head_start(layout: &PackLayout) -> u64 {
+    layout.manifest_offset() + layout.manifest_len()
+}
+
+/// The pack of an earlier transfer of this very package, or a new one.
+fn own(
+    path: PathBuf,
+    manifest: &VerifiedManifest,
+    layout: &PackLayout,
+) -> Result<(Place, Held), SpoolError> {
+    let mark_file = mark_path(&path);
+    let resumed = resume(&path, manifest, layout);
+    if resumed.is_none() {
+        // A new file, not the old one emptied: an older transfer may still be writing to that.
+        remove_file(&mark_file)?;
+        remove_file(&path)?;
+        let file = File::create_new(&path).map_err(failed(&path))?;
+        let begun = begin(&file, manifest, layout).map_err(failed(&path));
+        if let Err(error) = begun {
+            remove_file(&path)?;
+            return Err(error);
+        }
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let mark = options.open(&mark_file).map_err(failed(&mark_file))?;
+    let file = options.open(&path).map_err(failed(&path))?;
+    disk::sync_parent(&path).map_err(failed(&path))?;
+    let held = resumed.unwrap_or_default();
+    Ok((Place::Own { path, file, mark }, held))
+}
+
 fn begin(file: &File, manifest: &VerifiedManifest, layout: &PackLayout) -> std::io::Result<()> {
-    file.set_len(0)?;
     // The whole length at once: a full disk shows before the transfer, not in its middle.
     disk::preallocate(file, layout.file_len())?;
     file.write_all_at(&layout.header(), 0)?;

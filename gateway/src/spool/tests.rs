@@ -23,6 +23,11 @@ fn part<'p>(sealed: &Sealed, pack: &'p [u8], section: Section) -> &'p [u8] {
 
 const SECTIONS: [Section; 3] = [Section::Wraps, Section::ChunkTable, Section::Index];
 
+/// The log knows no package.
+fn nobody(_: &PackageId) -> bool {
+    false
+}
+
 fn open(dir: &Path) -> Arc<Spool> {
     Spool::open(dir, Limits::default()).unwrap()
 }
@@ -31,7 +36,7 @@ fn open(dir: &Path) -> Arc<Spool> {
 fn a_transfer_goes_on_from_what_was_synced() {
     let dir = tempfile::tempdir().unwrap();
     let (sealed, pack) = package(900_000);
-    let mut partial = open(dir.path()).begin(&sealed.manifest).unwrap();
+    let mut partial = open(dir.path()).begin(&sealed.manifest, nobody).unwrap();
     assert!(partial.held().table.is_none());
     for section in SECTIONS {
         partial
@@ -48,7 +53,7 @@ fn a_transfer_goes_on_from_what_was_synced() {
         .unwrap();
     drop(partial);
     let spool = open(dir.path());
-    let mut partial = spool.begin(&sealed.manifest).unwrap();
+    let mut partial = spool.begin(&sealed.manifest, nobody).unwrap();
     assert_eq!(
         partial.held().chunks,
         300_000,
@@ -77,8 +82,8 @@ fn the_newest_transfer_of_a_package_takes_over() {
     let dir = tempfile::tempdir().unwrap();
     let (sealed, pack) = package(900_000);
     let spool = open(dir.path());
-    let mut old = spool.begin(&sealed.manifest).unwrap();
-    let mut new = spool.begin(&sealed.manifest).unwrap();
+    let mut old = spool.begin(&sealed.manifest, nobody).unwrap();
+    let mut new = spool.begin(&sealed.manifest, nobody).unwrap();
     let wraps = part(&sealed, &pack, Section::Wraps);
     assert!(matches!(
         old.write(Section::Wraps, 0, wraps),
@@ -137,7 +142,7 @@ fn a_quota_refuses_before_anything_is_written() {
     let spool = Spool::open(dir.path(), limits).unwrap();
     let (sealed, _) = package(900_000);
     assert!(matches!(
-        spool.begin(&sealed.manifest),
+        spool.begin(&sealed.manifest, nobody),
         Err(SpoolError::Full(_))
     ));
     assert_eq!(spool.bytes(), 0);
@@ -155,7 +160,7 @@ fn a_transfer_is_kept_for_a_week_or_until_its_package_expires() {
     let (sealed, pack) = package(900_000);
     let spool = open(dir.path());
     let begin = || {
-        let mut partial = spool.begin(&sealed.manifest).unwrap();
+        let mut partial = spool.begin(&sealed.manifest, nobody).unwrap();
         let wraps = part(&sealed, &pack, Section::Wraps);
         partial.write(Section::Wraps, 0, wraps).unwrap();
         partial
@@ -165,7 +170,6 @@ fn a_transfer_is_kept_for_a_week_or_until_its_package_expires() {
     let until = sealed.manifest.not_after().min(week);
     let minute = Duration::from_secs(60);
     let (early, late) = (until.saturating_sub(minute), until.saturating_add(minute));
-    let nobody = |_: &PackageId| false;
     assert_eq!(spool.expire(nobody, early).unwrap(), 0);
     let running = begin();
     assert_eq!(
@@ -189,7 +193,7 @@ fn a_transfer_that_is_not_whole_is_not_finished() {
     let dir = tempfile::tempdir().unwrap();
     let (sealed, pack) = package(900_000);
     let spool = open(dir.path());
-    let mut partial = spool.begin(&sealed.manifest).unwrap();
+    let mut partial = spool.begin(&sealed.manifest, nobody).unwrap();
     for section in SECTIONS {
         partial
             .write(section, 0, part(&sealed, &pack, section))
@@ -217,14 +221,14 @@ fn only_what_is_being_sent_now_counts_as_being_received() {
         ..Limits::default()
     };
     let spool = Spool::open(dir.path(), limits).unwrap();
-    let running = spool.begin(&one.manifest).unwrap();
+    let running = spool.begin(&one.manifest, nobody).unwrap();
     assert!(matches!(
-        spool.begin(&other.manifest),
+        spool.begin(&other.manifest, nobody),
         Err(SpoolError::Full(_))
     ));
-    let again = spool.begin(&one.manifest).unwrap();
+    let again = spool.begin(&one.manifest, nobody).unwrap();
     drop((running, again));
-    spool.begin(&other.manifest).unwrap();
+    spool.begin(&other.manifest, nobody).unwrap();
 }
 
 #[test]
@@ -233,4 +237,80 @@ fn an_error_of_the_disk_is_fatal_and_a_full_one_is_not() {
     assert!(of(rustix::io::Errno::IO).is_fatal());
     assert!(!of(rustix::io::Errno::NOENT).is_fatal());
     assert!(matches!(of(rustix::io::Errno::NOSPC), SpoolError::Full(_)));
+}
+
+fn write_all(partial: &mut Partial, sealed: &Sealed, pack: &[u8]) {
+    for section in [SECTIONS.as_slice(), &[Section::Chunks]].concat() {
+        partial
+            .write(section, 0, part(sealed, pack, section))
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_transfer_that_is_about_to_be_committed_cannot_be_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sealed, pack) = package(900_000);
+    let spool = open(dir.path());
+    let mut old = spool.begin(&sealed.manifest, nobody).unwrap();
+    write_all(&mut old, &sealed, &pack);
+    let location = old.finish().unwrap();
+    let newer = || spool.begin(&sealed.manifest, nobody);
+    assert!(matches!(newer(), Err(SpoolError::Committed)));
+    // The commit failed: the next transfer finds everything there.
+    drop(old);
+    let held = newer().unwrap().held();
+    assert_eq!(held.chunks, sealed.manifest.payload_length());
+    // Accepted: nobody touches it any more, whatever was looked up before.
+    newer().unwrap().accepted().unwrap();
+    let late = spool.begin(&sealed.manifest, |_| true);
+    assert!(matches!(late, Err(SpoolError::Committed)));
+    let reader = spool.reader(&sealed.manifest, &location).unwrap();
+    let chunks = part(&sealed, &pack, Section::Chunks);
+    let found = reader.read(Section::Chunks, 0, chunks.len() as u64);
+    assert_eq!(found.unwrap(), chunks);
+    assert_eq!(spool.bytes(), location.length);
+}
+
+#[test]
+fn an_older_transfer_cannot_write_into_a_newer_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sealed, pack) = package(900_000);
+    let spool = open(dir.path());
+    let _old = spool.begin(&sealed.manifest, nobody).unwrap();
+    let path = dir.path().join(format!("{}.pack", sealed.manifest.id()));
+    let as_the_old_one = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let mut new = spool.begin(&sealed.manifest, nobody).unwrap();
+    write_all(&mut new, &sealed, &pack);
+    new.finish().unwrap();
+    // A write that had been let through before the newer one began.
+    as_the_old_one.write_all_at(&[0xee; 4096], 0).unwrap();
+    assert_eq!(fs::read(&path).unwrap()[..8], *b"PASSPK01");
+}
+
+#[test]
+fn a_transfer_of_up_to_256_kib_ends_in_a_shared_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sealed, pack) = package(200_000);
+    let spool = open(dir.path());
+    drop(spool.begin(&sealed.manifest, nobody).unwrap());
+    assert_eq!(spool.bytes(), 0, "nothing was written");
+    let mut partial = spool.begin(&sealed.manifest, nobody).unwrap();
+    write_all(&mut partial, &sealed, &pack);
+    let outside = partial.write(Section::Chunks, sealed.manifest.payload_length(), &[0]);
+    assert!(matches!(outside, Err(SpoolError::Outside)));
+    let location = partial.finish().unwrap();
+    partial.accepted().unwrap();
+    assert_eq!(location.segment, 1);
+    assert_eq!(spool.bytes(), sealed.manifest.total_length());
+    let again = open(dir.path());
+    again
+        .sweep(&[(sealed.manifest.id(), location)], NOW)
+        .unwrap();
+    let reader = again.reader(&sealed.manifest, &location).unwrap();
+    let chunks = part(&sealed, &pack, Section::Chunks);
+    let found = reader.read(Section::Chunks, 0, chunks.len() as u64);
+    assert_eq!(found.unwrap(), chunks);
+    spool.release(&location).unwrap();
+    assert_eq!(spool.bytes(), 0);
 }
