@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
-use passerelle_proto::session::{Answer, Event, Fault, IDLE_MAX, Session, UNSYNCED_MAX};
+use passerelle_proto::session::{Answer, Event, Fault, IDLE_MAX, Session};
 use passerelle_proto::v1::{self, Frame, Lane, Section, Signed, frame};
 use passerelle_proto::{Digest, StatementId};
 use tokio::sync::mpsc;
@@ -62,16 +62,6 @@ enum Step {
     Sync(u64),
     Complete,
     Broken(Fault),
-}
-
-impl Step {
-    /// Bytes that it keeps in memory.
-    fn len(&self) -> u64 {
-        match self {
-            Self::Write(_, _, bytes) => bytes.len() as u64,
-            Self::Sync(_) | Self::Complete | Self::Broken(_) => 0,
-        }
-    }
 }
 
 struct Taking {
@@ -271,12 +261,10 @@ impl Driver {
         }
     }
 
-    /// A peer within its windows is always read. One that ignores them, or floods us with notes,
-    /// waits for our disk instead of filling our memory.
+    /// A peer that floods us with notes waits for our disk instead of filling our memory; what
+    /// else it may send is limited by the session.
     fn may_read(&self) -> bool {
-        let waiting = self.taking.values().flat_map(|taking| &taking.steps);
-        let bytes: u64 = waiting.map(Step::len).sum();
-        bytes <= UNSYNCED_MAX && self.noting < NOTES_AT_ONCE && self.work.len() < WORK_MAX
+        self.noting < NOTES_AT_ONCE && self.work.len() < WORK_MAX
     }
 
     fn room(&self) -> Room {

@@ -79,7 +79,7 @@ impl Package {
         self.sealed.manifest.id()
     }
 
-    pub fn read(&self, section: Section, offset: u64, length: u64) -> Bytes {
+    fn read(&self, section: Section, offset: u64, length: u64) -> Bytes {
         let start = (self.sealed.layout.offset_of(section).unwrap() + offset) as usize;
         self.pack.slice(start..start + length as usize)
     }

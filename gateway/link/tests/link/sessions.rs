@@ -1,20 +1,18 @@
 //! Packages and statements over real connections.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use passerelle_link::{
     Connection, ExchangeService, Link, LinkStatus, Peer, SessionError, Transport, TransportChoice,
     run_session,
 };
-use passerelle_proto::session::{Answer, DATA_LEN, Fault, UNSYNCED_MAX};
-use passerelle_proto::v1::{self, Frame, Lane, Section, Signed, frame};
+use passerelle_proto::session::Answer;
+use passerelle_proto::v1::{self, Frame, Lane, Signed, frame};
 use passerelle_proto::{Digest, Role, StatementId};
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::IntervalStream;
@@ -391,91 +389,4 @@ async fn an_operator_does_not_exchange_packages() {
     let status = connection.exchange().session(tokio_stream::empty()).await;
     let status = status.unwrap_err();
     assert_eq!(status.code(), tonic::Code::PermissionDenied);
-}
-
-#[tokio::test]
-async fn a_peer_that_ignores_the_window_is_not_read_into_memory() {
-    let stuck = Behaviour {
-        never_syncs: true,
-        ..Behaviour::default()
-    };
-    let (exchange, _events) = MemoryExchange::behaving(stuck);
-    let package = Package::of_noise(64 * 1024 * 1024);
-    let read = Arc::new(AtomicUsize::new(0));
-    let counter = read.clone();
-    let mut offer = everything_at_once(&package);
-    let data = offer.split_off(2);
-    let (sender, mut frames) = mpsc::channel::<Frame>(8);
-    let (asked, asks) = oneshot::channel();
-    let until_bye = read.clone();
-    let read = tokio::spawn(async move {
-        let needs = |frame: &Frame| matches!(frame.frame, Some(frame::Frame::Need(_)));
-        while !frames.recv().await.as_ref().is_none_or(needs) {}
-        asked.send(()).unwrap();
-        let bye = |frame: &Frame| matches!(frame.frame, Some(frame::Frame::Bye(_)));
-        while !frames.recv().await.as_ref().is_none_or(bye) {}
-        // From here on what comes is thrown away.
-        until_bye.load(Ordering::Relaxed)
-    });
-    let data = futures::stream::once(asks).flat_map(move |_| futures::stream::iter(data.clone()));
-    let inbound = futures::stream::iter(offer)
-        .chain(data)
-        .then(|frame| async {
-            tokio::task::yield_now().await;
-            frame
-        })
-        .inspect(move |_| {
-            counter.fetch_add(1, Ordering::Relaxed);
-        })
-        .chain(futures::stream::pending());
-    let inbound = Box::pin(inbound);
-    let stop = CancellationToken::new();
-    let run = run_session(inbound, sender, peer(), Lane::Bulk, exchange, stop);
-    let error = tokio::time::timeout(DEADLINE, run)
-        .await
-        .unwrap()
-        .unwrap_err();
-    assert!(matches!(error, SessionError::Fault(Fault::Idle)), "{error}");
-    let read = read.await.unwrap() as u64 * DATA_LEN;
-    assert!(
-        read < UNSYNCED_MAX + 2 * 1024 * 1024,
-        "{read} bytes are in memory"
-    );
-}
-
-/// All frames of an offering side that waits for nothing.
-fn everything_at_once(package: &Package) -> Vec<Result<Frame, tonic::Status>> {
-    let mut frames = vec![
-        frame::Frame::Hello(v1::Hello {
-            protocol_min: 1,
-            protocol_max: 1,
-            lane: Lane::Bulk as i32,
-            ..v1::Hello::default()
-        }),
-        frame::Frame::Offer(v1::Offer {
-            slot: 0,
-            manifest: Some(package.sealed.manifest.signed().clone()),
-            inline: Bytes::new(),
-        }),
-    ];
-    for section in [
-        Section::Wraps,
-        Section::ChunkTable,
-        Section::Index,
-        Section::Chunks,
-    ] {
-        let length = package.sealed.layout.length_of(section);
-        for offset in (0..length).step_by(DATA_LEN as usize) {
-            let bytes = package.read(section, offset, DATA_LEN.min(length - offset));
-            let section = section as i32;
-            frames.push(frame::Frame::Data(v1::Data {
-                slot: 0,
-                section,
-                offset,
-                bytes,
-            }));
-        }
-    }
-    let wrap = |frame| Ok(Frame { frame: Some(frame) });
-    frames.into_iter().map(wrap).collect()
 }
