@@ -5,9 +5,14 @@
 //! deadline.
 
 mod deadline;
+mod laboratory;
 mod process;
 mod proxy;
 
 pub use deadline::eventually;
+pub use laboratory::{
+    CAF_AGENT, CAF_GATEWAY, CONTRACTOR_AGENT, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process,
+    RunningLab, noise, now, quick_options,
+};
 pub use process::{Program, Running, binary};
 pub use proxy::CountingProxy;
