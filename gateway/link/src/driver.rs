@@ -3,6 +3,8 @@
 //! One task per stream. Everything that takes time is a future beside the others, so a side never
 //! stops reading because it cannot write; the machine's windows bound what is in memory.
 
+mod transfer;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use self::transfer::{Offering, Step, Taking};
 use crate::exchange::{Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Room};
 use crate::peer::Peer;
 
@@ -55,27 +58,6 @@ pub enum SessionError {
     /// We do not exchange with this peer, or not now.
     #[error("{0}")]
     Lane(#[from] LaneError),
-}
-
-enum Step {
-    Write(Section, u64, Bytes),
-    Sync(u64),
-    Complete,
-    Broken(Fault),
-}
-
-struct Taking {
-    steps: VecDeque<Step>,
-    // `None` while a step is under way.
-    incoming: Option<Box<dyn Incoming>>,
-}
-
-#[derive(Default)]
-struct Offering {
-    // `None` while it is being read.
-    outbound: Option<Box<dyn Outbound>>,
-    // An answer that came while it was being read.
-    answer: Option<Answer>,
 }
 
 enum Done {
@@ -362,15 +344,7 @@ impl Driver {
                     self.finish_offer(slot);
                 }
             }
-            Event::Withdrawn { slot, ours, why } => {
-                tracing::info!(peer = %self.peer, %why, "a package was put off");
-                if ours {
-                    self.offering.remove(&slot);
-                } else {
-                    self.deciding.remove(&slot);
-                    self.taking.remove(&slot);
-                }
-            }
+            Event::Withdrawn { slot, ours, why } => self.on_withdrawn(slot, ours, &why),
             Event::Statement(signed) => self.statements.push_back(signed),
             Event::Acked(ids) if ids.is_empty() => {}
             Event::Acked(ids) => {
@@ -389,75 +363,6 @@ impl Driver {
                 self.session.bye("as you wish");
             }
         }
-    }
-
-    /// Hands an answer over, once no read is under way.
-    fn finish_offer(&mut self, slot: u32) {
-        let Some(offering) = self.offering.get_mut(&slot) else {
-            return;
-        };
-        if offering.answer.is_none() || offering.outbound.is_none() {
-            return;
-        }
-        if let Some(Offering {
-            outbound: Some(outbound),
-            answer: Some(answer),
-        }) = self.offering.remove(&slot)
-        {
-            self.spawn(async move {
-                outbound.answered(answer).await;
-                Done::Nothing
-            });
-        }
-    }
-
-    fn read(&mut self, slot: u32, section: Section, offset: u64, length: u64) {
-        let offering = self.offering.get_mut(&slot);
-        let Some(mut outbound) = offering.and_then(|offering| offering.outbound.take()) else {
-            return;
-        };
-        self.spawn(async move {
-            let bytes = outbound.read(section, offset, length).await;
-            Done::Read(slot, outbound, section, offset, bytes)
-        });
-    }
-
-    fn step(&mut self, slot: u32, step: Step) {
-        let Some(taking) = self.taking.get_mut(&slot) else {
-            return;
-        };
-        taking.steps.push_back(step);
-        self.next_step(slot);
-    }
-
-    /// Begins the next step of a transfer, unless one is under way.
-    fn next_step(&mut self, slot: u32) {
-        let Some(taking) = self.taking.get_mut(&slot) else {
-            return;
-        };
-        let Some(mut incoming) = taking.incoming.take() else {
-            return;
-        };
-        let Some(step) = taking.steps.pop_front() else {
-            taking.incoming = Some(incoming);
-            return;
-        };
-        self.spawn(async move {
-            match step {
-                Step::Write(section, offset, bytes) => {
-                    match incoming.write(section, offset, bytes).await {
-                        Ok(()) => Done::Written(slot, incoming),
-                        Err(error) => Done::WriteFailed(slot, error.to_string()),
-                    }
-                }
-                Step::Sync(received) => match incoming.sync().await {
-                    Ok(()) => Done::Synced(slot, incoming, received),
-                    Err(error) => Done::WriteFailed(slot, error.to_string()),
-                },
-                Step::Complete => Done::Completed(slot, incoming.complete().await),
-                Step::Broken(fault) => Done::Completed(slot, incoming.broken(fault).await),
-            }
-        });
     }
 
     fn on_done(&mut self, done: Done) -> Result<(), SessionError> {
@@ -499,57 +404,6 @@ impl Driver {
             }
         }
         Ok(())
-    }
-
-    fn on_offer_answer(&mut self, slot: u32, answer: OfferAnswer) {
-        if !self.deciding.remove(&slot) {
-            // Withdrawn meanwhile.
-            return;
-        }
-        match answer {
-            OfferAnswer::Answer(answer) => self.session.answer(slot, answer),
-            OfferAnswer::Decline(why) => self.session.refuse(slot, &why),
-            OfferAnswer::Take(incoming) => {
-                let manifest = incoming.manifest().clone();
-                let held = incoming.held();
-                let taking = Taking {
-                    steps: VecDeque::new(),
-                    incoming: Some(incoming),
-                };
-                self.taking.insert(slot, taking);
-                self.session.accept(slot, &manifest, held);
-            }
-        }
-    }
-
-    fn put_back(&mut self, slot: u32, incoming: Box<dyn Incoming>) {
-        if let Some(taking) = self.taking.get_mut(&slot) {
-            taking.incoming = Some(incoming);
-            self.next_step(slot);
-        }
-    }
-
-    fn on_read(
-        &mut self,
-        slot: u32,
-        outbound: Box<dyn Outbound>,
-        section: Section,
-        offset: u64,
-        bytes: std::io::Result<Bytes>,
-    ) {
-        let Some(offering) = self.offering.get_mut(&slot) else {
-            return;
-        };
-        offering.outbound = Some(outbound);
-        match bytes {
-            _ if offering.answer.is_some() => self.finish_offer(slot),
-            Ok(bytes) => self.session.on_read(slot, section, offset, bytes),
-            Err(error) => {
-                tracing::error!(%error, "a package cannot be read; its offer is withdrawn");
-                self.offering.remove(&slot);
-                self.session.give_up(slot, "it cannot be read here now");
-            }
-        }
     }
 }
 
