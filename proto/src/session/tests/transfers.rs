@@ -90,6 +90,10 @@ impl<'a> Transfer<'a> {
         false
     }
 
+    fn is_whole(&self) -> bool {
+        self.synced == self.package.manifest.total_length()
+    }
+
     fn step_near(&mut self) -> bool {
         for event in events(&mut self.pair.near) {
             let Event::Read {
@@ -175,7 +179,7 @@ proptest! {
     fn a_transfer_that_breaks_anywhere_goes_on_where_it_was(
         index in 0_usize..2_000_000,
         chunks in chunk_lengths(),
-        disk_every in 1_usize..30,
+        disk_every in prop_oneof![Just(1_usize), 2_usize..30],
         breaks in prop::collection::vec(1_usize..80, 0..6),
     ) {
         let package = package(1200, index, &chunks);
@@ -308,4 +312,24 @@ fn packages_cross_both_ways_on_one_stream() {
         }
     }
     assert_eq!(complete, [true; 2]);
+}
+
+#[test]
+fn what_arrives_is_synced_every_mebibyte_and_at_the_end() {
+    let longest = 300_000;
+    let package = package(100, 100, &[longest; 20]);
+    let mut store = Store::default();
+    let mut transfer = Transfer::new(&package, &mut store, 1);
+    let mut before = 0;
+    for _ in 0..1000 {
+        let done = transfer.run(1);
+        let since = transfer.synced - before;
+        assert!(since == 0 || since >= SYNC_EVERY || done || transfer.is_whole());
+        assert!(since < SYNC_EVERY + u64::from(longest) + DATA_LEN);
+        before = transfer.synced;
+        if done {
+            break;
+        }
+    }
+    assert!(transfer.is_whole());
 }
