@@ -41,6 +41,9 @@ pub async fn run(arguments: &DemoArguments, output: &mut Output<'_>) -> Result<(
     logging();
     let begun = Instant::now();
     let mut steps = Steps::new(output);
+    if let Some(file) = &arguments.file {
+        fs::metadata(file).map_err(|error| Failure::reading(file, &error))?;
+    }
     let place = Place::create(arguments.keep.as_deref())?;
     let told = Box::pin(tell(arguments, &place, &mut steps, begun)).await;
     drop(steps);

@@ -35,7 +35,7 @@ pub(super) enum Command {
     /// Drop a file or a directory into the outbox.
     #[command(after_help = "\
 Example:
-  passerelle send iris-2016.csv --flow observation-iris --to grand-dijon --title \"Décembre 2016\"")]
+  passerelle send iris-2016.csv --flow observation-iris --to grand-dijon --title Essai")]
     Send(SendArguments),
     /// How an agent or a gateway is doing, and which transport each peer uses.
     #[command(after_help = "\

@@ -44,7 +44,9 @@ pub(super) fn write(file: &Path, note: &Note) -> Result<(), Failure> {
             return Err(Failure::new(Exit::CannotCreate, what, remedy));
         }
     }
-    let written = durable::write_file(file, &note.to_bytes());
+    // The folder is synced too, and a bare file name does not tell it.
+    let absolute = std::path::absolute(file).map_err(|error| Failure::writing(file, &error))?;
+    let written = durable::write_file(&absolute, &note.to_bytes());
     written.map_err(|error| Failure::writing(file, &error.source))
 }
 

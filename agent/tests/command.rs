@@ -1,0 +1,310 @@
+//! What the `passerelle` command says and with which status it ends, as people and scripts see it.
+//!
+//! The golden files hold a command line, its status, and what it writes. `GOLDEN=write` writes
+//! them anew, to be reviewed as a change of the product.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Runs the command in `dir`.
+fn passerelle(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_passerelle"));
+    command
+        .current_dir(dir)
+        .args(arguments)
+        .env_remove("PASSERELLE_LOG")
+        .output()
+        .unwrap()
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Compares a run in `dir` with `tests/golden/<name>.txt`.
+fn golden(name: &str, dir: &Path, arguments: &[&str]) {
+    let output = passerelle(dir, arguments);
+    let found = format!(
+        "$ passerelle {}\nstatus {}\n--- stdout\n{}--- stderr\n{}",
+        arguments.join(" "),
+        status(&output),
+        stdout(&output),
+        stderr(&output)
+    );
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let file = folder.join(format!("{name}.txt"));
+    if std::env::var_os("GOLDEN").is_some_and(|value| value == "write") {
+        fs::write(&file, &found).unwrap();
+    }
+    let wanted = fs::read_to_string(&file).unwrap();
+    assert_eq!(found, wanted, "{} differs", file.display());
+}
+
+fn workplace() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn help_lists_all_commands_and_ends_with_an_example() {
+    golden("help", workplace().path(), &["--help"]);
+    golden("help-send", workplace().path(), &["send", "--help"]);
+}
+
+#[test]
+fn every_command_has_json_and_an_example() {
+    let commands: [&[&str]; 17] = [
+        &["agent", "run"],
+        &["send"],
+        &["status"],
+        &["queue"],
+        &["package", "show"],
+        &["ack"],
+        &["ping"],
+        &["audit", "log"],
+        &["audit", "verify"],
+        &["keys", "new"],
+        &["keys", "show"],
+        &["keys", "letter"],
+        &["convention", "check"],
+        &["convention", "sign"],
+        &["sheet", "new"],
+        &["pki", "lab"],
+        &["demo"],
+    ];
+    for command in commands {
+        let output = passerelle(Path::new("."), &[command, &["--help"]].concat());
+        let text = stdout(&output);
+        assert_eq!(status(&output), 0, "{command:?}");
+        assert!(text.contains("--json"), "{command:?}");
+        let example = format!("Example:\n  passerelle {}", command.join(" "));
+        assert!(text.contains(&example), "{command:?}:\n{text}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    golden("usage", workplace().path(), &["frobnicate"]);
+    golden(
+        "usage-flow",
+        workplace().path(),
+        &["send", "x", "--flow", "Not A Flow"],
+    );
+}
+
+#[test]
+fn all_mistakes_of_a_configuration_are_told_at_once_with_line_and_remedy() {
+    let dir = workplace();
+    let text = "party = \"CAF 21\"\ndirectory = \"agent\"\ncolour = \"blue\"\n\n[tls]\n\
+                certificate = \"agent.pem\"\n\n[keys]\nagent = 3\n";
+    fs::write(dir.path().join("agent.toml"), text).unwrap();
+    golden(
+        "config",
+        dir.path(),
+        &["agent", "run", "--config", "agent.toml"],
+    );
+    golden(
+        "config-json",
+        dir.path(),
+        &["--json", "status", "--config", "agent.toml"],
+    );
+    golden(
+        "config-missing",
+        dir.path(),
+        &["status", "--config", "nowhere.toml"],
+    );
+}
+
+#[test]
+fn a_daemon_that_does_not_run_is_unavailable() {
+    golden(
+        "no-daemon",
+        workplace().path(),
+        &["queue", "--socket", "agent.sock"],
+    );
+}
+
+#[test]
+fn a_key_is_shown_with_its_fingerprint_and_never_overwritten() {
+    let dir = workplace();
+    let new = [
+        "keys",
+        "new",
+        "--party",
+        "caf21",
+        "--kind",
+        "root",
+        "--out",
+        "root.secret",
+    ];
+    assert_eq!(status(&passerelle(dir.path(), &new)), 0);
+    let secret = fs::read(dir.path().join("root.secret")).unwrap();
+    let again = passerelle(dir.path(), &new);
+    assert_eq!(status(&again), 73, "{}", stderr(&again));
+    assert_eq!(fs::read(dir.path().join("root.secret")).unwrap(), secret);
+
+    let of_secret = passerelle(dir.path(), &["keys", "show", "root.secret"]);
+    let of_public = passerelle(dir.path(), &["keys", "show", "root.public"]);
+    assert_eq!(stdout(&of_secret), stdout(&of_public));
+    let fingerprint = stdout(&of_public);
+    let fingerprint = fingerprint
+        .lines()
+        .find(|line| line.starts_with("fingerprint"))
+        .unwrap();
+    let first = fingerprint.split_whitespace().nth(1).unwrap();
+    let letter = stdout(&passerelle(dir.path(), &["keys", "letter", "root.public"]));
+    assert!(
+        letter.contains(first) && letter.contains("caf21"),
+        "{letter}"
+    );
+}
+
+#[test]
+fn a_secret_key_that_others_can_read_is_refused_with_the_remedy() {
+    let dir = workplace();
+    let new = [
+        "keys", "new", "--party", "caf21", "--kind", "agent", "--out", "a.secret",
+    ];
+    assert_eq!(status(&passerelle(dir.path(), &new)), 0);
+    let file = dir.path().join("a.secret");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let shown = passerelle(dir.path(), &["keys", "show", "a.secret"]);
+    assert_eq!(status(&shown), 77);
+    assert!(
+        stderr(&shown).contains("chmod 600 a.secret"),
+        "{}",
+        stderr(&shown)
+    );
+}
+
+#[test]
+fn an_altered_public_key_is_refused() {
+    let dir = workplace();
+    let new = [
+        "keys", "new", "--party", "caf21", "--kind", "agent", "--out", "a.secret",
+    ];
+    assert_eq!(status(&passerelle(dir.path(), &new)), 0);
+    let file = dir.path().join("a.public");
+    let text = fs::read_to_string(&file).unwrap();
+    let check = text.split('+').nth(2).unwrap();
+    let other = if check.starts_with('0') { "1" } else { "0" };
+    let altered = text.replacen(check, &format!("{other}{}", &check[1..]), 1);
+    fs::write(&file, altered).unwrap();
+    let shown = passerelle(dir.path(), &["keys", "show", "a.public"]);
+    assert_eq!(status(&shown), 65);
+    assert!(stderr(&shown).contains("fingerprint"), "{}", stderr(&shown));
+}
+
+#[test]
+fn a_convention_binds_only_with_both_signatures() {
+    let dir = workplace();
+    assert_eq!(status(&passerelle(dir.path(), &["pki", "lab", "lab"])), 0);
+    let sign = |file: &str, who: &str| {
+        let key = format!("lab/roots/{who}.secret");
+        let arguments = ["convention", "sign", file, "--key", &key, "--out", "c.note"];
+        status(&passerelle(dir.path(), &arguments))
+    };
+    let check = || {
+        let arguments = [
+            "convention",
+            "check",
+            "c.note",
+            "--config",
+            "lab/caf21/agent.toml",
+        ];
+        passerelle(dir.path(), &arguments)
+    };
+    assert_eq!(sign("lab/convention.toml", "caf21"), 0);
+    let half = check();
+    assert_eq!(status(&half), 65);
+    assert!(
+        stderr(&half).contains("without the signature of grand-dijon"),
+        "{}",
+        stderr(&half)
+    );
+    assert_eq!(sign("c.note", "prestataire-obs"), 77);
+    assert_eq!(sign("c.note", "grand-dijon"), 0);
+    let whole = check();
+    assert_eq!(status(&whole), 0, "{}", stderr(&whole));
+}
+
+#[test]
+fn a_sheet_is_written_signed_and_shown() {
+    let dir = workplace();
+    for (kind, name) in [("root", "root"), ("agent", "agent"), ("recipient", "opens")] {
+        let out = format!("{name}.secret");
+        let new = [
+            "keys", "new", "--party", "dijon", "--kind", kind, "--out", &out,
+        ];
+        assert_eq!(status(&passerelle(dir.path(), &new)), 0);
+    }
+    let new = "sheet new --party dijon --key agent=agent.public --recipient opens.public \
+               --tls-name agent=agent.dijon.example --out dijon.toml";
+    let new: Vec<&str> = new.split_whitespace().collect();
+    let written = passerelle(dir.path(), &new);
+    assert_eq!(status(&written), 0, "{}", stderr(&written));
+    let sign = [
+        "sheet",
+        "sign",
+        "dijon.toml",
+        "--key",
+        "root.secret",
+        "--out",
+        "dijon.note",
+    ];
+    assert_eq!(status(&passerelle(dir.path(), &sign)), 0);
+    let shown = stdout(&passerelle(dir.path(), &["sheet", "show", "dijon.note"]));
+    assert!(shown.contains("agent.dijon.example (agent)"), "{shown}");
+    assert!(shown.contains("a signature line by dijon"), "{shown}");
+}
+
+#[test]
+fn sending_drops_a_whole_copy_and_refuses_a_flow_that_the_party_does_not_have() {
+    let dir = workplace();
+    assert_eq!(status(&passerelle(dir.path(), &["pki", "lab", "lab"])), 0);
+    let flow = dir.path().join("lab/caf21/agent/outbox/observation-iris");
+    fs::create_dir_all(&flow).unwrap();
+    fs::write(dir.path().join("t.csv"), b"a;b\n1;2\n").unwrap();
+    let send = |flow: &str, more: &[&str]| {
+        let config = "lab/caf21/agent.toml";
+        let first = ["send", "t.csv", "--flow", flow, "--config", config];
+        passerelle(dir.path(), &[&first, more].concat())
+    };
+    assert_eq!(status(&send("observation-iris", &[])), 0);
+    assert_eq!(
+        status(&send(
+            "observation-iris",
+            &["--to", "grand-dijon", "--title", "T"]
+        )),
+        0
+    );
+    assert_eq!(fs::read(flow.join("t.csv")).unwrap(), b"a;b\n1;2\n");
+    assert_eq!(fs::read(flow.join("t.csv-2/t.csv")).unwrap(), b"a;b\n1;2\n");
+    let instructions = fs::read_to_string(flow.join("t.csv-2/package.toml")).unwrap();
+    assert_eq!(
+        instructions,
+        "title = \"T\"\nrecipients = [\"grand-dijon\"]\n"
+    );
+    assert_eq!(
+        fs::read_dir(&flow).unwrap().count(),
+        2,
+        "nothing half-made is left"
+    );
+
+    let refused = send("rapport", &[]);
+    assert_eq!(status(&refused), 77);
+    assert!(
+        stderr(&refused).contains("observation-iris"),
+        "{}",
+        stderr(&refused)
+    );
+}
