@@ -63,7 +63,13 @@ impl Refused {
                 let why = alert.map_or_else(|| error.to_string(), alert::words);
                 Self::new("handshake: given up by the peer", why)
             }
-            ConnectionError::TimedOut => Self::new("handshake: broken", "no answer"),
+            ConnectionError::TimedOut => {
+                Self::new("handshake: broken", "the peer has been silent for 10 s")
+            }
+            ConnectionError::Reset => Self::new(
+                "handshake: broken",
+                "the peer does not know the connection any more: it has been started again",
+            ),
             other => Self::new("handshake: broken", other.to_string()),
         }
     }
