@@ -154,7 +154,7 @@ async fn ask(
                 let old: u64 = text
                     .trim()
                     .parse()
-                    .map_err(|_| "a malformed size".to_owned())?;
+                    .map_err(|_| format!("the partner refuses (409): {}", text.trim()))?;
                 body = proof_body(node, old, &note)?;
             }
             status => {

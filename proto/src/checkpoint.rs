@@ -96,6 +96,9 @@ impl Checkpoint {
         let root = root
             .and_then(|bytes| Digest::from_slice(&bytes).ok())
             .ok_or(malformed(3))?;
+        if let Some(empty) = lines.position(str::is_empty) {
+            return Err(malformed(empty + 4));
+        }
         Ok(Self {
             origin: origin.to_owned(),
             size,
@@ -350,6 +353,7 @@ mod tests {
             ("a\n01\n".to_owned(), 2),
             ("a\n-1\n".to_owned(), 2),
             (format!("a\n1\n{}\n", &root[4..]), 3),
+            (format!("a\n1\n{root}\nextension\n\nb\n"), 5),
         ] {
             assert_eq!(
                 Checkpoint::parse(&text),

@@ -27,6 +27,7 @@ mod note;
 mod open;
 mod pack;
 mod party;
+mod proof;
 mod seal;
 pub mod session;
 mod sheet;
@@ -70,6 +71,9 @@ pub use pack::{
     INLINE_LEN_MAX, InlineError, InlineParts, PACK_HEADER_LEN, PackError, PackLayout, split_inline,
 };
 pub use party::{FlowId, Hop, NAME_LEN_MAX, NameError, PartyId, Role, RoleError};
+pub use proof::{
+    INCLUSION_HASHES_MAX, LOG_PROOF_LEN_MAX, LogProof, LogProofError, PROOF_EXTRA_LEN_MAX,
+};
 pub use seal::{
     ENTRIES_MAX, PLAIN_LEN_MAX, SealError, SealPlan, Sealed, SourceEntry, chunk_len, seal,
 };

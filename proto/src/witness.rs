@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::merkle::verify_consistency;
+use crate::proof::decimal;
 use crate::{Checkpoint, CheckpointError, Digest, LogSigner, LogVerifier, Timestamp};
 
 /// Hashes that a consistency proof may have.
@@ -26,7 +27,7 @@ pub fn add_checkpoint_body(old: u64, proof: &[Digest], note: &[u8]) -> Vec<u8> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WitnessAnswer {
     /// 200 cosigned; 400 malformed; 403 signature; 404 unknown log; 409 another size is known,
-    /// which is the body; 422 the proof does not verify.
+    /// which is the body, or another root of this size; 422 the proof does not verify.
     pub status: u32,
     /// Cosignature lines, a size and a line feed, or a reason in words.
     pub body: Vec<u8>,
@@ -74,6 +75,9 @@ pub fn witness(
             seen: None,
         };
     }
+    if old == checkpoint.size && known_root != checkpoint.root {
+        return refuse(409, "this size was cosigned with another root");
+    }
     if !verify_consistency(old, &known_root, checkpoint.size, &checkpoint.root, &proof) {
         return refuse(
             422,
@@ -94,7 +98,7 @@ fn parse(body: &[u8]) -> Option<(u64, Vec<Digest>, &[u8])> {
     let split = body.windows(2).position(|pair| pair == b"\n\n")?;
     let (head, note) = (&body[..split], &body[split + 2..]);
     let mut lines = std::str::from_utf8(head).ok()?.lines();
-    let old = lines.next()?.strip_prefix("old ")?.parse().ok()?;
+    let old = decimal(lines.next()?.strip_prefix("old ")?)?;
     let proof: Option<Vec<Digest>> = lines
         .map(|line| Digest::from_slice(&STANDARD.decode(line).ok()?).ok())
         .collect();
@@ -146,6 +150,8 @@ mod tests {
         let fork = checkpoint(&["x", "b"]);
         assert_eq!(ask(1, &proof, &fork, Some(&one)).status, 422);
         assert_eq!(ask(3, &[], &two, Some(&two)).status, 400);
+        let fork = checkpoint(&["x"]);
+        assert_eq!(ask(1, &[], &fork, Some(&one)).status, 409);
         let stranger = signer("caf21", 9);
         let note = one.sign(&stranger, NOW).unwrap();
         let body = add_checkpoint_body(0, &[], &note);
@@ -153,9 +159,10 @@ mod tests {
             witness(&body, log.verifier(), None, &partner, NOW).status,
             403
         );
-        assert_eq!(
-            witness(b"old x\n\n", log.verifier(), None, &partner, NOW).status,
-            400
-        );
+        for malformed in ["old x", "old +0", "old 00", "old 0\nAAAA"] {
+            let body = [format!("{malformed}\n\n").as_bytes(), &note].concat();
+            let answer = witness(&body, log.verifier(), None, &partner, NOW);
+            assert_eq!(answer.status, 400, "{malformed}");
+        }
     }
 }
