@@ -109,6 +109,7 @@ impl Listener {
             stop: stop.clone(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             connections: Arc::new(Semaphore::new(self.connections_max)),
+            peers: Arc::default(),
         });
         tokio::select! {
             () = stop.cancelled() => {}

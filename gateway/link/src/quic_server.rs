@@ -63,7 +63,7 @@ async fn serve(
     let closing = CloseOnDrop(connection.clone());
     let chain = chain(&connection);
     let peer = serving.peer(&chain, Transport::Quic, address, true)?;
-    let _place = serving.connection_place()?;
+    let _place = serving.connection_place(&peer.hop)?;
     drop(handshake);
     let ending = serving.ending(&peer.hop, chain);
     let _ended = ending.cut.clone().drop_guard();

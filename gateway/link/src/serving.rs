@@ -1,7 +1,8 @@
 //! What all connections of a listener share, and how each of them ends.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use passerelle_proto::Hop;
@@ -22,6 +23,8 @@ use crate::window::CONNECTION_LIFE_MAX;
 pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Handshakes at once, so that strangers do not take the places of peers.
 pub(crate) const HANDSHAKES_MAX: usize = 128;
+/// Connections of one peer: those that it has lost without our knowing are among them.
+const PEER_CONNECTIONS_MAX: usize = 8;
 /// Wait for the first request on a connection.
 const FIRST_REQUEST_MAX: Duration = Duration::from_secs(10);
 /// How long streams may take to end in order on a connection that is to end.
@@ -42,7 +45,11 @@ pub(crate) struct Serving {
     pub(crate) stop: CancellationToken,
     pub(crate) handshakes: Arc<Semaphore>,
     pub(crate) connections: Arc<Semaphore>,
+    pub(crate) peers: Peers,
 }
+
+/// Open connections by peer.
+pub(crate) type Peers = Arc<Mutex<HashMap<Hop, usize>>>;
 
 impl Serving {
     /// The authenticated owner of this chain; the sheets may have changed since the handshake.
@@ -74,9 +81,22 @@ impl Serving {
     }
 
     /// A place for a peer.
-    pub(crate) fn connection_place(&self) -> Result<OwnedSemaphorePermit, Refused> {
+    pub(crate) fn connection_place(&self, hop: &Hop) -> Result<ConnectionPlace, Refused> {
         let place = self.connections.clone().try_acquire_owned();
-        place.map_err(|_| Refused::new("too many connections", "too many connections at once"))
+        let place = place
+            .map_err(|_| Refused::new("too many connections", "too many connections at once"))?;
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = peers.entry(hop.clone()).or_default();
+        if *open >= PEER_CONNECTIONS_MAX {
+            let why = format!("{hop} has {PEER_CONNECTIONS_MAX} connections already");
+            return Err(Refused::new("too many connections of one peer", why));
+        }
+        *open += 1;
+        Ok(ConnectionPlace {
+            peers: self.peers.clone(),
+            hop: hop.clone(),
+            _place: place,
+        })
     }
 
     pub(crate) fn refused(&self, address: SocketAddr, refused: &Refused) {
@@ -101,6 +121,25 @@ impl Serving {
         let limits = ending.clone().limits(distrusted);
         tokio::spawn(limits);
         ending
+    }
+}
+
+/// A connection's share of what the listener and its peer may have.
+pub(crate) struct ConnectionPlace {
+    peers: Peers,
+    hop: Hop,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for ConnectionPlace {
+    fn drop(&mut self) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = peers.get_mut(&self.hop) {
+            *open -= 1;
+            if *open == 0 {
+                peers.remove(&self.hop);
+            }
+        }
     }
 }
 

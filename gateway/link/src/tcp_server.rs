@@ -74,7 +74,7 @@ async fn serve(
         .map(|certificate| certificate.clone().into_owned())
         .collect();
     let peer = serving.peer(&chain, Transport::Tcp, address, hybrid)?;
-    let _place = serving.connection_place()?;
+    let _place = serving.connection_place(&peer.hop)?;
     drop(handshake);
     let ending = serving.ending(&peer.hop, chain);
     let _ended = ending.cut.clone().drop_guard();

@@ -23,7 +23,7 @@ use tonic::service::Routes;
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Connections that the listeners here take.
-pub const CONNECTIONS_MAX: usize = 4;
+pub const CONNECTIONS_MAX: usize = 10;
 
 /// An authority of one party.
 pub struct Authority {

@@ -12,6 +12,9 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::lab::{CONNECTIONS_MAX, DEADLINE, Lab, gateway};
 
+/// Connections that a listener takes from one peer.
+const PEER_CONNECTIONS_MAX: usize = 8;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn both_transports_carry_a_call_on_one_port() {
     let mut lab = Lab::new();
@@ -129,7 +132,15 @@ async fn a_full_listener_refuses_until_the_last_holder_of_a_connection_lets_go()
         let dialer = lab.dialer(lab.identity("caf21", Role::Gateway), choice);
         let hop = gateway("grand-dijon");
         let mut held = Vec::new();
-        for _ in 0..CONNECTIONS_MAX {
+        // Those of one peer are limited as well, so that it leaves places to the others.
+        let other = lab.dialer(lab.identity("prestataire-obs", Role::Agent), choice);
+        while held.len() < PEER_CONNECTIONS_MAX {
+            held.push(other.dial(&hop).await.unwrap());
+        }
+        assert!(other.dial(&hop).await.is_err());
+        let (class, why) = serving.refusal().await;
+        assert_eq!(class, "too many connections of one peer", "{why}");
+        while held.len() < CONNECTIONS_MAX {
             held.push(dialer.dial(&hop).await.unwrap());
         }
         assert!(dialer.dial(&hop).await.is_err());
