@@ -89,6 +89,8 @@ pub struct Session {
     given_up: BTreeSet<u32>,
     slots: BTreeMap<u32, Slot>,
     last_peer_slot: Option<u32>,
+    // Offers that the peer gave up while we decided: the decision still runs.
+    taken_back: usize,
     unacked: VecDeque<StatementId>,
     // Statements of the peer that we have not acknowledged.
     uncommitted: usize,
@@ -118,6 +120,7 @@ impl Session {
             given_up: BTreeSet::new(),
             slots: BTreeMap::new(),
             last_peer_slot: None,
+            taken_back: 0,
             unacked: VecDeque::new(),
             uncommitted: 0,
             notes: 0,

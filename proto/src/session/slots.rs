@@ -1,6 +1,6 @@
 //! The packages that the peer offers on a stream.
 
-use super::{Accepting, Answer, DATA_LEN_MAX, Event, Fault, Held, Session};
+use super::{Accepting, Answer, DATA_LEN_MAX, Event, Fault, Held, OFFERS_MAX, Session};
 use crate::v1::{self, Lane, frame};
 use crate::{INLINE_LEN_MAX, MANIFEST_LEN_MAX, VerifiedManifest};
 
@@ -111,9 +111,14 @@ impl Session {
         }
     }
 
-    /// The peer gives up one of its offers.
+    /// The peer gives up one of its offers: undecided ones a few times on one stream only, since
+    /// each costs a decision.
     pub(super) fn on_withdrawn(&mut self, slot: u32, why: String) -> Result<(), Fault> {
-        if self.slots.remove(&slot).is_some() {
+        if let Some(withdrawn) = self.slots.remove(&slot) {
+            self.taken_back += usize::from(matches!(withdrawn, Slot::Undecided));
+            if self.taken_back > OFFERS_MAX {
+                return Err(Fault::TooManyOffers);
+            }
             let ours = false;
             self.events.push_back(Event::Withdrawn { slot, ours, why });
             return Ok(());

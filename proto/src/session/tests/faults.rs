@@ -331,6 +331,24 @@ fn the_sixty_fifth_offer_without_an_answer_is_one_too_many_and_on_a_bulk_lane_th
 }
 
 #[test]
+fn offers_cannot_be_made_and_taken_back_without_end() {
+    let mut pair = pair(Lane::Control);
+    let mut fault = None;
+    for slot in 0..1000 {
+        pair.far_gets(frame::Frame::Offer(offer(slot))).unwrap();
+        let withdraw = v1::Withdraw {
+            slot,
+            ..v1::Withdraw::default()
+        };
+        if let Err(found) = pair.far_gets(frame::Frame::Withdraw(withdraw)) {
+            fault = Some((slot, found));
+            break;
+        }
+    }
+    assert_eq!(fault, Some((OFFERS_MAX as u32, Fault::TooManyOffers)));
+}
+
+#[test]
 fn the_sixty_fifth_statement_without_an_acknowledgement_is_one_too_many() {
     let mut pair = pair(Lane::Control);
     let statement = || frame::Frame::Statement(v1::Signed::default());
