@@ -312,7 +312,7 @@ mod tests {
         let entry = register.enter(&manifest(1), None, None, NOW).unwrap();
         let (id, signed) = statement(What::Delivered(v1::Delivered::default()));
         entry.store_statement(id, &signed).unwrap();
-        assert_eq!(entry.unacked().unwrap(), [signed.clone()]);
+        assert_eq!(entry.unacked().unwrap(), std::slice::from_ref(&signed));
         assert!(entry.acked(id).unwrap());
         assert!(!entry.acked(id).unwrap());
         entry.store_statement(id, &signed).unwrap();

@@ -3,6 +3,8 @@
 //! The golden files hold a command line, its status, and what it writes. `GOLDEN=write` writes
 //! them anew, to be reviewed as a change of the product.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

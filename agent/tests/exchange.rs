@@ -1,5 +1,7 @@
 //! The demonstration, and what `passerelle audit verify` makes of a log that was tampered with.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};

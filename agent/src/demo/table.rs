@@ -148,7 +148,7 @@ mod tests {
                 whole += 1;
             }
             let small = |cell: &&str| cell.parse::<u32>().is_ok_and(|n| (1..5).contains(&n));
-            assert!(!cells[3..13].iter().any(|cell| small(cell)), "{line}");
+            assert!(!cells[3..13].iter().any(small), "{line}");
         }
         assert!(whole > 90);
     }
