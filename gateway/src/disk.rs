@@ -10,7 +10,7 @@ use std::path::Path;
 /// What the system says; the old file is still there then.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+        create_dirs(parent)?;
     }
     let mut unfinished = path.as_os_str().to_owned();
     unfinished.push(".tmp");
@@ -19,6 +19,23 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     rename_synced(unfinished, path)
+}
+
+/// Creates a directory and those above it, each synced into the one that holds it.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn create_dirs(dir: &Path) -> io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        create_dirs(parent)?;
+    }
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_parent(dir),
+    }
 }
 
 /// Renames within one directory and syncs the directory.
@@ -36,6 +53,7 @@ pub(crate) fn rename_synced(from: &Path, to: &Path) -> io::Result<()> {
 /// What the system says.
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     }

@@ -139,9 +139,9 @@ impl Log {
     /// [`Fatal`].
     pub fn open_with(dir: &Path, signer: LogSigner, segment_len: u64) -> Result<Self, Fatal> {
         let wal = dir.join("wal");
-        fs::create_dir_all(&wal).map_err(io_at(&wal))?;
+        disk::create_dirs(&wal).map_err(io_at(&wal))?;
         let cosigned = dir.join("cosigned");
-        fs::create_dir_all(&cosigned).map_err(io_at(&cosigned))?;
+        disk::create_dirs(&cosigned).map_err(io_at(&cosigned))?;
         let mut numbers = segment::list(&wal)?;
         if numbers.is_empty() {
             Segment::create(&wal, &Tiles::new(dir), &Frontier::default(), segment_len)
@@ -158,7 +158,7 @@ impl Log {
             frontier.push(hash);
             tiles.push(hash, entry)
         })?;
-        let log = Self {
+        let mut log = Self {
             dir: dir.to_owned(),
             signer,
             frontier,
@@ -167,7 +167,37 @@ impl Log {
             segment_len,
         };
         log.compare_with_checkpoint()?;
+        log.compare_with_cosigned(&cosigned)?;
+        log.reserve_next()?;
         Ok(log)
+    }
+
+    /// Preallocates the next segment; a full disk is met again when that one is needed.
+    fn reserve_next(&mut self) -> Result<(), Fatal> {
+        match segment::reserve(&self.dir.join("wal"), self.segment_len) {
+            Ok(()) | Err(SegmentError::Full) => Ok(()),
+            Err(SegmentError::Fatal(fatal)) => Err(fatal),
+        }
+    }
+
+    /// Whether the segment after this one is preallocated. When it is not, the disk is full, and
+    /// what is left of this segment is for what must not wait.
+    pub fn has_next_segment(&self) -> bool {
+        segment::is_reserved(&self.dir.join("wal"), self.segment_len)
+    }
+
+    /// Partners keep what they have cosigned: a log that is shorter, or other, is not believed.
+    fn compare_with_cosigned(&self, dir: &Path) -> Result<(), Fatal> {
+        for file in fs::read_dir(dir).map_err(io_at(dir))? {
+            let path = file.map_err(io_at(dir))?.path();
+            let note = fs::read(&path).map_err(io_at(&path))?;
+            // What this log has not signed itself says nothing about it.
+            if let Ok(kept) = Checkpoint::verify(&note, self.signer.verifier()) {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                self.compare(&kept, &format!("the checkpoint that {name} has cosigned"))?;
+            }
+        }
+        Ok(())
     }
 
     fn compare_with_checkpoint(&self) -> Result<(), Fatal> {
@@ -286,7 +316,7 @@ impl Log {
             Err(SegmentError::Fatal(fatal)) => return Err(fatal.into()),
         };
         segment::remove_bundled(&wal, self.tiles.bundled())?;
-        Ok(())
+        Ok(self.reserve_next()?)
     }
 
     /// One entry.

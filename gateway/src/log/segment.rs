@@ -1,5 +1,8 @@
 //! Segment files: preallocated with zeros, written from front to back, one `fdatasync` a frame.
 //!
+//! The next one is preallocated ahead, so that a full disk shows while there is still room to say
+//! so, and no append waits for the allocation.
+//!
 //! A segment begins with everything that is needed to go on from there: the frontier of the tree
 //! and the hashes of the tiles that are not full. Opening the log reads two segments at most.
 
@@ -17,6 +20,8 @@ use super::{Fatal, io_at};
 use crate::disk;
 
 const MAGIC: &[u8; 8] = b"PSLSEG01";
+/// Name of the file that becomes the next segment; it holds nothing but zeros.
+const SPARE: &str = "spare";
 /// Length of a segment's beginning, zeros included.
 const HEAD_LEN: usize = 128 * 1024;
 
@@ -29,6 +34,16 @@ pub(super) enum SegmentError {
 }
 
 impl SegmentError {
+    /// A full disk is no reason to stop: the unfinished file goes, and nothing has changed.
+    fn of(error: io::Error, unfinished: &Path) -> Self {
+        if error.kind() != io::ErrorKind::StorageFull {
+            return Self::Fatal(io_at(unfinished)(error));
+        }
+        // Should it stay, the next attempt truncates it.
+        let _ = fs::remove_file(unfinished);
+        Self::Full
+    }
+
     pub(super) fn into_fatal(self) -> Fatal {
         match self {
             Self::Fatal(fatal) => fatal,
@@ -64,6 +79,24 @@ pub(super) fn list(wal: &Path) -> Result<Vec<u64>, Fatal> {
     Ok(numbers)
 }
 
+/// Preallocates the segment after the newest one, unless that is done.
+pub(super) fn reserve(wal: &Path, len: u64) -> Result<(), SegmentError> {
+    let path = wal.join(SPARE);
+    if is_reserved(wal, len) {
+        return Ok(());
+    }
+    let unfinished = path.with_extension("tmp");
+    let made = open_empty(&unfinished)
+        .and_then(|file| disk::preallocate(&file, len).and_then(|()| file.sync_all()))
+        .and_then(|()| disk::rename_synced(&unfinished, &path));
+    made.map_err(|error| SegmentError::of(error, &unfinished))
+}
+
+/// Whether the next segment is preallocated.
+pub(super) fn is_reserved(wal: &Path, len: u64) -> bool {
+    fs::metadata(wal.join(SPARE)).is_ok_and(|found| found.len() == len)
+}
+
 /// Removes segments whose entries all stand in full, synced bundles, but for the newest two.
 pub(super) fn remove_bundled(wal: &Path, bundled: u64) -> Result<(), Fatal> {
     let numbers = list(wal)?;
@@ -86,17 +119,13 @@ impl Segment {
         len: u64,
     ) -> Result<Self, SegmentError> {
         let path = segment_path(wal, frontier.size());
+        reserve(wal, len)?;
         let unfinished = path.with_extension("tmp");
-        let made = begin(&unfinished, &encode_head(frontier, tiles), len);
-        let file =
-            match made.and_then(|file| disk::rename_synced(&unfinished, &path).map(|()| file)) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                    let _ = fs::remove_file(&unfinished);
-                    return Err(SegmentError::Full);
-                }
-                Err(source) => return Err(SegmentError::Fatal(Fatal::Io { path, source })),
-            };
+        let made = fs::rename(wal.join(SPARE), &unfinished)
+            .and_then(|()| OpenOptions::new().read(true).write(true).open(&unfinished))
+            .and_then(|file| fill(file, &encode_head(frontier, tiles)))
+            .and_then(|file| disk::rename_synced(&unfinished, &path).map(|()| file));
+        let file = made.map_err(|error| SegmentError::of(error, &unfinished))?;
         Ok(Self {
             path,
             file,
@@ -209,14 +238,19 @@ fn scan(bytes: &[u8], mut accept: impl FnMut(&Frame<'_>) -> bool) -> Result<usiz
 }
 
 fn begin(path: &Path, bytes: &[u8], len: u64) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)?;
+    let file = open_empty(path)?;
     disk::preallocate(&file, len)?;
+    fill(file, bytes)
+}
+
+fn open_empty(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(true);
+    options.open(path)
+}
+
+/// Writes the beginning of a file and syncs it.
+fn fill(file: File, bytes: &[u8]) -> io::Result<File> {
     file.write_all_at(bytes, 0)?;
     file.sync_all()?;
     Ok(file)

@@ -147,6 +147,57 @@ fn a_log_shorter_than_its_checkpoint_is_not_believed() {
 }
 
 #[test]
+fn a_log_shorter_than_what_a_partner_has_cosigned_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    grow(&mut log, 7);
+    let path = dir.path().join("wal/0000000000000000.seg");
+    let early = fs::read(&path).unwrap();
+    grow(&mut log, 7);
+    let note = log.checkpoint(NOW).unwrap();
+    fs::write(dir.path().join("cosigned/grand-dijon"), note).unwrap();
+    open(dir.path()).unwrap();
+    fs::write(&path, early).unwrap();
+    fs::remove_file(dir.path().join("checkpoint")).unwrap();
+    let refused = open(dir.path()).map(|log| log.size()).unwrap_err();
+    assert!(refused.to_string().contains("grand-dijon"), "{refused}");
+}
+
+#[test]
+fn the_next_segment_is_there_before_it_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    for _ in 0..5 {
+        assert!(log.has_next_segment());
+        grow(&mut log, 400);
+    }
+    let spare = dir.path().join("wal/spare");
+    fs::remove_file(&spare).unwrap();
+    assert!(!log.has_next_segment());
+    grow(&mut log, 400);
+    assert_eq!(fs::metadata(&spare).unwrap().len(), SMALL);
+    let mut again = open(dir.path()).unwrap();
+    assert_eq!((again.size(), again.root()), (log.size(), log.root()));
+    grow(&mut again, 1);
+}
+
+#[test]
+fn what_a_crash_left_unfinished_is_not_in_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    grow(&mut log, 7);
+    let wal = dir.path().join("wal");
+    for name in ["spare.tmp", "0000000000000000.tmp", "0000000000000007.tmp"] {
+        fs::write(wal.join(name), vec![0xff; 300 * 1024]).unwrap();
+    }
+    fs::remove_file(wal.join("spare")).unwrap();
+    let mut again = open(dir.path()).unwrap();
+    assert_eq!((again.size(), again.root()), (log.size(), log.root()));
+    grow(&mut again, 800);
+    assert_eq!(open(dir.path()).unwrap().root(), again.root());
+}
+
+#[test]
 fn another_history_of_the_same_length_is_found() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let mut logs = dirs.each_ref().map(|dir| open(dir.path()).unwrap());

@@ -131,7 +131,12 @@ impl Tiles {
 
     fn write_full(&mut self, path: &str, bytes: &[u8]) -> Result<(), Fatal> {
         let path = self.dir.join(path);
-        disk::replace(&path, bytes).map_err(io_at(&path))?;
+        // A file has its name only once it is synced, so after a restart most of it is there.
+        let written = match fs::read(&path) {
+            Ok(there) if there == bytes => disk::sync_parent(&path),
+            _ => disk::replace(&path, bytes),
+        };
+        written.map_err(io_at(&path))?;
         // What stood for it while it was not full.
         let mut partial = path.clone().into_os_string();
         partial.push(".p");
