@@ -180,10 +180,10 @@ impl Log {
         }
     }
 
-    /// Whether the segment after this one is preallocated. When it is not, the disk is full, and
-    /// what is left of this segment is for what must not wait.
-    pub fn has_next_segment(&self) -> bool {
-        segment::is_reserved(&self.dir.join("wal"), self.segment_len)
+    /// Whether the segment after this one is preallocated, which is tried again here. When it is
+    /// not, the disk is full, and what is left of this segment is for what must not wait.
+    pub fn has_next_segment(&mut self) -> bool {
+        segment::reserve(&self.dir.join("wal"), self.segment_len).is_ok()
     }
 
     /// Partners keep what they have cosigned: a log that is shorter, or other, is not believed.

@@ -93,7 +93,7 @@ pub(super) fn reserve(wal: &Path, len: u64) -> Result<(), SegmentError> {
 }
 
 /// Whether the next segment is preallocated.
-pub(super) fn is_reserved(wal: &Path, len: u64) -> bool {
+fn is_reserved(wal: &Path, len: u64) -> bool {
     fs::metadata(wal.join(SPARE)).is_ok_and(|found| found.len() == len)
 }
 

@@ -172,10 +172,15 @@ fn the_next_segment_is_there_before_it_is_needed() {
         grow(&mut log, 400);
     }
     let spare = dir.path().join("wal/spare");
+    // A directory in its place cannot be replaced by a file: there is no room to be had.
     fs::remove_file(&spare).unwrap();
+    fs::create_dir_all(spare.join("in the way")).unwrap();
     assert!(!log.has_next_segment());
-    grow(&mut log, 400);
+    fs::remove_dir_all(&spare).unwrap();
+    assert!(log.has_next_segment());
     assert_eq!(fs::metadata(&spare).unwrap().len(), SMALL);
+    fs::remove_file(&spare).unwrap();
+    grow(&mut log, 400);
     let mut again = open(dir.path()).unwrap();
     assert_eq!((again.size(), again.root()), (log.size(), log.root()));
     grow(&mut again, 1);
