@@ -18,7 +18,7 @@ use passerelle_proto::{PackageId, Timestamp};
 use prost::Message;
 use serde::Serialize;
 use tempfile::TempDir;
-use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::{Signal, SignalKind};
 
 use self::site::{Operator, Site, gateway_of};
 use self::watch::{Watch, late};
@@ -48,13 +48,46 @@ pub async fn run(arguments: &DemoArguments, output: &mut Output<'_>) -> Result<(
     let told = Box::pin(tell(arguments, &place, &mut steps, begun)).await;
     drop(steps);
     match told {
-        Ok(()) => {
+        Ok(Ending::Told) => {
             place.end();
             Ok(())
+        }
+        Ok(Ending::Interrupted) => {
+            place.end();
+            let what = "the demonstration was interrupted before everything was verified";
+            Err(Failure::new(Exit::Again, what, "run it again"))
         }
         Err(failure) => {
             let path = place.keep();
             Err(failure.and_also(format_args!("everything is still in {}", path.display())))
+        }
+    }
+}
+
+/// How the story ended.
+enum Ending {
+    Told,
+    Interrupted,
+}
+
+/// The two ways in which a person or a system asks us to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals, Failure> {
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
 }
@@ -64,7 +97,8 @@ async fn tell(
     place: &Place,
     steps: &mut Steps<'_, '_>,
     begun: Instant,
-) -> Result<(), Failure> {
+) -> Result<Ending, Failure> {
+    let mut signals = Signals::listen()?;
     steps.note("A data exchange between the CAF and Grand Dijon, on this machine.\n")?;
     let laboratory = make_laboratory(place.path(), steps)?;
     let story = Story::new(arguments, laboratory)?;
@@ -72,10 +106,20 @@ async fn tell(
     let site = Site::start(&story.laboratory).await?;
     let how = site.transports(&story.laboratory);
     steps.done("Two gateways and three agents run and know each other", how)?;
-    let told = Box::pin(story.tell(&site, steps)).await;
-    let Ok(proved) = told else {
-        site.stop().await;
-        return told.map(drop);
+    let told = tokio::select! {
+        told = Box::pin(story.tell(&site, steps)) => Some(told),
+        () = signals.asked() => None,
+    };
+    let proved = match told {
+        Some(Ok(proved)) => proved,
+        Some(Err(failure)) => {
+            site.stop().await;
+            return Err(failure);
+        }
+        None => {
+            site.stop().await;
+            return Ok(Ending::Interrupted);
+        }
     };
     steps.answer(&Verified {
         verified: true,
@@ -87,15 +131,10 @@ async fn tell(
         stays: !arguments.once,
     })?;
     if !arguments.once {
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut terminate = listen(SignalKind::terminate())?;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        signals.asked().await;
     }
     site.stop().await;
-    Ok(())
+    Ok(Ending::Told)
 }
 
 /// The messages of the programs, for those who ask for them.
