@@ -39,7 +39,10 @@ pub const SEGMENT_LEN: u64 = 64 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
     /// Reading or writing failed.
-    #[error("{path}: {source}: the log stops here; mend the disk and start again", path = .path.display())]
+    #[error(
+        "{path}: {source}: the log stops here; mend the disk and start again",
+        path = .path.display()
+    )]
     Io {
         /// Which file.
         path: PathBuf,

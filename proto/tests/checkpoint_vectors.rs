@@ -3,6 +3,9 @@
 //! ML-DSA signatures are randomised, so those in the file are verified; everything else is made
 //! again and compared byte for byte.
 
+// What a test prepares fails as loudly as the test itself.
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use passerelle_proto::merkle::{Frontier, leaf_hash};

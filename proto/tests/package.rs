@@ -1,5 +1,8 @@
 //! What a package promises: it opens to what was sealed, and to nothing else.
 
+// What a test prepares fails as loudly as the test itself.
+#![allow(clippy::unwrap_used)]
+
 use std::io::{self, Cursor};
 
 use passerelle_proto::fixture::{self, NOW, keys, plan, seal_files, world};
