@@ -1,7 +1,9 @@
 //! `passerelle demo`: the whole exchange on this machine, told step by step.
 
 mod iris;
+mod place;
 mod proof;
+mod signals;
 mod site;
 mod table;
 mod watch;
@@ -17,15 +19,15 @@ use passerelle_proto::v1::{AcknowledgeRequest, Entry, LogRecord, entry::Event};
 use passerelle_proto::{PackageId, Timestamp};
 use prost::Message;
 use serde::Serialize;
-use tempfile::TempDir;
-use tokio::signal::unix::{Signal, SignalKind};
 
+use self::place::Place;
+use self::signals::Signals;
 use self::site::{Operator, Site, gateway_of};
 use self::watch::{Watch, late};
 use crate::AgentEvent;
 use crate::cli::{
     Bytes, DemoArguments, Elapsed, Exit, Failure, Output, Parcel, Steps, channel, drop_into,
-    lab_failure, listen, now_ms, refused,
+    lab_failure, now_ms, refused,
 };
 use crate::lab::{CONTRACTOR, LabOptions, LabParty, Laboratory, PARTNER, PRODUCER};
 
@@ -68,28 +70,6 @@ pub async fn run(arguments: &DemoArguments, output: &mut Output<'_>) -> Result<(
 enum Ending {
     Told,
     Interrupted,
-}
-
-/// The two ways in which a person or a system asks us to stop.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Signals, Failure> {
-        Ok(Signals {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
 
 async fn tell(
@@ -144,43 +124,6 @@ fn logging() {
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     builder.with_writer(std::io::stderr).init();
-}
-
-/// Where the laboratory is, and whether it stays.
-enum Place {
-    Kept(PathBuf),
-    Temporary(TempDir),
-}
-
-impl Place {
-    fn create(keep: Option<&Path>) -> Result<Place, Failure> {
-        if let Some(dir) = keep {
-            return Ok(Place::Kept(dir.to_owned()));
-        }
-        let made = tempfile::Builder::new()
-            .prefix("passerelle-demo-")
-            .tempdir();
-        made.map(Place::Temporary)
-            .map_err(|error| Failure::writing(&std::env::temp_dir(), &error))
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Place::Kept(path) => path,
-            Place::Temporary(dir) => dir.path(),
-        }
-    }
-
-    fn keep(self) -> PathBuf {
-        match self {
-            Place::Kept(path) => path,
-            Place::Temporary(dir) => dir.keep(),
-        }
-    }
-
-    fn end(self) {
-        drop(self);
-    }
 }
 
 fn make_laboratory(dir: &Path, steps: &mut Steps<'_, '_>) -> Result<Laboratory, Failure> {
