@@ -93,6 +93,7 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     Ok(arrived)
 }
 
+/// Opens an arrived package; `None` when nothing came of it that a person can use.
 fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskError> {
     let path = pack_path(node, &package);
     if node.register.find(package).is_some() {
@@ -100,35 +101,36 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
         return Ok(None);
     }
     let mut file = File::open(&path).at("open", &path)?;
-    let manifest = match read_manifest(&mut file) {
-        Ok(manifest) => manifest,
+    let entry = match read_manifest(&mut file) {
+        Ok(manifest) => open_file(node, &manifest, &mut file, &path)?,
         Err(why) => {
             // Our own file is damaged: it is fetched again.
-            tracing::error!(
-                package = package.short(),
-                why,
-                "an arrived package is damaged"
-            );
-            durable::remove_file(&path)?;
-            return Ok(None);
+            let package = package.short();
+            tracing::error!(package, why, "an arrived package is damaged");
+            None
         }
     };
+    durable::remove_file(&path)?;
+    Ok(entry)
+}
+
+fn open_file(
+    node: &Arc<Node>,
+    manifest: &VerifiedManifest,
+    file: &mut File,
+    path: &Path,
+) -> Result<Option<Entry>, DiskError> {
+    let package = manifest.id();
     let directory = node.directory();
     let facts = Facts {
         directory: &directory,
-        manifest: &manifest,
+        manifest,
         place: Place::Recipient { party: &node.party },
         first_accepted: None,
     };
     if let Err(denial) = decide(&facts, now()) {
-        refuse(
-            node,
-            &manifest,
-            denial.reason(),
-            denial.article(),
-            &denial.to_string(),
-        )?;
-        durable::remove_file(&path)?;
+        let (reason, article) = (denial.reason(), denial.article());
+        refuse(node, manifest, reason, article, &denial.to_string())?;
         return Ok(None);
     }
     node.tell(AgentEvent::Arrived {
@@ -138,21 +140,18 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
     let unfinished = node.store.opening().join(format!("{package}.tmp"));
     durable::remove_tree(&unfinished)?;
     let mut sink = Files::new(&unfinished);
-    let opened = match open(&manifest, &node.recipient, &mut file, &mut sink) {
+    let opened = match open(manifest, &node.recipient, file, &mut sink) {
         Ok(opened) => opened,
-        Err(OpenError::Io { source, .. }) => {
-            return Err(DiskError::new("open", &path, source));
-        }
+        Err(OpenError::Io { source, .. }) => return Err(DiskError::new("open", path, source)),
         Err(error) => {
             durable::remove_tree(&unfinished)?;
             let reason = error.reason().unwrap_or(Reason::Other);
-            refuse(node, &manifest, reason, "", &error.to_string())?;
-            durable::remove_file(&path)?;
+            refuse(node, manifest, reason, "", &error.to_string())?;
             return Ok(None);
         }
     };
     let title = opened.description.title.clone();
-    let place = (!manifest.is_test()).then(|| inbox_place(node, &manifest, &title));
+    let place = (!manifest.is_test()).then(|| inbox_place(node, manifest, &title));
     let whole = node.store.opening().join(package.to_string());
     if place.is_some() {
         durable::remove_tree(&whole)?;
@@ -165,7 +164,6 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
         .register
         .enter(manifest.signed(), description, place.as_deref(), now())?;
     finish(node, &entry, manifest.body())?;
-    durable::remove_file(&path)?;
     Ok(Some(entry))
 }
 

@@ -170,11 +170,23 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
     decide(&facts, now()).map_err(|denial: Denial| rejected(denial))?;
     file.sync_all().at("sync", &unfinished)?;
     drop(file);
-    let description = entries.iter().map(|entry| entry.length).sum::<u64>();
     durable::write_file(&job.manifest(), &sealed.manifest.signed().encode_to_vec())?;
+    let period = instructions.period.unwrap_or_default();
+    commit(node, job, &entries, title, period)?;
+    Ok(())
+}
+
+/// Writes what is to be known of the job when its package is gone, and commits the package.
+fn commit(
+    node: &Node,
+    job: &Job,
+    entries: &[SourceEntry],
+    title: String,
+    period: String,
+) -> Result<(), DiskError> {
     let described = passerelle_proto::v1::Description {
         title: title.clone(),
-        period: instructions.period.unwrap_or_default(),
+        period,
         entries: entries
             .iter()
             .map(|entry| passerelle_proto::v1::EntryDescription {
@@ -191,7 +203,7 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
         job: job.name(),
         package: manifest.id(),
         title,
-        plain_bytes: description,
+        plain_bytes: entries.iter().map(|entry| entry.length).sum(),
         sealed_bytes: manifest.payload_length(),
         recipients: manifest
             .recipients()

@@ -135,7 +135,7 @@ impl Exchange for GatewayExchange {
         self.compare(peer, &hello.cosigned)?;
         let theirs = Timestamp::from_ms(hello.now_ms);
         if !self.node.clock.heard(theirs, Moment::now()) {
-            tracing::warn!(%peer, %theirs, "the peer's clock and ours differ by more than 5 minutes");
+            tracing::warn!(%peer, %theirs, "the peer's clock and ours differ by over 5 minutes");
         }
         self.node.queue.wake(&peer.hop);
         let control = hello.lane() == Lane::Control;

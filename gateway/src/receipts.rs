@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use passerelle_link::Peer;
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
-use passerelle_proto::{Digest, KeyRole, Role, StatementId, UntrustedStatement, VerifiedStatement};
+use passerelle_proto::{
+    Digest, KeyRole, Role, SigningKeyEntry, StatementId, UntrustedStatement, VerifiedManifest,
+    VerifiedStatement,
+};
 
 use crate::metrics::Counter;
 use crate::node::Node;
@@ -70,15 +73,7 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     if key.revoked.is_some() {
         return refuse(Reason::SignerRevoked, "its signing key is revoked");
     }
-    let role = match statement.what() {
-        What::Accepted(_) | What::Forwarded(_) | What::NotCollected(_) | What::NotReceipted(_) => {
-            key.may(KeyRole::Gateway)
-        }
-        What::Delivered(_) | What::Acknowledged(_) => key.may(KeyRole::Agent),
-        What::Refused(_) => key.may(KeyRole::Agent) || key.may(KeyRole::Gateway),
-        What::Busy(_) => false,
-    };
-    if !role {
+    if !may_say(key, statement.what()) {
         return refuse(Reason::Role, "its signing key may not say this");
     }
     let issuer = statement.issuer();
@@ -115,6 +110,30 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     let Some(manifest) = manifest.map(passerelle_proto::UntrustedManifest::verified_before) else {
         return refuse(Reason::Other, "its package was never accepted here");
     };
+    let gateway = directory.convention().gateway_of(issuer) == Some(issuer);
+    match concerns(&statement, &manifest, gateway) {
+        true => Looked::New(statement),
+        false => refuse(
+            Reason::Route,
+            "it is not its issuer's to say, or not to its sender",
+        ),
+    }
+}
+
+fn may_say(key: &SigningKeyEntry, what: &What) -> bool {
+    match what {
+        What::Accepted(_) | What::Forwarded(_) | What::NotCollected(_) | What::NotReceipted(_) => {
+            key.may(KeyRole::Gateway)
+        }
+        What::Delivered(_) | What::Acknowledged(_) => key.may(KeyRole::Agent),
+        What::Refused(_) => key.may(KeyRole::Agent) || key.may(KeyRole::Gateway),
+        What::Busy(_) => false,
+    }
+}
+
+/// Whether the issuer has a part in the package, speaks for itself, and to its sender.
+fn concerns(statement: &VerifiedStatement, manifest: &VerifiedManifest, gateway: bool) -> bool {
+    let issuer = statement.issuer();
     let speaks_for = match statement.what() {
         What::Delivered(said) => Some(&said.recipient),
         What::Acknowledged(said) => Some(&said.recipient),
@@ -122,12 +141,5 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     };
     let own_word = speaks_for.is_none_or(|recipient| recipient == issuer.as_str());
     let involved = manifest.recipients().contains(issuer) || manifest.sender() == issuer;
-    let gateway = directory.convention().gateway_of(issuer) == Some(issuer);
-    if !own_word || !(involved || gateway) || statement.destination() != manifest.sender() {
-        return refuse(
-            Reason::Route,
-            "it is not its issuer's to say, or not to its sender",
-        );
-    }
-    Looked::New(statement)
+    own_word && (involved || gateway) && statement.destination() == manifest.sender()
 }

@@ -29,7 +29,8 @@ pub enum ChunkError {
     },
     /// A record announces an impossible chunk.
     #[error(
-        "chunk {chunk} announces {bytes} bytes; {MIN_CIPHERTEXT_LEN} to {MAX_CIPHERTEXT_LEN} are possible"
+        "chunk {chunk} announces {bytes} bytes; {MIN_CIPHERTEXT_LEN} to {MAX_CIPHERTEXT_LEN} \
+         are possible"
     )]
     RecordLength {
         /// Number of the chunk, from 0.
