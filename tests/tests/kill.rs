@@ -2,6 +2,7 @@
 //! transfer goes on where it was, and the receipts are complete.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use passerelle_link::TransportChoice;
@@ -14,8 +15,9 @@ use passerelle_tests::{
 const LENGTH: usize = 96 * 1024 * 1024;
 /// Kills per process and transport, unless `PASSERELLE_KILLS` says otherwise.
 const KILLS: u64 = 1;
-/// What a broken transfer may send again.
-const AGAIN_MAX: u64 = 8 * 1024 * 1024;
+/// What a broken transfer may send again: its window, and what the proxy's own sockets held, which
+/// it has counted and which nobody has received.
+const AGAIN_MAX: u64 = (8 + 8) * 1024 * 1024;
 /// Ways that the ciphertext takes: agent, gateway, gateway, agent.
 const HOPS: u64 = 3;
 
@@ -89,14 +91,17 @@ fn kill_in_the_middle(process: Process, transport: TransportChoice, share: f64, 
         .lab
         .receive("grand-dijon", "observation-iris", "noise.bin");
     assert!(received == bytes, "what arrived is what was sent");
-    let mut said = counted.lab.statements(&counted.lab.sent("caf21"));
-    said.retain(|said| !said.starts_with("forwarded"));
     let complete = [
         "accepted by caf21",
         "accepted by grand-dijon",
         "delivered by grand-dijon",
     ];
-    assert_eq!(said, complete, "{process:?} {transport:?} at {share:.2}");
+    // The last word may overtake the one before it.
+    eventually("complete receipts", LIMIT, || {
+        let mut said = counted.lab.statements(&counted.lab.sent("caf21"));
+        said.retain(|said| !said.starts_with("forwarded"));
+        (said == complete).then_some(())
+    });
     let crossed = counted.bytes() - before;
     let allowed = HOPS * LENGTH as u64 * 102 / 100 + AGAIN_MAX;
     let context = format!("{process:?} {transport:?} at {share:.2} (killed after {at_kill})");
@@ -110,7 +115,13 @@ fn kill_in_the_middle(process: Process, transport: TransportChoice, share: f64, 
     assert!(restarted.elapsed() < Duration::from_secs(60), "{context}");
 }
 
+/// One laboratory at a time: two would compete for the machine, and for the deadlines.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 fn kills(process: Process) {
+    let _one = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(|failed| failed.into_inner());
     let kills = std::env::var("PASSERELLE_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
     for seed in 0..kills {
         for transport in [TransportChoice::Quic, TransportChoice::Tcp] {
