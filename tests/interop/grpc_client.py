@@ -45,7 +45,9 @@ def check_health(arguments):
 
 
 def admin_status(arguments):
-    with grpc.insecure_channel(f"unix:{arguments.socket}") as channel:
+    # Without this the client names the socket's path as the authority, which is none (RFC 9113).
+    options = [("grpc.default_authority", "localhost")]
+    with grpc.insecure_channel(f"unix:{arguments.socket}", options=options) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         pool = descriptor_pool.DescriptorPool(database)
         service = pool.FindServiceByName("passerelle.v1.Admin")
