@@ -531,3 +531,6 @@ fn changed(entry: &SourceEntry) -> SealError {
         expected: entry.length,
     }
 }
+
+#[cfg(test)]
+mod tests;
