@@ -245,8 +245,8 @@ fn load(config: &AgentConfig) -> Result<Materials, ConfigError> {
 fn check(config: &AgentConfig, materials: &Materials, problems: &mut Vec<Problem>) {
     let party = &config.party;
     let directory = materials.trust.directory();
-    let key = directory.signing_key(&materials.key.id());
-    if !key.is_some_and(|key| &key.party == party && key.may(KeyRole::Agent)) {
+    let key = directory.signing_key(party, &materials.key.id());
+    if !key.is_some_and(|key| key.may(KeyRole::Agent)) {
         let what = format!(
             "key {} is no agent key in the sheet of {party}",
             materials.key.id()

@@ -287,7 +287,7 @@ fn judge(node: &Node, signed: Signed) -> Result<VerifiedManifest, Refusal> {
     let directory = node.directory();
     let signer = untrusted.signer();
     let key = directory
-        .signing_key(&signer)
+        .signing_key(untrusted.sender(), &signer)
         .ok_or_else(|| plain(Reason::SignerUnknown, &Denial::SignerUnknown(signer)))?;
     let manifest = untrusted
         .verify(&key.key)

@@ -48,8 +48,9 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
         Err(error) => return refuse(&error.to_string()),
     };
     let directory = node.directory();
-    let Some(key) = directory.signing_key(&untrusted.signer()) else {
-        return refuse("its signing key is in no party sheet");
+    let key = directory.signing_key(untrusted.issuer(), &untrusted.signer());
+    let Some(key) = key else {
+        return refuse("its signing key is in no sheet of its issuer");
     };
     let statement = match untrusted.verify(&key.key) {
         Ok(statement) => statement,

@@ -110,10 +110,12 @@ fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<
     let untrusted = UntrustedManifest::parse(signed).map_err(malformed)?;
     let directory = node.directory();
     let signer = untrusted.signer();
-    let key = directory.signing_key(&signer).ok_or_else(|| {
-        let denial = Denial::SignerUnknown(signer);
-        Refusal::Final(denial.reason(), String::new(), denial.to_string())
-    })?;
+    let key = directory
+        .signing_key(untrusted.sender(), &signer)
+        .ok_or_else(|| {
+            let denial = Denial::SignerUnknown(signer);
+            Refusal::Final(denial.reason(), String::new(), denial.to_string())
+        })?;
     let manifest = untrusted
         .verify(&key.key)
         .map_err(|error| final_refusal(Reason::Signature, error))?;

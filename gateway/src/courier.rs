@@ -249,13 +249,13 @@ impl Handing {
         let untrusted = UntrustedStatement::parse(signed).map_err(|error| error.to_string())?;
         let directory = self.node.directory();
         let key = directory
-            .signing_key(&untrusted.signer())
-            .ok_or("its key is in no sheet")?;
+            .signing_key(&self.peer.hop.party, &untrusted.signer())
+            .ok_or("its key is in no sheet of the peer that sent it")?;
         let role = match self.peer.hop.role {
             Role::Gateway => KeyRole::Gateway,
             Role::Agent | Role::Operator => KeyRole::Agent,
         };
-        if key.party != self.peer.hop.party || !key.may(role) || key.revoked.is_some() {
+        if !key.may(role) || key.revoked.is_some() {
             return Err("its key is not one of the peer that sent it".into());
         }
         let statement = untrusted

@@ -77,8 +77,8 @@ impl Materials {
             problems.push(problem(&config.sheets, what, remedy));
             return;
         };
-        let entry = directory.signing_key(&self.key.id());
-        let listed = entry.is_some_and(|key| &key.party == party && key.may(KeyRole::Gateway));
+        let entry = directory.signing_key(party, &self.key.id());
+        let listed = entry.is_some_and(|key| key.may(KeyRole::Gateway));
         if !listed {
             let what = format!(
                 "key {} is no gateway key in the sheet of {party}",

@@ -60,10 +60,11 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
         Err(error) => return Looked::Refused(Reason::Malformed, error.to_string()),
     };
     let directory = node.directory();
-    let Some(key) = directory.signing_key(&untrusted.signer()) else {
+    let key = directory.signing_key(untrusted.issuer(), &untrusted.signer());
+    let Some(key) = key else {
         return refuse(
             Reason::SignerUnknown,
-            "its signing key is in no party sheet",
+            "its signing key is in no sheet of its issuer",
         );
     };
     let statement = match untrusted.verify(&key.key) {

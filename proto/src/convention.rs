@@ -14,7 +14,7 @@ use serde::Deserialize;
 pub use flow::{Acknowledgement, Flow, Retention};
 pub use party::Party;
 
-use crate::{Digest, FlowId, KeyId, Note, NoteError, PartyId, Timestamp};
+use crate::{Digest, FlowId, KeyId, Note, NoteError, PartyId, Timestamp, VerifyingKey};
 
 /// Longest text of a convention in bytes.
 pub const CONVENTION_LEN_MAX: usize = 1_000_000;
@@ -24,6 +24,7 @@ pub const PARTIES_MAX: usize = 1024;
 pub const FLOWS_MAX: usize = 256;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// Root key ids that were compared on paper: where trust starts.
 pub type Roots = BTreeMap<PartyId, KeyId>;
@@ -176,13 +177,7 @@ impl Convention {
         let note = Note::parse(note)?;
         let convention = UnsignedConvention::parse(note.text())?.draft();
         for party in convention.signatories() {
-            let root = convention
-                .party(party)
-                .and_then(|party| party.root.as_ref());
-            let Some(root) = root else {
-                let what = format!("signatory {party} has no root key");
-                return Err(ConventionError::Content(what));
-            };
+            let root = convention.root(party)?;
             if pinned.get(party) != Some(&root.id()) {
                 return Err(ConventionError::Root {
                     party: party.clone(),
@@ -190,13 +185,51 @@ impl Convention {
                     pinned: pinned.get(party).map_or("none".into(), KeyId::to_string),
                 });
             }
-            note.verified_by(root)
-                .map_err(|reason| ConventionError::Unsigned {
-                    party: party.clone(),
-                    reason,
-                })?;
+            convention.signed(&note, party)?;
         }
         Ok(convention)
+    }
+
+    /// Verifies an amendment (avenant): both signatories of the version before have signed it,
+    /// with the root keys that the version before names.
+    ///
+    /// The root keys in its own text count from then on: this is how they are replaced.
+    ///
+    /// # Errors
+    /// [`ConventionError`] names what is missing.
+    pub fn verify_amendment(note: &[u8], before: &Self) -> Result<Self, ConventionError> {
+        let note = Note::parse(note)?;
+        let convention = UnsignedConvention::parse(note.text())?.draft();
+        for party in convention.signatories() {
+            convention.root(party)?;
+        }
+        for party in before.signatories() {
+            before.signed(&note, party)?;
+        }
+        let next = convention.version() == before.version() + 1;
+        if next && convention.supersedes() != Some(before.digest()) {
+            return Err(ConventionError::Content(format!(
+                "supersedes of version {} is not {}, the digest of the version before",
+                convention.version(),
+                before.digest()
+            )));
+        }
+        Ok(convention)
+    }
+
+    fn root(&self, signatory: &PartyId) -> Result<&VerifyingKey, ConventionError> {
+        let party = self.party(signatory);
+        party.and_then(|party| party.root.as_ref()).ok_or_else(|| {
+            ConventionError::Content(format!("signatory {signatory} has no root key"))
+        })
+    }
+
+    fn signed(&self, note: &Note, party: &PartyId) -> Result<(), ConventionError> {
+        note.verified_by(self.root(party)?)
+            .map_err(|reason| ConventionError::Unsigned {
+                party: party.clone(),
+                reason,
+            })
     }
 
     /// SHA-256 of the text: how packages name it.
@@ -229,7 +262,7 @@ impl Convention {
         self.body.valid_from
     }
 
-    /// First instant after the term's last day.
+    /// First instant after the term's last day, which `valid_until` names in the text.
     pub fn valid_until(&self) -> Timestamp {
         self.body.valid_until.saturating_add(DAY)
     }
@@ -281,8 +314,15 @@ fn check(body: &Body) -> Result<(), ConventionError> {
     if body.version == 0 {
         return refuse("version counts from 1".into());
     }
+    if body.version > 1 && body.supersedes.is_none() {
+        return refuse("supersedes is missing: the digest of the version before".into());
+    }
     if body.valid_until < body.valid_from {
         return refuse("valid_until is before valid_from".into());
+    }
+    // The last day counts to its end, so an hour in it would say something else than it does.
+    if body.valid_until.as_ms() % DAY_MS != 0 {
+        return refuse("valid_until is a day, the last one: write 2017-12-31".into());
     }
     if body.parties.len() > PARTIES_MAX || body.flows.len() > FLOWS_MAX {
         return refuse(format!(

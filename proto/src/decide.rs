@@ -61,10 +61,10 @@ pub struct Permit {
 /// The package may not go on, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
-    /// Signed by a key that no sheet lists.
-    #[error("the signing key {0} is in no party sheet: the sender's newest sheet is missing here")]
+    /// Signed by a key that no sheet of the sender lists.
+    #[error("the signing key {0} is in no sheet of the sender: its newest sheet is missing here")]
     SignerUnknown(KeyId),
-    /// Signed by a key of another party, or of another role.
+    /// Signed by a key of another role.
     #[error("the signing key {key} is not an agent key of {sender}")]
     SignerRole {
         /// The key.
@@ -102,10 +102,13 @@ pub enum Denial {
         created: Timestamp,
     },
     /// A flow that the convention does not have.
-    #[error("the convention has no flow {0}")]
+    #[error("the convention has no flow {0}: send on one that it names")]
     FlowUnknown(FlowId),
     /// The sender may not send on this flow.
-    #[error("{sender} may not send on flow {flow} ({article})")]
+    #[error(
+        "{sender} may not send on flow {flow} ({article}): send on a flow that names {sender}, \
+         or amend the convention"
+    )]
     FlowSender {
         /// The sender.
         sender: PartyId,
@@ -115,7 +118,10 @@ pub enum Denial {
         article: String,
     },
     /// A recipient may not receive on this flow.
-    #[error("{recipient} may not receive on flow {flow} ({article})")]
+    #[error(
+        "{recipient} may not receive on flow {flow} ({article}): leave {recipient} out, or amend \
+         the convention"
+    )]
     FlowRecipient {
         /// The recipient.
         recipient: PartyId,
@@ -125,7 +131,9 @@ pub enum Denial {
         article: String,
     },
     /// Above the flow's limit.
-    #[error("the package has {bytes} bytes; flow {flow} allows {limit} ({article})")]
+    #[error(
+        "the package has {bytes} bytes; flow {flow} allows {limit} ({article}): send it in parts"
+    )]
     TooLarge {
         /// Bytes of head and chunks.
         bytes: u64,
@@ -137,7 +145,10 @@ pub enum Denial {
         article: String,
     },
     /// Too old when it first reached a gateway.
-    #[error("the package was made at {created}; flow {flow} takes none older than {days} days")]
+    #[error(
+        "the package was made at {created}; flow {flow} takes none older than {days} days \
+         ({article}): send its content again"
+    )]
     TooOld {
         /// When it was made.
         created: Timestamp,
@@ -145,6 +156,8 @@ pub enum Denial {
         flow: FlowId,
         /// Days allowed.
         days: u32,
+        /// Article of the flow.
+        article: String,
     },
     /// Made in the future.
     #[error("the package was made at {created}, and it is {now} here: check both clocks")]
@@ -155,8 +168,16 @@ pub enum Denial {
         now: Timestamp,
     },
     /// Past its last instant.
-    #[error("the package may not be opened after {0}")]
+    #[error("the package may not be opened after {0}: the sender sends its content again")]
     Expired(Timestamp),
+    /// Sealed for a recipient whose sheet no longer counts.
+    #[error("the sheet of {recipient} counted until {until}: ask {recipient} for its newest one")]
+    RecipientSheet {
+        /// The recipient.
+        recipient: PartyId,
+        /// Last instant of the sheet.
+        until: Timestamp,
+    },
     /// Offered by, or to, somebody whose way does not lead here.
     #[error("{peer} may not offer a package of {sender} here: {why}")]
     Route {
@@ -168,7 +189,10 @@ pub enum Denial {
         why: &'static str,
     },
     /// The flow asks for parents, and there are none.
-    #[error("flow {flow} requires that a package names what it was made from ({article})")]
+    #[error(
+        "flow {flow} requires that a package names what it was made from ({article}): \
+         name its parents"
+    )]
     Lineage {
         /// The flow.
         flow: FlowId,
@@ -194,6 +218,7 @@ impl Denial {
             Self::TooOld { .. } => Reason::TooOld,
             Self::FromFuture { .. } => Reason::FromFuture,
             Self::Expired(_) => Reason::Expired,
+            Self::RecipientSheet { .. } => Reason::Key,
             Self::Route { .. } => Reason::Route,
             Self::Lineage { .. } => Reason::Lineage,
         }
@@ -205,6 +230,7 @@ impl Denial {
             Self::FlowSender { article, .. }
             | Self::FlowRecipient { article, .. }
             | Self::TooLarge { article, .. }
+            | Self::TooOld { article, .. }
             | Self::Lineage { article, .. } => article,
             _ => "",
         }
@@ -246,9 +272,12 @@ pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Result<Permit, Denial> {
             article: flow.article.clone(),
         });
     }
+    if matches!(facts.place, Place::Sealing) {
+        recipient_sheets(facts, now)?;
+    }
     Ok(Permit {
         flow: flow.clone(),
-        routes: routes(facts, convention)?,
+        routes: routes(facts, convention, flow)?,
         not_after: manifest.not_after(),
     })
 }
@@ -257,9 +286,9 @@ fn signer(facts: &Facts<'_>, now: Timestamp) -> Result<(), Denial> {
     let manifest = facts.manifest;
     let key = facts
         .directory
-        .signing_key(&manifest.signer())
+        .signing_key(manifest.sender(), &manifest.signer())
         .ok_or_else(|| Denial::SignerUnknown(manifest.signer()))?;
-    if &key.party != manifest.sender() || !key.may(KeyRole::Agent) {
+    if !key.may(KeyRole::Agent) {
         return Err(Denial::SignerRole {
             key: manifest.signer(),
             sender: manifest.sender().clone(),
@@ -312,6 +341,7 @@ fn times(
             created,
             flow: flow.id.clone(),
             days: flow.age_max_days,
+            article: flow.article.clone(),
         });
     }
     Ok(())
@@ -342,9 +372,25 @@ fn parties(manifest: &VerifiedManifest, flow: &Flow) -> Result<(), Denial> {
     Ok(())
 }
 
+/// A key that a package is sealed for must still be said by its holder to be the right one.
+fn recipient_sheets(facts: &Facts<'_>, now: Timestamp) -> Result<(), Denial> {
+    for recipient in facts.manifest.recipients() {
+        if let Some(sheet) = facts.directory.sheet(recipient)
+            && now > sheet.not_after
+        {
+            return Err(Denial::RecipientSheet {
+                recipient: recipient.clone(),
+                until: sheet.not_after,
+            });
+        }
+    }
+    Ok(())
+}
+
 fn routes(
     facts: &Facts<'_>,
     convention: &Convention,
+    flow: &Flow,
 ) -> Result<BTreeMap<Hop, Vec<PartyId>>, Denial> {
     let manifest = facts.manifest;
     match facts.place {
@@ -352,8 +398,8 @@ fn routes(
         Place::Recipient { party } if manifest.recipients().contains(party) => Ok(BTreeMap::new()),
         Place::Recipient { party } => Err(Denial::FlowRecipient {
             recipient: party.clone(),
-            flow: manifest.flow().clone(),
-            article: String::new(),
+            flow: flow.id.clone(),
+            article: flow.article.clone(),
         }),
         Place::Gateway { party, peer } => {
             let refuse = |why| Denial::Route {

@@ -1,11 +1,15 @@
 //! Everything that is believed about parties at one moment: an immutable, verified snapshot.
 
+mod known;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use known::{Known, Order};
+
 use crate::{
-    Convention, ConventionError, Digest, Hop, KeyId, KeyRole, Note, PartyId, RecipientKey, Role,
-    Roots, Sheet, SheetError, Timestamp, VerifyingKey,
+    Convention, ConventionError, Digest, Hop, KeyId, KeyRole, PartyId, RecipientKey, Role, Roots,
+    Sheet, SheetError, Timestamp, VerifyingKey,
 };
 
 /// Why notes cannot be believed together.
@@ -89,22 +93,17 @@ impl SigningKeyEntry {
     }
 }
 
-#[derive(Debug, Clone)]
-struct Known {
-    roots: Roots,
-    /// By version, with the note they came in.
-    conventions: BTreeMap<u64, (Convention, Arc<[u8]>)>,
-    sheets: BTreeMap<PartyId, (Sheet, Arc<[u8]>)>,
-    keys: BTreeMap<KeyId, SigningKeyEntry>,
-    names: BTreeMap<String, (PartyId, Role)>,
-}
-
 /// The snapshot. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Directory(Arc<Known>);
 
 impl Directory {
-    /// Verifies all notes; of several sheets of one party the newest counts.
+    /// Verifies all notes, in whatever order they stand.
+    ///
+    /// Trust starts at the lowest version of the convention that binds under `roots`, and goes on
+    /// from each version to the next under the root keys of the version before. Versions below
+    /// are left aside. Of several sheets of one party the newest counts; keys and revocations of
+    /// the earlier ones stay known.
     ///
     /// # Errors
     /// [`DirectoryError`]: a note that does not hold, or two that contradict each other.
@@ -113,24 +112,7 @@ impl Directory {
         conventions: &[Vec<u8>],
         sheets: &[Vec<u8>],
     ) -> Result<Self, DirectoryError> {
-        let mut known = Known {
-            roots: roots.clone(),
-            conventions: BTreeMap::new(),
-            sheets: BTreeMap::new(),
-            keys: BTreeMap::new(),
-            names: BTreeMap::new(),
-        };
-        for note in conventions {
-            known.add_convention(note)?;
-        }
-        if known.conventions.is_empty() {
-            return Err(DirectoryError::NoConvention);
-        }
-        for note in sheets {
-            known.add_sheet(note)?;
-        }
-        known.index()?;
-        Ok(Self(Arc::new(known)))
+        Known::load(roots, conventions, sheets).map(|known| Self(Arc::new(known)))
     }
 
     /// Takes a note that arrived: a convention or a sheet, whichever it is.
@@ -139,21 +121,11 @@ impl Directory {
     /// [`DirectoryError`]; this directory stays as it is.
     pub fn adopt_note(&self, note: &[u8]) -> Result<Adopted, DirectoryError> {
         let mut known = self.0.as_ref().clone();
-        let text = Note::parse(note).map_err(SheetError::Note)?;
-        // A sheet names one party; a convention has no such key.
-        let is_sheet = Sheet::parse(text.text()).is_ok();
-        let outcome = match is_sheet {
-            true => known.add_sheet(note)?,
-            false => known.add_convention(note)?,
-        };
-        match outcome {
-            Order::Same => Ok(Adopted::Same),
-            Order::Older => Ok(Adopted::Older),
-            Order::Newer => {
-                known.index()?;
-                Ok(Adopted::Newer(Self(Arc::new(known))))
-            }
-        }
+        Ok(match known.adopt(note)? {
+            Order::Same => Adopted::Same,
+            Order::Older => Adopted::Older,
+            Order::Newer => Adopted::Newer(Self(Arc::new(known))),
+        })
     }
 
     /// The convention in force: the highest version.
@@ -221,14 +193,18 @@ impl Directory {
         self.sheet(party).map_or(&[], |sheet| &sheet.tls.anchors)
     }
 
-    /// A signing key by its id.
-    pub fn signing_key(&self, id: &KeyId) -> Option<&SigningKeyEntry> {
-        self.0.keys.get(id)
+    /// A signing key that a party has listed in any of its sheets.
+    ///
+    /// Keys are public, and anybody can list anybody's: what a party lists binds that party only.
+    pub fn signing_key(&self, party: &PartyId, id: &KeyId) -> Option<&SigningKeyEntry> {
+        self.0.keys.get(party)?.get(id)
     }
 
-    /// The key that packages for this party are sealed for.
+    /// The key that packages for this party are sealed for: the first one that is not revoked.
     pub fn recipient_key(&self, party: &PartyId) -> Option<&RecipientKey> {
-        self.sheet(party)?.recipients.first()
+        let sheet = self.sheet(party)?;
+        let mut keys = sheet.recipients.iter();
+        keys.find(|key| sheet.revoked(&key.id()).is_none())
     }
 
     /// Where a package for `destination` goes next from the gateway of `at`.
@@ -258,140 +234,4 @@ impl Directory {
         }
         Some(routes)
     }
-}
-
-enum Order {
-    Newer,
-    Same,
-    Older,
-}
-
-fn order(new: u64, new_note: &[u8], old: Option<(u64, &[u8])>) -> Result<Order, ()> {
-    let text = |note: &[u8]| Note::parse(note).map(|note| note.digest());
-    match old {
-        None => Ok(Order::Newer),
-        Some((seq, _)) if new > seq => Ok(Order::Newer),
-        Some((seq, _)) if new < seq => Ok(Order::Older),
-        Some((_, note)) if text(note) == text(new_note) => Ok(Order::Same),
-        Some(_) => Err(()),
-    }
-}
-
-impl Known {
-    fn add_convention(&mut self, note: &[u8]) -> Result<Order, DirectoryError> {
-        let latest = self
-            .conventions
-            .last_key_value()
-            .map(|(_, (convention, _))| convention);
-        let convention = match latest {
-            // An amendment carries both signatures under the root keys of the version before.
-            Some(latest) => Convention::verify(note, &roots_of(latest))
-                .or_else(|_| Convention::verify(note, &self.roots))?,
-            None => Convention::verify(note, &self.roots)?,
-        };
-        if let Some(latest) = latest
-            && latest.id() != convention.id()
-        {
-            return Err(DirectoryError::OtherConvention {
-                found: convention.id().to_owned(),
-                ours: latest.id().to_owned(),
-            });
-        }
-        let version = convention.version();
-        if let Some((same, _)) = self.conventions.get(&version)
-            && same.digest() != convention.digest()
-        {
-            let [one, two] = convention.signatories();
-            return Err(DirectoryError::Conflict {
-                what: format!("convention version {version}"),
-                party: format!("{one} and {two}"),
-            });
-        }
-        let newest = self
-            .conventions
-            .last_key_value()
-            .map(|(version, _)| *version);
-        let known = self.conventions.contains_key(&version);
-        self.conventions
-            .entry(version)
-            .or_insert_with(|| (convention, note.into()));
-        Ok(match newest {
-            Some(newest) if known && newest == version => Order::Same,
-            Some(newest) if newest > version => Order::Older,
-            _ => Order::Newer,
-        })
-    }
-
-    fn add_sheet(&mut self, note: &[u8]) -> Result<Order, DirectoryError> {
-        let text = Note::parse(note).map_err(SheetError::Note)?;
-        let party = Sheet::parse(text.text())?.party;
-        let latest = self
-            .conventions
-            .last_key_value()
-            .map(|(_, (convention, _))| convention);
-        let root = latest
-            .and_then(|convention| convention.party(&party))
-            .and_then(|party| party.root.as_ref())
-            .ok_or_else(|| DirectoryError::UnknownParty(party.to_string()))?;
-        let sheet = Sheet::verify(note, root)?;
-        let old = self
-            .sheets
-            .get(&party)
-            .map(|(sheet, note)| (sheet.seq, note.as_ref()));
-        let outcome = order(sheet.seq, note, old).map_err(|()| DirectoryError::Conflict {
-            what: format!("sheet {} of {party}", sheet.seq),
-            party: party.to_string(),
-        })?;
-        if matches!(outcome, Order::Newer) {
-            self.sheets.insert(party, (sheet, note.into()));
-        }
-        Ok(outcome)
-    }
-
-    fn index(&mut self) -> Result<(), DirectoryError> {
-        self.names.clear();
-        for (party, (sheet, _)) in &self.sheets {
-            for name in &sheet.tls.names {
-                let entry = (party.clone(), name.role);
-                if let Some((first, _)) = self.names.insert(name.name.clone(), entry) {
-                    return Err(DirectoryError::NameTwice {
-                        name: name.name.clone(),
-                        first,
-                        second: party.clone(),
-                    });
-                }
-            }
-            for entry in &sheet.keys {
-                let revoked = sheet.revoked(&entry.key.id());
-                self.keys
-                    .insert(entry.key.id(), entry_of(party, entry, revoked));
-            }
-            // Keys of earlier sheets stay known: what they signed must still verify.
-            for (id, entry) in &mut self.keys {
-                if entry.party == *party {
-                    entry.revoked = sheet.revoked(id).or(entry.revoked);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn entry_of(party: &PartyId, key: &crate::SheetKey, revoked: Option<Timestamp>) -> SigningKeyEntry {
-    SigningKeyEntry {
-        party: party.clone(),
-        key: key.key.clone(),
-        roles: key.roles.clone(),
-        not_before: key.not_before,
-        not_after: key.not_after,
-        revoked,
-    }
-}
-
-fn roots_of(convention: &Convention) -> Roots {
-    let roots = convention.signatories().iter().filter_map(|id| {
-        let root = convention.party(id)?.root.as_ref()?;
-        Some((id.clone(), root.id()))
-    });
-    roots.collect()
 }

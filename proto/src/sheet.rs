@@ -131,7 +131,7 @@ pub struct Sheet {
     /// Where the party's gateway listens, `host:port`; none for a party without a gateway.
     #[serde(default)]
     pub addresses: Vec<String>,
-    /// Keys that packages for this party are sealed for; the first one is used.
+    /// Keys that packages for this party are sealed for; the first that is not revoked is used.
     #[serde(default)]
     pub recipients: Vec<RecipientKey>,
     /// How its connections are recognised.
@@ -234,6 +234,14 @@ impl Sheet {
         let opens = self.recipients.iter().map(RecipientKey::party);
         if let Some(other) = signs.chain(opens).find(|party| **party != self.party) {
             return Err(format!("it lists a key of {other}"));
+        }
+        for (n, listed) in self.keys.iter().enumerate() {
+            let id = listed.key.id();
+            if self.keys[..n].iter().any(|before| before.key.id() == id) {
+                return Err(format!(
+                    "it lists the key {id} twice: write all its roles at once"
+                ));
+            }
         }
         for TlsName { name, .. } in &self.tls.names {
             let allowed =

@@ -185,6 +185,11 @@ impl UntrustedStatement {
         self.0.signer
     }
 
+    /// Party that it claims speaks.
+    pub fn issuer(&self) -> &PartyId {
+        &self.0.issuer
+    }
+
     /// Takes a statement as verified that this program has itself verified before it stored it.
     ///
     /// Only for bytes read back from the own log or the own directories: keys may be gone from

@@ -104,7 +104,9 @@ fn times_outside_the_convention_the_flow_and_the_package_are_denied() {
 fn the_convention_ends_on_its_last_day_but_for_flows_after_term() {
     let mut sheet = fixture::sheet("caf21");
     sheet.seq = 2;
-    sheet.keys[0].not_after = "2028-01-01".parse().unwrap();
+    sheet.issued = "2026-06-01".parse().unwrap();
+    sheet.not_after = sheet.issued.saturating_add(DAY * 400);
+    sheet.keys[0].not_after = sheet.not_after;
     let world = world();
     let note = sheet.sign(&keys("caf21").root).unwrap();
     let Adopted::Newer(directory) = world.directory.adopt_note(&note).unwrap() else {

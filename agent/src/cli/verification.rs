@@ -268,21 +268,31 @@ fn check_signatures(entry: &[u8], directory: &Directory) -> Result<u64, String> 
         _ => Vec::new(),
     };
     for object in &signed {
-        let signer = signer_of(object).ok_or("an object that names no signer")?;
-        let key = directory.signing_key(&signer);
-        let key = key.ok_or_else(|| format!("signed by {signer}, which no sheet lists"))?;
+        let (party, signer) = signer_of(object).ok_or("an object that names no signer")?;
+        let key = directory.signing_key(&party, &signer);
+        let key = key.ok_or_else(|| format!("no sheet of {party} lists its signer {signer}"))?;
         envelope::verify(object, &key.key).map_err(|error| error.to_string())?;
     }
     Ok(signed.len() as u64)
 }
 
-fn signer_of(object: &v1::Signed) -> Option<KeyId> {
-    let signer = match v1::ObjectType::try_from(object.r#type).ok()? {
-        v1::ObjectType::Manifest => v1::Manifest::decode(object.body.as_slice()).ok()?.signer,
-        v1::ObjectType::Statement => v1::Statement::decode(object.body.as_slice()).ok()?.signer,
+fn signer_of(object: &v1::Signed) -> Option<(PartyId, KeyId)> {
+    let body = object.body.as_slice();
+    let (party, signer) = match v1::ObjectType::try_from(object.r#type).ok()? {
+        v1::ObjectType::Manifest => {
+            let manifest = v1::Manifest::decode(body).ok()?;
+            (manifest.sender, manifest.signer)
+        }
+        v1::ObjectType::Statement => {
+            let statement = v1::Statement::decode(body).ok()?;
+            (statement.issuer, statement.signer)
+        }
         _ => return None,
     };
-    KeyId::from_slice(&signer).ok()
+    Some((
+        PartyId::parse(&party).ok()?,
+        KeyId::from_slice(&signer).ok()?,
+    ))
 }
 
 fn unbelievable(dir: &Path, why: &dyn Display) -> Failure {

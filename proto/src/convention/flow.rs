@@ -12,6 +12,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Longest life of a package in days.
 const NOT_AFTER_DAYS_MAX: u32 = 90;
 
+/// What recipients may do with what they have received.
+const ONWARD: [&str; 3] = ["forbidden", "with-opinion", "free"];
+
 /// Whether a person or a system of the recipient is to say that they have taken note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -116,6 +119,10 @@ impl Flow {
             return Err(format!(
                 "flow {id}: not_after_days is 1 to {NOT_AFTER_DAYS_MAX}, age_max_days at least 1"
             ));
+        }
+        if !ONWARD.contains(&self.onward.as_str()) {
+            let rules = ONWARD.join(", ");
+            return Err(format!("flow {id}: onward is one of {rules}"));
         }
         if self.size_max == 0 {
             return Err(format!("flow {id}: size_max is 0 bytes"));
