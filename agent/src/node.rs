@@ -74,6 +74,13 @@ impl Node {
         self.store.state().join("chain")
     }
 
+    /// All packages that this agent has sent or received.
+    pub(crate) fn packages(&self) -> Vec<PackageId> {
+        let mut packages = self.outgoing.packages();
+        packages.extend(self.register.all().iter().map(Entry::id));
+        packages
+    }
+
     /// Signs a statement about a received package and keeps it until the gateway has it.
     ///
     /// Blocks. On return the statement is durable.

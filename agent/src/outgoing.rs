@@ -192,11 +192,13 @@ impl Outgoing {
             .collect()
     }
 
-    /// Packages that begin with these hexadecimal digits.
-    pub(crate) fn by_prefix(&self, digits: &str) -> Vec<PackageId> {
+    /// All packages, on their way or over.
+    pub(crate) fn packages(&self) -> Vec<PackageId> {
         let state = self.state();
-        let ids = state.sent.keys().chain(state.finished.keys());
-        ids.filter(|id| id.to_string().starts_with(digits))
+        state
+            .sent
+            .keys()
+            .chain(state.finished.keys())
             .copied()
             .collect()
     }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use passerelle_proto::v1::Kind;
+use passerelle_proto::v1::{Description, Kind};
 use passerelle_proto::{
-    Denial, EntryName, Facts, FlowId, PackageId, PartyId, Place, RecipientKey, SealPlan,
-    SourceEntry, Timestamp, decide, seal,
+    Denial, EntryName, Facts, FlowId, PackageId, PackagePrefix, PartyId, Place, RecipientKey,
+    SealPlan, SourceEntry, Timestamp, decide, seal,
 };
 use prost::Message;
 
@@ -140,7 +140,7 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
         .clone()
         .unwrap_or_else(|| record.name.clone());
     let (entries, paths) = entries(&dropped)?;
-    let plan = plan(node, record, &instructions, title.clone())?;
+    let plan = plan(node, record, &instructions, title)?;
     let unfinished = job.unfinished_package();
     let mut options = OpenOptions::new();
     let mut file = options
@@ -171,39 +171,19 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
     file.sync_all().at("sync", &unfinished)?;
     drop(file);
     durable::write_file(&job.manifest(), &sealed.manifest.signed().encode_to_vec())?;
-    let period = instructions.period.unwrap_or_default();
-    commit(node, job, &entries, title, period)?;
-    Ok(())
+    Ok(commit(node, job, sealed.description)?)
 }
 
 /// Writes what is to be known of the job when its package is gone, and commits the package.
-fn commit(
-    node: &Node,
-    job: &Job,
-    entries: &[SourceEntry],
-    title: String,
-    period: String,
-) -> Result<(), DiskError> {
-    let described = passerelle_proto::v1::Description {
-        title: title.clone(),
-        period,
-        entries: entries
-            .iter()
-            .map(|entry| passerelle_proto::v1::EntryDescription {
-                name: entry.name.to_string(),
-                length: entry.length,
-                ..Default::default()
-            })
-            .collect(),
-    };
+fn commit(node: &Node, job: &Job, described: Description) -> Result<(), DiskError> {
     durable::write_file(&job.description(), &described.encode_to_vec())?;
     job.commit_package()?;
     let manifest = node.outgoing.sealed(job.clone())?;
     node.tell(AgentEvent::Sealed {
         job: job.name(),
         package: manifest.id(),
-        title,
-        plain_bytes: entries.iter().map(|entry| entry.length).sum(),
+        plain_bytes: described.entries.iter().map(|entry| entry.length).sum(),
+        title: described.title,
         sealed_bytes: manifest.payload_length(),
         recipients: manifest
             .recipients()
@@ -284,24 +264,11 @@ fn plan(
 
 /// A package id in full, or the beginning of one that was received or sent here.
 fn find_package(node: &Node, text: &str) -> Result<PackageId, Unsealable> {
-    if let Ok(id) = text.parse() {
+    let prefix = PackagePrefix::parse(text).map_err(rejected)?;
+    if let Some(id) = prefix.whole() {
         return Ok(id);
     }
-    let digits = text.trim().to_ascii_lowercase();
-    let received = node.register.all();
-    let mut found: Vec<PackageId> = received
-        .iter()
-        .map(|entry| entry.id())
-        .filter(|id| id.to_string().starts_with(&digits))
-        .collect();
-    found.extend(node.outgoing.by_prefix(&digits));
-    match found.as_slice() {
-        [id] if digits.len() >= passerelle_proto::SHORT_ID_DIGITS => Ok(*id),
-        _ => Err(rejected(format!(
-            "{text:?} names no package that is known here: write the whole id, or at least 12 \
-             digits of one that was received or sent"
-        ))),
-    }
+    prefix.only(node.packages()).map_err(rejected)
 }
 
 /// Files below what was dropped, by name, but for the instructions.
@@ -374,7 +341,7 @@ pub(crate) fn ping(
     let joins = |flow: &&passerelle_proto::Flow| {
         let ours = flow.from.contains(&node.party) || flow.to.contains(&node.party);
         let theirs = flow.from.contains(recipient) || flow.to.contains(recipient);
-        ours && theirs && recipient != &node.party
+        ours && theirs
     };
     let flow = flows.iter().find(joins).ok_or_else(|| {
         format!(

@@ -11,7 +11,7 @@ use passerelle_proto::v1::{
     ShowResponse, Signed,
 };
 use passerelle_proto::{
-    COMMENT_LEN_MAX, PackageId, PartyId, SHORT_ID_DIGITS, VerifiedManifest, v1,
+    COMMENT_LEN_MAX, PackageId, PackagePrefix, PartyId, PrefixError, VerifiedManifest, v1,
 };
 use prost::Message;
 use tonic::{Request, Response, Status, async_trait};
@@ -30,6 +30,9 @@ use crate::sealing;
 const JOBS_MAX: usize = 1_000;
 /// Longest wait for the receipts of a ping.
 const PING_MAX: Duration = Duration::from_secs(300);
+
+const SENT_NOT_RECEIVED: &str =
+    "this party has sent that package: only its recipients acknowledge it";
 
 /// Serves `Agent`.
 pub(crate) struct SocketService(pub(crate) Arc<Node>);
@@ -157,28 +160,12 @@ fn all_jobs(node: &Node, limit: usize) -> Result<Vec<v1::Job>, Status> {
 }
 
 fn find(node: &Node, id: &str) -> Result<PackageId, Status> {
-    let id = id.trim().to_ascii_lowercase();
-    if let Ok(package) = id.parse() {
-        return Ok(package);
-    }
-    if id.len() < SHORT_ID_DIGITS {
-        return Err(Status::invalid_argument(
-            "write at least 12 digits of the package id",
-        ));
-    }
-    let mut found = node.outgoing.by_prefix(&id);
-    let received = node.register.all();
-    let received = received.iter().map(Entry::id);
-    found.extend(received.filter(|package| package.to_string().starts_with(&id)));
-    match found.as_slice() {
-        [package] => Ok(*package),
-        [] => Err(Status::not_found(format!(
-            "no package {id} is known to this agent"
-        ))),
-        _ => Err(Status::invalid_argument(
-            "several packages begin like this: write more",
-        )),
-    }
+    let prefix = PackagePrefix::parse(id);
+    let found = prefix.and_then(|prefix| prefix.only(node.packages()));
+    found.map_err(|error| match error {
+        PrefixError::Unknown(_) => Status::not_found(format!("{error} to this agent")),
+        _ => Status::invalid_argument(error.to_string()),
+    })
 }
 
 fn show(node: &Node, id: &str) -> Result<ShowResponse, Status> {
@@ -196,7 +183,8 @@ fn show(node: &Node, id: &str) -> Result<ShowResponse, Status> {
         Some(sent) => Some(sent.job),
         None => node.outgoing.find_finished(&package),
     };
-    let unknown = || Status::not_found("the package is not known to this agent");
+    // It may have been moved between the two questions.
+    let unknown = || Status::unavailable("the package is being moved: ask again");
     let job = job.ok_or_else(unknown)?;
     let manifest = read_manifest(&job).ok_or_else(unknown)?;
     let description = std::fs::read(job.description()).ok();
@@ -226,7 +214,7 @@ pub(crate) fn acknowledge(node: &Node, id: &str, comment: String) -> Result<Sign
     let entry = node
         .register
         .find(package)
-        .ok_or_else(|| Status::not_found("only a package that was received is acknowledged"))?;
+        .ok_or_else(|| Status::invalid_argument(SENT_NOT_RECEIVED))?;
     let (_, manifest) = entry.manifest().map_err(disk)?;
     let sender: PartyId = manifest
         .sender
@@ -263,13 +251,7 @@ async fn ping(node: Arc<Node>, party: PartyId, timeout: Duration) -> Result<Ping
             Ok(Err(tokio::sync::broadcast::error::RecvError::Lagged(_))) => continue,
             Ok(Err(_)) => return Err(Status::unavailable("the agent is stopping")),
             Err(_) => {
-                let link = node.link.borrow().clone();
-                answer.error = format!(
-                    "no receipt within {} s; the gateway is {} {}",
-                    timeout.as_secs(),
-                    link.state,
-                    link.last_error
-                );
+                answer.error = unanswered(&node, timeout, answer.accepted_ms > 0);
                 break;
             }
         };
@@ -297,6 +279,20 @@ async fn ping(node: Arc<Node>, party: PartyId, timeout: Duration) -> Result<Ping
         answer.statements = blocking(move || stored(&job)).await?;
     }
     Ok(answer)
+}
+
+/// How far a ping has come that was not receipted in time.
+fn unanswered(node: &Node, timeout: Duration, accepted: bool) -> String {
+    let within = format!("no receipt within {} s", timeout.as_secs());
+    if accepted {
+        return format!("{within}; our own gateway has accepted the test package and keeps trying");
+    }
+    let link = node.link.borrow().clone();
+    match (link.transport, link.last_error.as_str()) {
+        (Some(_), _) => format!("{within}; our own gateway is connected and has not accepted it"),
+        (None, "") => format!("{within}; our own gateway: {}", link.state),
+        (None, why) => format!("{within}; our own gateway: {}: {why}", link.state),
+    }
 }
 
 #[async_trait]
@@ -331,6 +327,10 @@ impl AgentRpc for SocketService {
             .party
             .parse()
             .map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        if party == self.0.party {
+            let why = format!("{party} is this agent's own party: name a partner");
+            return Err(Status::invalid_argument(why));
+        }
         let timeout = Duration::from_millis(request.timeout_ms.max(1));
         Ok(Response::new(ping(self.0.clone(), party, timeout).await?))
     }

@@ -44,6 +44,7 @@ pub(crate) async fn offered(
     inline: Bytes,
 ) -> OfferAnswer {
     let package = PackageId(Digest::of(&signed.body));
+    node.received(peer, inline.len() as u64);
     let looked = {
         let (node, peer) = (node.clone(), peer.clone());
         let work = move || look(&node, &peer, signed, package);
@@ -417,7 +418,7 @@ impl Incoming for Transfer {
         bytes: Bytes,
     ) -> Result<(), WriteError> {
         let Taking { node, peer, .. } = &self.taking;
-        node.peers.received(&peer.hop, bytes.len() as u64);
+        node.received(peer, bytes.len() as u64);
         self.blocking(move |partial| partial.write(section, offset, &bytes))
             .await
     }

@@ -10,7 +10,7 @@ use passerelle_proto::v1::{
     Cosigned, LogRecord, LogRequest, PackageRequest, PackageResponse, QueueItem, QueueRequest,
     QueueResponse, StatusRequest, StatusResponse,
 };
-use passerelle_proto::{Hop, PackageId, SHORT_ID_DIGITS, Timestamp};
+use passerelle_proto::{Hop, PackageId, PackagePrefix, PrefixError, Timestamp};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -74,25 +74,30 @@ impl AdminService {
     }
 
     fn find(&self, id: &str) -> Result<PackageId, Status> {
-        let id = id.trim().to_ascii_lowercase();
-        if let Ok(package) = id.parse() {
-            return Ok(package);
-        }
-        if id.len() < SHORT_ID_DIGITS {
-            let why = "write at least 12 digits of the package id";
-            return Err(Status::invalid_argument(why));
-        }
-        let found = self.0.sequencer.ledger().index.find_prefix(&id);
+        let prefix = PackagePrefix::parse(id).map_err(no_package)?;
+        let found = self.0.sequencer.ledger().index.find_prefix(prefix.digits());
         let found = found.map_err(|error| Status::internal(format!("index: {error}")))?;
-        match found.as_slice() {
-            [package] => Ok(*package),
-            [] => Err(Status::not_found(format!(
-                "no package {id} in this gateway's log"
-            ))),
-            _ => Err(Status::invalid_argument(
-                "several packages begin like this: write more",
-            )),
+        prefix.only(found).map_err(no_package)
+    }
+
+    /// An item of the queue, and why it waits where its next hop is away.
+    fn item(&self, view: &ItemView) -> QueueItem {
+        let mut message = item_message(view);
+        if view.item.state() == ItemState::Waiting
+            && !view.leased
+            && let Some((why, dials)) = self.0.peers.absence(&view.item.next_hop)
+        {
+            message.attempts = message.attempts.saturating_add(dials);
+            message.last_error = why;
         }
+        message
+    }
+}
+
+fn no_package(error: PrefixError) -> Status {
+    match error {
+        PrefixError::Unknown(_) => Status::not_found(format!("{error} to this gateway's log")),
+        _ => Status::invalid_argument(error.to_string()),
     }
 }
 
@@ -147,7 +152,7 @@ impl Admin for AdminService {
             route: u8::MAX,
         });
         let items = self.0.queue.page(after, limit).map_err(unavailable)?;
-        let items = items.iter().map(item_message).collect();
+        let items = items.iter().map(|view| self.item(view)).collect();
         Ok(Response::new(QueueResponse { items }))
     }
 
@@ -161,11 +166,6 @@ impl Admin for AdminService {
             .sequencer
             .entries_about(&package)
             .map_err(unavailable)?;
-        if entries.is_empty() {
-            return Err(Status::not_found(
-                "this gateway's log does not know the package",
-            ));
-        }
         let records = entries.iter().map(|committed| LogRecord {
             index: committed.index,
             entry: committed.entry.encode_to_vec(),
@@ -174,7 +174,7 @@ impl Admin for AdminService {
         Ok(Response::new(PackageResponse {
             package: package.as_bytes().to_vec(),
             records: records.collect(),
-            items: items.iter().map(item_message).collect(),
+            items: items.iter().map(|view| self.item(view)).collect(),
         }))
     }
 

@@ -290,11 +290,12 @@ impl Outbound for Handing {
     }
 
     fn inline(&self) -> Bytes {
+        self.node.sent(&self.peer, self.inline.len() as u64);
         self.inline.clone()
     }
 
     async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
-        self.node.peers.sent(&self.peer.hop, length);
+        self.node.sent(&self.peer, length);
         let reader = self.reader.clone();
         tokio::task::spawn_blocking(move || reader.read(section, offset, length))
             .await

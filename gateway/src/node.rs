@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use passerelle_link::{RefusalSink, TrustStore};
+use passerelle_link::{Peer, RefusalSink, TrustStore};
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Directory, Hop, PackageId, PartyId, SigningKey, StatementDraft, Timestamp, UntrustedManifest,
@@ -95,6 +95,28 @@ impl Node {
             what,
         }
         .sign_unnumbered(&self.key)
+    }
+
+    /// Counts package bytes that a peer gets from us.
+    pub(crate) fn sent(&self, peer: &Peer, bytes: u64) {
+        self.peers.sent(&peer.hop, bytes);
+        self.count_bytes(peer, "sent", bytes);
+    }
+
+    /// Counts package bytes that a peer brings us.
+    pub(crate) fn received(&self, peer: &Peer, bytes: u64) {
+        self.peers.received(&peer.hop, bytes);
+        self.count_bytes(peer, "received", bytes);
+    }
+
+    fn count_bytes(&self, peer: &Peer, direction: &str, bytes: u64) {
+        let (hop, transport) = (peer.hop.to_string(), peer.transport.to_string());
+        let labels = [
+            ("peer", hop.as_str()),
+            ("transport", transport.as_str()),
+            ("direction", direction),
+        ];
+        self.metrics.add(Counter::Bytes, &labels, bytes);
     }
 
     /// Records a refusal: an entry of its own within the peer's budget, else a count.

@@ -1,7 +1,7 @@
 //! Who is connected, how, and what went wrong last: what an operator asks first.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use passerelle_link::{LinkStatus, Peer};
 use passerelle_proto::{Hop, Timestamp, v1};
@@ -29,10 +29,7 @@ pub(crate) struct Peers(Mutex<BTreeMap<Hop, Known>>);
 
 impl Peers {
     fn with<T>(&self, hop: &Hop, change: impl FnOnce(&mut Known) -> T) -> T {
-        let mut peers = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if peers.len() >= PEERS_MAX && !peers.contains_key(hop) {
             let idle = |known: &Known| known.streams == 0 && known.link.is_none();
             peers.retain(|_, known| !idle(known));
@@ -78,12 +75,27 @@ impl Peers {
         self.with(hop, |known| known.bytes_received += bytes);
     }
 
+    /// Why nothing can be handed to a peer now, and how often it was dialled in vain; `None` while
+    /// it is connected.
+    pub(crate) fn absence(&self, hop: &Hop) -> Option<(String, u32)> {
+        let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = peers.get(hop);
+        if known.is_some_and(|known| known.streams > 0) {
+            return None;
+        }
+        Some(match known.and_then(|known| known.link.as_ref()) {
+            Some(link) if link.last_error.is_empty() => (format!("{hop} is not connected"), 0),
+            Some(link) => {
+                let why = format!("{hop} is not connected: {}", link.last_error);
+                (why, link.failures)
+            }
+            None => (format!("{hop} has not dialled in"), 0),
+        })
+    }
+
     /// All of them, by name; `waiting` says how many items wait for each.
     pub(crate) fn list(&self, waiting: &BTreeMap<Hop, u64>) -> Vec<v1::PeerStatus> {
-        let peers = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut hops: Vec<&Hop> = peers.keys().chain(waiting.keys()).collect();
         hops.sort();
         hops.dedup();

@@ -26,6 +26,7 @@ pub mod merkle;
 mod note;
 mod open;
 mod pack;
+mod package_prefix;
 mod party;
 mod proof;
 mod seal;
@@ -70,6 +71,7 @@ pub use open::{EntrySink, OpenError, Opened, open, open_description};
 pub use pack::{
     INLINE_LEN_MAX, InlineError, InlineParts, PACK_HEADER_LEN, PackError, PackLayout, split_inline,
 };
+pub use package_prefix::{PackagePrefix, PrefixError};
 pub use party::{FlowId, Hop, NAME_LEN_MAX, NameError, PartyId, Role, RoleError};
 pub use proof::{
     INCLUSION_HASHES_MAX, LOG_PROOF_LEN_MAX, LogProof, LogProofError, PROOF_EXTRA_LEN_MAX,

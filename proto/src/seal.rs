@@ -76,6 +76,8 @@ pub struct Sealed {
     pub manifest: VerifiedManifest,
     /// Where its parts lie.
     pub layout: PackLayout,
+    /// What its recipients will read about it: names, lengths and digests of its files.
+    pub description: v1::Description,
 }
 
 /// Why a package was not made.
@@ -240,7 +242,12 @@ impl<'a> Sealing<'a> {
             progress(done);
         }
         let description = self.description(&plain.digests);
-        self.write_head(&description, room, pack)
+        let (manifest, layout) = self.write_head(&description.encode_to_vec(), room, pack)?;
+        Ok(Sealed {
+            manifest,
+            layout,
+            description,
+        })
     }
 
     /// Bytes kept free in front of the chunks: more than any head of these entries needs.
@@ -284,7 +291,7 @@ impl<'a> Sealing<'a> {
         Ok(())
     }
 
-    fn description(&self, digests: &[Digest]) -> Vec<u8> {
+    fn description(&self, digests: &[Digest]) -> v1::Description {
         let entries = self.entries.iter().zip(digests);
         v1::Description {
             entries: entries
@@ -298,7 +305,6 @@ impl<'a> Sealing<'a> {
             title: self.plan.title.clone(),
             period: self.plan.period.clone(),
         }
-        .encode_to_vec()
     }
 
     fn write_head(
@@ -306,7 +312,7 @@ impl<'a> Sealing<'a> {
         description: &[u8],
         room: u64,
         pack: &mut (impl Write + Seek),
-    ) -> Result<Sealed, SealError> {
+    ) -> Result<(VerifiedManifest, PackLayout), SealError> {
         let salt = self.randomness.salt;
         let content_commit = cipher::content_commit(&salt, description);
         let index = v1::Index {
@@ -346,7 +352,7 @@ impl<'a> Sealing<'a> {
             pack.write_all(&bytes).map_err(writing)?;
         }
         pack.flush().map_err(writing)?;
-        Ok(Sealed { manifest, layout })
+        Ok((manifest, layout))
     }
 
     fn manifest(&self, content_commit: &Digest, table: &ChunkTable, index: &[u8]) -> v1::Manifest {

@@ -1,5 +1,7 @@
 //! What a party may do to the trust of others, and what outlives a restart.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use passerelle_proto::fixture::{self, NOW, keys, party, plan, seal_files, sign_convention, world};

@@ -216,7 +216,8 @@ pub(super) enum AuditCommand {
     /// Show the entries of a gateway's log.
     #[command(after_help = "\
 Example:
-  passerelle audit log --config gateway.toml --from 100 --follow")]
+  passerelle audit log --config gateway.toml --from 100 --follow
+  passerelle audit log --config gateway.toml --kind refused --kind counted --json")]
     Log(LogArguments),
     /// Check a log's files: every hash, its checkpoint, and what partners have cosigned.
     #[command(after_help = "\
@@ -232,15 +233,18 @@ pub(super) struct LogArguments {
     /// First entry.
     #[arg(long, default_value_t = 0)]
     pub(super) from: u64,
-    /// At most this many; 0: all.
+    /// Show at most this many; 0: all.
     #[arg(long, default_value_t = 0)]
     pub(super) limit: u64,
     /// Go on with entries as they come, until Ctrl-C.
     #[arg(long)]
     pub(super) follow: bool,
-    /// Only entries about this package (the beginning of its id).
-    #[arg(long, value_name = "ID", default_value = "")]
-    pub(super) package: String,
+    /// Only entries about this package: its id, or at least the first 12 digits of it.
+    #[arg(long, value_name = "ID")]
+    pub(super) package: Option<String>,
+    /// Only entries of this kind, "accepted" or "refused"; may be repeated.
+    #[arg(long, value_name = "KIND", value_parser = super::wording::ENTRY_KINDS)]
+    pub(super) kind: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -127,7 +127,10 @@ pub(crate) fn refused(status: &Status) -> Failure {
             "look at `passerelle queue` for what is known",
         ),
         Code::InvalidArgument => (Exit::Usage, "correct the arguments"),
-        Code::FailedPrecondition => (Exit::NoPermission, "see the convention's flows"),
+        Code::FailedPrecondition => (
+            Exit::NoPermission,
+            "`passerelle convention show` says which flow joins whom",
+        ),
         Code::Unavailable => (Exit::Unavailable, "try again when the daemon runs"),
         _ => (Exit::Protocol, "look at the daemon's own messages"),
     };

@@ -55,7 +55,9 @@ impl<'w> Output<'w> {
     }
 
     fn write(&mut self, text: impl Display) -> Result<(), Failure> {
-        let text = text.to_string();
+        // Titles and comments are a partner's text, which must not steer the terminal.
+        let printable = |c: char| if c.is_control() && c != '\n' { '·' } else { c };
+        let text: String = text.to_string().chars().map(printable).collect();
         let text = text.trim_end_matches('\n');
         let written = writeln!(self.writer, "{text}").and_then(|()| self.writer.flush());
         written.map_err(|e: io::Error| Failure::output(&e))

@@ -35,7 +35,7 @@ impl Display for Answered {
         for statement in &self.statements {
             writeln!(f, "  {:<10} {}", statement.kind, statement.says)?;
         }
-        Ok(())
+        writeln!(f, "  package {}", self.package)
     }
 }
 
@@ -53,8 +53,13 @@ pub(super) async fn run(arguments: &PingArguments, output: &mut Output<'_>) -> R
         .map_err(|status| refused(&status))?
         .into_inner();
     if !answer.error.is_empty() {
-        let what = format_args!("{} was not reached: {}", arguments.party, answer.error);
-        let remedy = "see `passerelle status`, and ask the partner's operator with the package id";
+        let package = hex(&answer.package);
+        let what = format_args!(
+            "{} was not reached: {} (package {package})",
+            arguments.party, answer.error
+        );
+        let remedy = "see `passerelle status` of the agent and of its gateway, then ask the \
+                      partner's operator with the package id; a later receipt is kept";
         return Err(Failure::new(Exit::Unavailable, what, remedy));
     }
     output.answer(&Answered {
@@ -62,10 +67,6 @@ pub(super) async fn run(arguments: &PingArguments, output: &mut Output<'_>) -> R
         package: hex(&answer.package),
         accepted_ms: answer.accepted_ms,
         delivered_ms: answer.delivered_ms,
-        statements: answer
-            .statements
-            .iter()
-            .filter_map(StatementView::of)
-            .collect(),
+        statements: StatementView::all(&answer.statements),
     })
 }

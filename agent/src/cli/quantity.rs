@@ -63,6 +63,12 @@ pub fn short(id: &[u8]) -> String {
     hex(&id[..id.len().min(6)])
 }
 
+/// Foreign text on one line: what would begin another one becomes `·`.
+pub fn one_line(text: &str) -> String {
+    let printable = |c: char| if c.is_control() { '·' } else { c };
+    text.chars().map(printable).collect()
+}
+
 /// The wall clock, in Unix milliseconds.
 pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
@@ -87,5 +93,6 @@ mod tests {
         assert_eq!(When(0).to_string(), "-");
         assert_eq!(When(1_483_150_445_000).to_string(), "2016-12-31 02:14:05Z");
         assert_eq!(short(&[0xab; 32]), "abababababab");
+        assert_eq!(one_line("reçu\n  forged \u{1b}[2J"), "reçu·  forged ·[2J");
     }
 }

@@ -185,7 +185,7 @@ impl Display for Items {
             return writeln!(f, "nothing waits");
         }
         let mut table = Table::new([
-            "ENTRY", "PACKAGE", "KIND", "NEXT HOP", "STATE", "ATTEMPTS", "UNTIL", "ERROR",
+            "ENTRY", "PACKAGE", "KIND", "NEXT HOP", "STATE", "ATTEMPTS", "UNTIL", "REASON",
         ]);
         for item in &self.items {
             let id = item.package.get(..12).unwrap_or_default();

@@ -11,7 +11,7 @@ use super::arguments::{AckArguments, ShowArguments};
 use super::endpoint::{Daemon, refused};
 use super::failure::{Exit, Failure};
 use super::output::Output;
-use super::quantity::{Bytes, When, hex};
+use super::quantity::{Bytes, When, hex, one_line};
 use super::queue::{ItemView, Items, JobView};
 use super::wording::{EntryView, StatementView};
 
@@ -107,9 +107,6 @@ impl AgentsPackage {
             bytes: entry.length,
             sha256: hex(&entry.sha256),
         });
-        let said = answer.statements.iter().filter_map(StatementView::of);
-        let mut statements: Vec<StatementView> = said.collect();
-        statements.sort_by_key(|statement| statement.at_ms);
         Ok(AgentsPackage {
             job: JobView::of(job),
             manifest_signer: hex(&manifest.signer),
@@ -117,11 +114,7 @@ impl AgentsPackage {
             not_after_ms: manifest.not_after_ms,
             period: description.period.clone(),
             files: files.collect(),
-            statements: answer
-                .statements
-                .iter()
-                .filter_map(StatementView::of)
-                .collect(),
+            statements: StatementView::all(&answer.statements),
         })
     }
 }
@@ -138,9 +131,9 @@ impl Display for AgentsPackage {
             job.flow,
             if job.test { " (test)" } else { "" }
         )?;
-        writeln!(f, "  title        {}", job.title)?;
+        writeln!(f, "  title        {}", one_line(&job.title))?;
         if !self.period.is_empty() {
-            writeln!(f, "  period       {}", self.period)?;
+            writeln!(f, "  period       {}", one_line(&self.period))?;
         }
         writeln!(
             f,
@@ -163,7 +156,7 @@ impl Display for AgentsPackage {
         for state in &job.recipients {
             let detail = match state.detail.as_str() {
                 "" => String::new(),
-                detail => format!(" ({detail})"),
+                detail => format!(" ({})", one_line(detail)),
             };
             writeln!(f, "    {:<18} {}{detail}", state.recipient, state.state)?;
         }
@@ -179,7 +172,7 @@ fn write_statements(f: &mut fmt::Formatter<'_>, statements: &[StatementView]) ->
     for statement in statements {
         writeln!(
             f,
-            "    {}  {:<12} {}",
+            "    {}  {:<13} {}",
             When(statement.at_ms),
             statement.kind,
             statement.says

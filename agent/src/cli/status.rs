@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::output::Output;
 use super::quantity::{Bytes, When, hex};
 use super::table::Table;
-use super::wording::hop;
+use super::wording::{count, hop};
 
 /// Asks the daemon and shows its answer.
 pub(super) async fn run(
@@ -200,25 +200,36 @@ impl Display for GatewayView {
             self.convention, self.convention_version
         )?;
         let root = self.log_root.get(..16).unwrap_or_default();
-        writeln!(f, "  log          {} entries, root {root}…", self.log_size)?;
+        let entries = count(self.log_size, "entry", "entries");
+        writeln!(f, "  log          {entries}, root {root}…")?;
         for cosigned in &self.cosigned {
             let at = When(cosigned.at_ms);
             writeln!(
                 f,
-                "  cosigned     {} entries by {}, {at}",
-                cosigned.size, cosigned.party
+                "  cosigned     {} by {}, {at}",
+                count(cosigned.size, "entry", "entries"),
+                cosigned.party
             )?;
         }
         let spool = Bytes(self.spool_bytes);
         writeln!(
             f,
-            "  waiting      {} items, {spool} in the spool",
-            self.waiting_items
+            "  waiting      {}, {spool} in the spool",
+            count(self.waiting_items, "item", "items")
         )?;
         if self.peers.is_empty() {
             return Ok(());
         }
-        let mut table = Table::new(["PEER", "TRANSPORT", "STATE", "WAITING", "SINCE", "ERROR"]);
+        let mut table = Table::new([
+            "PEER",
+            "TRANSPORT",
+            "STATE",
+            "WAITING",
+            "SENT",
+            "RECEIVED",
+            "SINCE",
+            "ERROR",
+        ]);
         for peer in &self.peers {
             let transport = match peer.transport.as_str() {
                 "" => "-",
@@ -230,6 +241,8 @@ impl Display for GatewayView {
                 &transport,
                 &peer.state,
                 &peer.waiting_items,
+                &Bytes(peer.bytes_sent),
+                &Bytes(peer.bytes_received),
                 &since,
                 &peer.last_error,
             ]);

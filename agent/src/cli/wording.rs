@@ -8,7 +8,7 @@ use serde::Serialize;
 use v1::entry::Event;
 use v1::statement::What;
 
-use super::quantity::{When, hex, short};
+use super::quantity::{When, hex, one_line, short};
 use crate::reason_words;
 
 /// A statement as the command line shows it.
@@ -50,6 +50,21 @@ impl StatementView {
             destination: statement.destination,
         })
     }
+
+    /// All that are statements, in the order in which they were said.
+    pub fn all(signed: &[v1::Signed]) -> Vec<StatementView> {
+        let mut views: Vec<StatementView> = signed.iter().filter_map(Self::of).collect();
+        views.sort_by(|a, b| (a.at_ms, &a.id).cmp(&(b.at_ms, &b.id)));
+        views
+    }
+}
+
+/// "1 entry", "2 entries".
+pub fn count(number: u64, one: &str, more: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        number => format!("{number} {more}"),
+    }
 }
 
 /// The name of a statement, and what it says.
@@ -75,7 +90,11 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
             ("acknowledged", format!("{} acknowledges it", a.recipient))
         }
         What::Acknowledged(a) => {
-            let says = format!("{} acknowledges it: “{}”", a.recipient, a.comment);
+            let says = format!(
+                "{} acknowledges it: “{}”",
+                a.recipient,
+                one_line(&a.comment)
+            );
             ("acknowledged", says)
         }
         What::Refused(r) => ("refused", refused(r)),
@@ -105,6 +124,24 @@ fn refused(refused: &v1::Refused) -> String {
     }
     says
 }
+
+/// Every kind of log entry.
+pub const ENTRY_KINDS: [&str; 14] = [
+    "accepted",
+    "forwarded",
+    "handed-over",
+    "statement",
+    "refused",
+    "started",
+    "stopped",
+    "configured",
+    "held",
+    "released",
+    "retried",
+    "cosigned",
+    "counted",
+    "operator",
+];
 
 /// A log entry as the command line shows it.
 #[derive(Debug, Clone, Serialize)]
@@ -169,6 +206,9 @@ fn told(event: &Event) -> Told {
             ("refused", e.package.clone(), says)
         }
         Event::Started(e) => ("started", Vec::new(), format!("started as {}", e.software)),
+        Event::Stopped(e) if e.why.is_empty() => {
+            ("stopped", Vec::new(), "stopped in good order".into())
+        }
         Event::Stopped(e) => ("stopped", Vec::new(), format!("stopped: {}", e.why)),
         Event::Configured(e) => {
             let says = format!("in force from here: {} {}", e.what, short(&e.sha256));
@@ -217,12 +257,18 @@ fn accepted(event: &v1::AcceptedEvent) -> Told {
 }
 
 fn handed_over(event: &v1::HandedOverEvent) -> Told {
-    let (next, count) = (hop(&event.next_hop), event.log_index.len());
-    (
-        "handed-over",
-        Vec::new(),
-        format!("{next} keeps {count} of these statements too"),
-    )
+    let indices: Vec<String> = event.log_index.iter().map(u64::to_string).collect();
+    let word = if indices.len() == 1 {
+        "entry"
+    } else {
+        "entries"
+    };
+    let says = format!(
+        "{} keeps the statement of {word} {} too",
+        hop(&event.next_hop),
+        indices.join(", ")
+    );
+    ("handed-over", Vec::new(), says)
 }
 
 fn forwarded(event: &v1::ForwardedEvent) -> Told {
@@ -258,10 +304,14 @@ fn statement(event: &v1::StatementEvent) -> Told {
 fn cosigned(event: &v1::CosignedEvent) -> String {
     // The second line of a C2SP checkpoint is the size of the tree.
     let note = String::from_utf8_lossy(&event.checkpoint);
-    let size = note.lines().nth(1).unwrap_or("?");
+    let size = note.lines().nth(1).and_then(|line| line.parse().ok());
+    let entries = count(size.unwrap_or(0), "entry", "entries");
     match event.ours {
-        true => format!("{} has cosigned our first {size} entries", event.party),
-        false => format!("we have cosigned {}'s first {size} entries", event.party),
+        true => format!("{} has cosigned our log up to {entries}", event.party),
+        false => format!(
+            "we have cosigned the log of {} up to {entries}",
+            event.party
+        ),
     }
 }
 

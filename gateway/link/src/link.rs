@@ -47,6 +47,8 @@ pub struct LinkStatus {
     pub last_error: String,
     /// Since when it is connected, or is not; `None` before the first attempt.
     pub since: Option<Instant>,
+    /// Attempts in vain since it was connected last.
+    pub failures: u32,
 }
 
 /// A peer that is kept connected.
@@ -121,20 +123,21 @@ impl Keeper {
                         state: "connected",
                         last_error: String::new(),
                         since: Some(Instant::now()),
+                        failures: 0,
                     });
                     on_connected(connection.clone());
                     let why = self.lanes(connection).await;
                     tracing::info!(%peer, %why, "the connection has ended");
                     failures = 0;
                     lost = Instant::now();
-                    self.lost("connecting", why);
+                    self.lost("connecting", failures, why);
                 }
                 Err(error) => {
-                    failures += 1;
+                    failures = failures.saturating_add(1);
                     if failures == 1 {
                         tracing::warn!(peer = %self.hop, %error, "not reached");
                     }
-                    self.lost("waiting to dial again", error.to_string());
+                    self.lost("waiting to dial again", failures, error.to_string());
                 }
             }
             let wait = reconnect_wait(failures, lost.elapsed(), jitter());
@@ -146,7 +149,7 @@ impl Keeper {
         }
     }
 
-    fn lost(&self, state: &'static str, why: String) {
+    fn lost(&self, state: &'static str, failures: u32, why: String) {
         self.status.send_modify(|status| {
             if status.transport.take().is_some() || status.since.is_none() {
                 status.since = Some(Instant::now());
@@ -154,6 +157,7 @@ impl Keeper {
             status.address.clear();
             status.state = state;
             status.last_error = why;
+            status.failures = failures;
         });
     }
 
