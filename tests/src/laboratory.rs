@@ -180,6 +180,32 @@ impl RunningLab {
         }
     }
 
+    /// As [`Self::ask`], for a command that prints JSON lines.
+    pub fn lines(&self, process: Process, arguments: &[&str]) -> Option<Vec<Value>> {
+        let config = self.config(process);
+        let mut all = arguments.to_vec();
+        all.extend(["--json", "--config", config.to_str().unwrap()]);
+        let output = Program::Passerelle.run(&all);
+        let printed = output.status.success().then_some(output.stdout)?;
+        let lines = String::from_utf8(printed).unwrap();
+        let line = |line| serde_json::from_str(line).unwrap();
+        Some(lines.lines().map(line).collect())
+    }
+
+    /// The metrics page of a process.
+    pub fn metrics(&self, process: Process) -> String {
+        use std::io::{Read, Write};
+        let address = match process {
+            Process::Gateway(party) => self.party(party).gateway.as_ref().unwrap().metrics,
+            Process::Agent(party) => self.party(party).agent.metrics,
+        };
+        let mut stream = std::net::TcpStream::connect(address.unwrap()).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        page
+    }
+
     /// The directory of the only package that a party has sent to its end.
     pub fn sent(&self, party: &str) -> PathBuf {
         let sent = self.party(party).agent.directory.join("sent");
