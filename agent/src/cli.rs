@@ -96,6 +96,7 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
         Command::Audit { command } => match command {
             AuditCommand::Log(log) => runtime()?.block_on(audit::log(&log, output)),
             AuditCommand::Verify(verify) => audit::verify(&verify, output),
+            AuditCommand::Anchor(anchor) => runtime()?.block_on(audit::anchor(&anchor, output)),
         },
         Command::Keys { command } => match command {
             KeysCommand::New(new) => keys::new(&new, output),

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -33,16 +34,29 @@ const RETRY_MAX: Duration = Duration::from_secs(300);
 /// The agent behind [`Exchange`].
 pub(crate) struct AgentExchange {
     node: Arc<Node>,
+    // The gateway's checkpoint that we had before it showed one on this connection: a gateway must
+    // not prove itself by what it has just told us.
+    before: Mutex<Vec<u8>>,
     arrived: mpsc::UnboundedSender<PackageId>,
 }
 
 impl AgentExchange {
     pub(crate) fn new(node: Arc<Node>, arrived: mpsc::UnboundedSender<PackageId>) -> Arc<Self> {
-        Arc::new(Self { node, arrived })
+        let before = std::fs::read(checkpoint_path(&node)).unwrap_or_default();
+        Arc::new(Self {
+            node,
+            before: Mutex::new(before),
+            arrived,
+        })
     }
 
-    fn checkpoint_path(&self) -> std::path::PathBuf {
-        self.node.store.state().join("checkpoint.note")
+    /// What we tell the gateway that we know of its log; read anew once per connection.
+    fn copy(&self, lane: Lane) -> Vec<u8> {
+        let mut before = self.before.lock().unwrap_or_else(|p| p.into_inner());
+        if lane == Lane::Control {
+            *before = std::fs::read(checkpoint_path(&self.node)).unwrap_or_default();
+        }
+        before.clone()
     }
 
     /// Keeps the newest checkpoint of our gateway's log: it can tell a log that was rolled back.
@@ -57,14 +71,20 @@ impl AgentExchange {
         let Ok(new) = Checkpoint::verify(note, &log) else {
             return;
         };
-        let kept = std::fs::read(self.checkpoint_path()).unwrap_or_default();
+        let path = checkpoint_path(&self.node);
+        let kept = std::fs::read(&path).unwrap_or_default();
         let old = Checkpoint::verify(&kept, &log).map_or(0, |old| old.size);
         if new.size > old
-            && let Err(error) = durable::write_file(&self.checkpoint_path(), note)
+            && let Err(error) = durable::write_file(&path, note)
         {
             tracing::warn!(%error, "the gateway's checkpoint was not kept");
         }
     }
+}
+
+/// The newest checkpoint of our gateway's log.
+fn checkpoint_path(node: &Node) -> PathBuf {
+    node.store.state().join("checkpoint.note")
 }
 
 /// Name and version, for people.
@@ -92,7 +112,7 @@ impl Exchange for AgentExchange {
                 })
                 .collect(),
             checkpoint: Vec::new(),
-            cosigned: std::fs::read(self.checkpoint_path()).unwrap_or_default(),
+            cosigned: self.copy(lane),
             now_ms: now().as_ms(),
             software: software(),
         }

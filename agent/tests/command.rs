@@ -64,7 +64,7 @@ fn help_lists_all_commands_and_ends_with_an_example() {
 
 #[test]
 fn every_command_has_json_and_an_example() {
-    let commands: [&[&str]; 17] = [
+    let commands: [&[&str]; 18] = [
         &["agent", "run"],
         &["send"],
         &["status"],
@@ -74,6 +74,7 @@ fn every_command_has_json_and_an_example() {
         &["ping"],
         &["audit", "log"],
         &["audit", "verify"],
+        &["audit", "anchor"],
         &["keys", "new"],
         &["keys", "show"],
         &["keys", "letter"],

@@ -21,6 +21,8 @@ use crate::spool::{Partial, SpoolError};
 
 /// After this many milliseconds a package that there was no room for may be offered again.
 const BUSY_RETRY_MS: u64 = 5_000;
+/// The same, while no copy of the log has been shown; that takes one `Hello`.
+const UNANCHORED_RETRY_MS: u64 = 1_000;
 
 /// Why an offer is not taken.
 enum Refusal {
@@ -31,6 +33,9 @@ enum Refusal {
     /// Nothing is said.
     Silent(String),
 }
+
+/// Put off until somebody shows that the log is the one that others know.
+const UNANCHORED: Refusal = Refusal::Busy(BusyReason::Unanchored);
 
 fn final_refusal(reason: Reason, why: impl ToString) -> Refusal {
     Refusal::Final(reason, String::new(), why.to_string())
@@ -43,6 +48,7 @@ pub(crate) async fn offered(
     signed: Signed,
     inline: Bytes,
 ) -> OfferAnswer {
+    let anchored = node.anchor.soon().await;
     let package = PackageId(Digest::of(&signed.body));
     node.received(peer, inline.len() as u64);
     let looked = {
@@ -56,7 +62,9 @@ pub(crate) async fn offered(
             return OfferAnswer::Answer(Answer::Statement(receipt));
         }
         Ok(Ok(Looked::New(manifest, permit))) => (manifest, permit),
-        Ok(Err(refusal)) => return refuse(&node, peer, package, refusal).await,
+        Ok(Err(refusal)) if anchored => return refuse(&node, peer, package, refusal).await,
+        // Nothing final is said before it can be recorded.
+        Ok(Err(_)) => return refuse(&node, peer, package, UNANCHORED).await,
         Err(_) => return OfferAnswer::Decline("the gateway is stopping".into()),
     };
     let taking = Taking {
@@ -71,7 +79,10 @@ pub(crate) async fn offered(
         return refuse(&node, peer, package, busy).await;
     }
     if taking.manifest.total_length() > INLINE_LEN_MAX {
-        return taking.begin().await;
+        return taking.begin(anchored).await;
+    }
+    if !anchored {
+        return refuse(&node, peer, package, UNANCHORED).await;
     }
     let kept = {
         let (node, manifest) = (node.clone(), taking.manifest.clone());
@@ -178,7 +189,10 @@ async fn answer_refusal(
                 .add(Counter::Busy, &[("reason", reason.as_str_name())], 1);
             What::Busy(Busy {
                 reason: reason as i32,
-                retry_after_ms: BUSY_RETRY_MS,
+                retry_after_ms: match reason {
+                    BusyReason::Unanchored => UNANCHORED_RETRY_MS,
+                    _ => BUSY_RETRY_MS,
+                },
             })
         }
         Refusal::Final(reason, article, why) => {
@@ -216,7 +230,8 @@ impl Taking {
         self.permit.routes.keys().find(full)
     }
 
-    async fn begin(self) -> OfferAnswer {
+    /// Begins a transfer, or goes on with one; only the latter while the log is not anchored.
+    async fn begin(self, anchored: bool) -> OfferAnswer {
         let (node, manifest) = (self.node.clone(), self.manifest.clone());
         let begin = move || {
             let accepted = |package: &PackageId| node.accepted(package).is_some();
@@ -226,6 +241,14 @@ impl Taking {
         match begun {
             Ok(Ok(partial)) => {
                 let held = partial.held();
+                if !anchored && held.table.is_none() {
+                    let discard = move || partial.discard();
+                    if let Ok(Err(error)) = tokio::task::spawn_blocking(discard).await {
+                        tracing::warn!(%error, "an empty transfer stays until it is cleared");
+                    }
+                    let package = self.manifest.id();
+                    return refuse(&self.node, &self.peer, package, UNANCHORED).await;
+                }
                 OfferAnswer::Take(Box::new(Transfer {
                     taking: self,
                     partial: Some(partial),
@@ -291,8 +314,11 @@ impl Taking {
                     _ => None,
                 }
             }
-            Err(SubmitError::Full) => {
-                let busy = Refusal::Busy(BusyReason::Disk);
+            Err(error @ (SubmitError::Full | SubmitError::Unanchored)) => {
+                let busy = match error {
+                    SubmitError::Full => Refusal::Busy(BusyReason::Disk),
+                    _ => UNANCHORED,
+                };
                 let package = self.manifest.id();
                 answer_refusal(&self.node, &self.peer, package, busy)
                     .await

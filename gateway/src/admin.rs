@@ -7,8 +7,8 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use passerelle_proto::v1::admin_server::Admin;
 use passerelle_proto::v1::{
-    Cosigned, LogRecord, LogRequest, PackageRequest, PackageResponse, QueueItem, QueueRequest,
-    QueueResponse, StatusRequest, StatusResponse,
+    AnchorRequest, AnchorResponse, Cosigned, LogRecord, LogRequest, PackageRequest,
+    PackageResponse, QueueItem, QueueRequest, QueueResponse, StatusRequest, StatusResponse,
 };
 use passerelle_proto::{Hop, PackageId, PackagePrefix, PrefixError, Timestamp};
 use prost::Message;
@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
+use crate::anchor::{self, Hold};
 use crate::exchange::software;
 use crate::node::Node;
 use crate::queue::{ItemKey, ItemState, ItemView, PAGE_MAX};
@@ -61,7 +62,7 @@ impl AdminService {
             software: software(),
             started_ms: node.started.as_ms(),
             serving: failure.is_none(),
-            reason: failure.unwrap_or_default(),
+            reason: failure.map_or(String::new(), |failure| failure.why),
             convention_id: directory.convention().id().to_owned(),
             convention_version: directory.convention().version(),
             log_size,
@@ -70,6 +71,8 @@ impl AdminService {
             waiting_items: waiting.values().sum(),
             spool_bytes: node.spool.bytes(),
             cosigned: cosigned.collect(),
+            anchored: node.anchor.is_held(),
+            anchored_by: held_by(node),
         }
     }
 
@@ -99,6 +102,13 @@ fn no_package(error: PrefixError) -> Status {
         PrefixError::Unknown(_) => Status::not_found(format!("{error} to this gateway's log")),
         _ => Status::invalid_argument(error.to_string()),
     }
+}
+
+/// What holds the log, in words.
+fn held_by(node: &Node) -> String {
+    node.anchor
+        .held_by()
+        .map_or(String::new(), |hold| hold.to_string())
 }
 
 fn item_message(view: &ItemView) -> QueueItem {
@@ -175,6 +185,26 @@ impl Admin for AdminService {
             package: package.as_bytes().to_vec(),
             records: records.collect(),
             items: items.iter().map(|view| self.item(view)).collect(),
+        }))
+    }
+
+    async fn anchor(
+        &self,
+        request: Request<AnchorRequest>,
+    ) -> Result<Response<AnchorResponse>, Status> {
+        if !request.into_inner().without_witness {
+            let why = "whoever anchors a log without a copy of it has to say so";
+            return Err(Status::invalid_argument(why));
+        }
+        let lifted = anchor::lift(&self.0, Hold::Operator)
+            .await
+            .map_err(unavailable)?;
+        let ledger = self.0.sequencer.ledger();
+        Ok(Response::new(AnchorResponse {
+            before: !lifted,
+            anchored_by: held_by(&self.0),
+            log_size: ledger.log.size(),
+            log_root: ledger.log.root().0.to_vec(),
         }))
     }
 

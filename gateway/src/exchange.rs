@@ -12,6 +12,7 @@ use passerelle_proto::{Checkpoint, Digest, Role, StatementId, Timestamp};
 use tonic::async_trait;
 
 use crate::acceptance;
+use crate::anchor::{self, Hold};
 use crate::clock::Moment;
 use crate::courier::{self, StatementLease, backoff};
 use crate::node::{Node, now, read_if_there};
@@ -80,10 +81,11 @@ impl GatewayExchange {
         notes
     }
 
-    /// Compares the copy of our checkpoint that the peer keeps with our log.
-    fn compare(&self, peer: &Peer, kept: &[u8]) -> Result<(), LaneError> {
+    /// Compares the copy of our checkpoint that the peer keeps with our log; how many entries it
+    /// covers. Without a copy nothing is proved.
+    fn compare(&self, peer: &Peer, kept: &[u8]) -> Result<u64, LaneError> {
         if kept.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let ledger = self.node.sequencer.ledger();
         let verified = Checkpoint::verify(kept, ledger.log.signer().verifier());
@@ -94,12 +96,15 @@ impl GatewayExchange {
                 return Err(LaneError(why));
             }
         };
-        if let Err(fatal) = ledger.log.compare(&checkpoint, &peer.hop.to_string()) {
-            drop(ledger);
-            self.node.fail(fatal.to_string());
-            return Err(LaneError("our log is not the one that you cosigned".into()));
+        let by = format!("the checkpoint that {} keeps", peer.hop);
+        match ledger.log.compare(&checkpoint, &by) {
+            Ok(()) => Ok(checkpoint.size),
+            Err(fatal) => {
+                drop(ledger);
+                self.node.fail_forked(&fatal);
+                Err(LaneError("our log is not the one that you know".into()))
+            }
         }
-        Ok(())
     }
 }
 
@@ -132,7 +137,10 @@ impl Exchange for GatewayExchange {
 
     async fn greeted(&self, peer: &Peer, hello: &v1::Hello) -> Result<Vec<Vec<u8>>, LaneError> {
         self.admit(peer)?;
-        self.compare(peer, &hello.cosigned)?;
+        let size = self.compare(peer, &hello.cosigned)?;
+        if size > 0 && anchor::counts(&peer.hop, &self.node.party) {
+            anchor::try_lift(&self.node, Hold::Copy(peer.hop.clone(), size)).await;
+        }
         let theirs = Timestamp::from_ms(hello.now_ms);
         if !self.node.clock.heard(theirs, Moment::now()) {
             tracing::warn!(%peer, %theirs, "the peer's clock and ours differ by over 5 minutes");
@@ -156,9 +164,13 @@ impl Exchange for GatewayExchange {
                     what: "note".into(),
                     sha256: digest.0.to_vec(),
                 });
-                if let Err(error) = self.node.sequencer.commit(event).await {
-                    tracing::warn!(%error, "a newer note was not recorded");
-                }
+                let node = self.node.clone();
+                tokio::spawn(async move {
+                    node.anchor.wait().await;
+                    if let Err(error) = node.sequencer.commit(event).await {
+                        tracing::warn!(%error, "a newer note was not recorded");
+                    }
+                });
             }
             Ok(Ok(None)) | Err(_) => {}
             Ok(Err(error)) => {
@@ -176,10 +188,16 @@ impl Exchange for GatewayExchange {
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
+        tokio::select! {
+            () = self.node.anchor.wait() => {}
+            () = self.node.stop.cancelled() => return false,
+        }
         receipts::take(self.node.clone(), peer, signed).await
     }
 
     async fn next(&self, peer: &Peer, lane: Lane, room: Room) -> Outgoing {
+        // What is handed over is to be recorded.
+        self.node.anchor.wait().await;
         courier::next(&self.node, peer, lane, room, |signed, lease| {
             let id = StatementId(Digest::of(&signed.body));
             let mut leases = self.on_the_way.lock().unwrap_or_else(|p| p.into_inner());

@@ -243,7 +243,14 @@ mod tests {
         let log = Log::open(&dir.path().join("log"), signer).unwrap();
         let queue: Arc<dyn Queue> = Arc::new(MemQueue::new());
         let key = Arc::new(keys("grand-dijon").gateway);
-        let started = Sequencer::start(log, queue.clone(), key, dir.path(), || NOW);
+        let started = Sequencer::start(
+            log,
+            queue.clone(),
+            key,
+            dir.path(),
+            crate::anchor::Anchor::open(),
+            || NOW,
+        );
         let (sequencer, thread) = started.unwrap();
         let agent = Hop::agent(party("grand-dijon"));
         sequencer.commit(accepted(&agent)).await.unwrap();

@@ -17,30 +17,34 @@ use passerelle_proto::v1::witness_server::WitnessServer;
 use passerelle_proto::v1::{self, entry::Event};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::admin::AdminService;
+use crate::anchor::{self, Anchor, Hold};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::disk;
-use crate::exchange::{GatewayExchange, software};
+use crate::exchange::GatewayExchange;
 use crate::expiry::{EXPIRY_EVERY, clear_partials, expire};
 use crate::log::{Fatal, Log};
 use crate::materials::Materials;
 use crate::metrics::{self, Gauge, Metrics};
-use crate::node::{Node, now};
+use crate::node::{Failure, Node, now};
 use crate::peers::Peers;
 use crate::queue::{ItemKey, PAGE_MAX, Queue, SledQueue};
 use crate::refusals::{RefusalBudget, WINDOW};
 use crate::sequencer::{OpenError, Sequencer};
 use crate::spool::{Spool, SpoolError};
-use crate::witness::{self, WitnessService};
+use crate::witness::{self, CHECKPOINT_EVERY, WitnessService};
 
 /// Exit code for a configuration, or a log, that cannot be used (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
+/// Exit code when a gateway stopped by itself and may be started again (`EX_SOFTWARE`).
+pub const EXIT_STOPPED: u8 = 70;
 
 /// Version of the data directory's layout.
 const FORMAT: &str = "1\n";
@@ -100,7 +104,7 @@ pub struct Gateway {
     address: SocketAddr,
     admin_socket: PathBuf,
     metrics: Option<SocketAddr>,
-    failure: watch::Receiver<Option<String>>,
+    failure: watch::Receiver<Option<Failure>>,
     grace: Duration,
     tasks: TaskTracker,
     streams: TaskTracker,
@@ -131,6 +135,10 @@ impl Gateway {
         };
         let stopped = |_| StartError::Queue("the start was interrupted".into());
         let (node, identity, thread) = opened.map_err(stopped)??;
+        let lonely = anchor::is_lonely(&node.sequencer.ledger().log)?;
+        if lonely && let Err(error) = anchor::lift(&node, Hold::Fresh).await {
+            node.fail(format!("the start was not recorded: {error}"));
+        }
         let exchange = GatewayExchange::new(node.clone());
         let reset = config.data_dir.join("reset.secret");
         let reset = reset_key(&reset).map_err(|why| StartError::Path { path: reset, why })?;
@@ -158,13 +166,6 @@ impl Gateway {
         serve_admin(&node, &tasks, &config.admin_socket)?;
         let metrics = serve_metrics(&node, &tasks, config.metrics_listen).await?;
         tasks.spawn(housekeeping(node.clone()));
-        let started = Event::Started(v1::StartedEvent {
-            software: software(),
-            convention: node.directory().convention().digest().0.to_vec(),
-        });
-        if let Err(error) = node.sequencer.commit(started).await {
-            node.fail(format!("the start was not recorded: {error}"));
-        }
         tracing::info!(party = %node.party, %address, "the gateway runs");
         let failure = node.failure.subscribe();
         Ok(Self {
@@ -197,11 +198,12 @@ impl Gateway {
     }
 
     /// Waits until the gateway must not go on, and says why.
-    pub async fn failed(&self) -> String {
+    pub async fn failed(&self) -> Failure {
         let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+        let found = failure.wait_for(Option::is_some).await;
+        match found.ok().and_then(|failure| failure.clone()) {
+            Some(failure) => failure,
+            None => std::future::pending().await,
         }
     }
 
@@ -216,15 +218,15 @@ impl Gateway {
         {
             tracing::warn!("transfers were broken off; they go on after the next start");
         }
+        let failure = self.failure.borrow().clone();
         let stopped = Event::Stopped(v1::StoppedEvent {
-            why: self.failure.borrow().clone().unwrap_or_default(),
+            why: failure.map_or(String::new(), |failure| failure.why),
         });
         let _ = self.node.sequencer.commit(stopped).await;
         self.node.sequencer.stop();
         let (node, thread) = (self.node.clone(), self.thread.take());
         let ended = tokio::task::spawn_blocking(move || {
-            let checkpoint = node.sequencer.ledger().log.checkpoint(now());
-            if let Err(error) = checkpoint {
+            if let Err(error) = node.checkpoint() {
                 tracing::error!(%error, "there is no last checkpoint");
             }
             if let Some(thread) = thread {
@@ -276,8 +278,8 @@ fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
     let dir = &config.data_dir;
     let log = Log::open(&dir.join("log"), materials.log_key)?;
     let queue = open_queue(&dir.join("queue"))?;
-    let (sequencer, thread) =
-        Sequencer::start(log, queue.clone(), materials.key.clone(), dir, now)?;
+    let (key, anchor) = (materials.key.clone(), Anchor::closed());
+    let (sequencer, thread) = Sequencer::start(log, queue.clone(), key, dir, anchor.clone(), now)?;
     let spool = Spool::open(&dir.join("spool"), config.limits)?;
     sweep(queue.as_ref(), &spool)?;
     let (failure, _) = watch::channel(None);
@@ -294,6 +296,7 @@ fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
         stop: CancellationToken::new(),
         failure,
         started: now(),
+        anchor,
         sequencer,
         queue,
         spool,
@@ -429,18 +432,40 @@ async fn housekeeping(node: Arc<Node>) {
     let mut fatal = node.sequencer.fatal();
     let mut gauges = tokio::time::interval(GAUGES_EVERY);
     let mut minute = tokio::time::interval(WINDOW);
+    let mut checkpoints = tokio::time::interval(CHECKPOINT_EVERY);
     let mut deadlines = tokio::time::interval(EXPIRY_EVERY);
+    // What waits for the log to be anchored is done once then, not once for every time missed.
+    for every in [&mut gauges, &mut minute, &mut checkpoints, &mut deadlines] {
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
     loop {
         tokio::select! {
             () = node.stop.cancelled() => return,
             _ = gauges.tick() => set_gauges(&node),
-            _ = minute.tick() => {
+            _ = checkpoints.tick() => keep_checkpoint(&node).await,
+            // Before that nothing can be recorded, and nothing is taken away.
+            _ = minute.tick(), if node.anchor.is_held() => {
                 record_counts(&node).await;
                 clear_partials(&node).await;
             }
-            _ = deadlines.tick() => expire(&node).await,
+            _ = deadlines.tick(), if node.anchor.is_held() => expire(&node).await,
             why = first(&mut fatal) => return node.fail(why),
         }
+    }
+}
+
+/// Signs a checkpoint when the log has grown: agents keep the newest one that they are shown.
+async fn keep_checkpoint(node: &Arc<Node>) {
+    let signing = node.clone();
+    let sign = move || {
+        let grown = {
+            let ledger = signing.sequencer.ledger();
+            ledger.log.size() > ledger.log.signed()
+        };
+        if grown { signing.checkpoint() } else { Ok(()) }
+    };
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(sign).await {
+        node.fail(error.to_string());
     }
 }
 
@@ -456,6 +481,8 @@ fn set_gauges(node: &Node) {
     let metrics = &node.metrics;
     let serving = node.failure.borrow().is_none();
     metrics.set(Gauge::Serving, &[], f64::from(u8::from(serving)));
+    let anchored = node.anchor.is_held();
+    metrics.set(Gauge::Anchored, &[], f64::from(u8::from(anchored)));
     metrics.set(
         Gauge::LogEntries,
         &[],

@@ -7,6 +7,7 @@
 
 mod acceptance;
 mod admin;
+mod anchor;
 mod breaker;
 mod clock;
 mod config;
@@ -29,14 +30,16 @@ mod sequencer;
 mod spool;
 mod witness;
 
+pub use anchor::Anchor;
 pub use breaker::{Breaker, FAILURES_UNTIL_OPEN, FIRST_RETRY, RETRY_MAX};
 pub use config::{Config, ConfigError, Limits};
-pub use gateway::{EXIT_CONFIG, Gateway, StartError};
+pub use gateway::{EXIT_CONFIG, EXIT_STOPPED, Gateway, StartError};
 pub use index::INDEX_SPAN;
 pub use log::{
     AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log, SEGMENT_LEN,
 };
 pub use metrics::{Counter, Gauge, Metrics};
+pub use node::Failure;
 pub use queue::{
     Applied, Change, Class, Counts, FoldError, Item, ItemKey, ItemState, ItemView, Items, Lease,
     LeaseToken, MemQueue, PAGE_MAX, Queue, QueueError, Settle, SledQueue, StoreError, fold,

@@ -73,15 +73,20 @@ pub enum Fatal {
         signed: u64,
     },
     /// The entries do not lead to a root that was signed or cosigned.
-    #[error("the first {size} entries hash to {found}, and {by} has signed {signed}: {remedy}")]
+    #[error(
+        "our first {size} entries have the root {found}, and {by} is of {signed_size} entries with \
+         the root {signed}: {remedy}"
+    )]
     Fork {
         /// Size of the tree.
         size: u64,
         /// Root found.
         found: Digest,
+        /// Size of the tree that was signed.
+        signed_size: u64,
         /// Root signed.
         signed: Digest,
-        /// Who has signed it.
+        /// What bears it, "the checkpoint that grand-dijon/gateway keeps".
         by: String,
         /// What to do.
         remedy: &'static str,
@@ -125,6 +130,8 @@ pub struct Log {
     tiles: Tiles,
     segment: Segment,
     segment_len: u64,
+    // Entries under our newest checkpoint.
+    signed: u64,
 }
 
 impl Log {
@@ -168,8 +175,9 @@ impl Log {
             tiles,
             segment,
             segment_len,
+            signed: 0,
         };
-        log.compare_with_checkpoint()?;
+        log.signed = log.compare_with_checkpoint()?;
         log.compare_with_cosigned(&cosigned)?;
         log.reserve_next()?;
         Ok(log)
@@ -203,11 +211,12 @@ impl Log {
         Ok(())
     }
 
-    fn compare_with_checkpoint(&self) -> Result<(), Fatal> {
+    /// Entries under the checkpoint that was signed last.
+    fn compare_with_checkpoint(&self) -> Result<u64, Fatal> {
         let path = self.dir.join("checkpoint");
         let note = match fs::read(&path) {
             Ok(note) => note,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(source) => return Err(Fatal::Io { path, source }),
         };
         let checkpoint = Checkpoint::verify(&note, self.signer.verifier())?;
@@ -217,7 +226,8 @@ impl Log {
                 signed: checkpoint.size,
             });
         }
-        self.compare(&checkpoint, "our own checkpoint")
+        self.compare(&checkpoint, "our own checkpoint")?;
+        Ok(checkpoint.size)
     }
 
     /// Compares a checkpoint of this log that somebody keeps with what the log holds.
@@ -229,8 +239,9 @@ impl Log {
             return Err(Fatal::Fork {
                 size: self.size(),
                 found: self.root(),
+                signed_size: kept.size,
                 signed: kept.root,
-                by: format!("{by}, who knows {} entries,", kept.size),
+                by: by.to_owned(),
                 remedy: "entries are missing here; restore the newest copy of the log, or \
                          reconcile",
             });
@@ -241,6 +252,7 @@ impl Log {
             false => Err(Fatal::Fork {
                 size: kept.size,
                 found,
+                signed_size: kept.size,
                 signed: kept.root,
                 by: by.to_owned(),
                 remedy: "this is another history; restore the log that was signed, or reconcile",
@@ -348,7 +360,13 @@ impl Log {
         let note = self.checkpoint_value().sign(&self.signer, now)?;
         let path = self.dir.join("checkpoint");
         disk::replace(&path, &note).map_err(io_at(&path))?;
+        self.signed = self.size();
         Ok(note)
+    }
+
+    /// Entries under our newest checkpoint.
+    pub fn signed(&self) -> u64 {
+        self.signed
     }
 
     fn checkpoint_value(&self) -> Checkpoint {

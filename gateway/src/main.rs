@@ -5,12 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use passerelle_gateway::{Config, EXIT_CONFIG, Gateway, StartError};
+use passerelle_gateway::{Config, EXIT_CONFIG, EXIT_STOPPED, Gateway, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Exit code when the gateway stopped by itself (`EX_SOFTWARE` of sysexits.h).
-const EXIT_STOPPED: u8 = 70;
 /// Threads that run tasks; file and signature work has threads of its own.
 const WORKER_THREADS: usize = 2;
 
@@ -94,9 +92,10 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        why = gateway.failed() => {
+        failure = gateway.failed() => {
             gateway.stop().await;
-            return Err(why);
+            eprintln!("passerelle-gateway: {}", failure.why);
+            return Ok(ExitCode::from(failure.exit));
         }
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

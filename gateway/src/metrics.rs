@@ -41,6 +41,8 @@ pub enum Counter {
 pub enum Gauge {
     /// 1 while packages are accepted.
     Serving,
+    /// 1 once a copy of the log has been shown that is a prefix of it.
+    Anchored,
     /// Unfinished items, by `peer`.
     QueueItems,
     /// Age of the oldest unfinished item in seconds, by `peer`.
@@ -110,11 +112,17 @@ const COUNTERS: [(Counter, &str, &str); 8] = [
     ),
 ];
 
-const GAUGES: [(Gauge, &str, &str); 13] = [
+const GAUGES: [(Gauge, &str, &str); 14] = [
     (
         Gauge::Serving,
         "passerelle_serving",
         "1 while packages are accepted; 0: alert at once.",
+    ),
+    (
+        Gauge::Anchored,
+        "passerelle_anchored",
+        "1 once a partner or our own agent has shown a copy of the audit log that is a prefix of it; \
+         0: packages are put off. Alert after a minute.",
     ),
     (
         Gauge::QueueItems,

@@ -15,8 +15,11 @@ use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::anchor::Anchor;
 use crate::clock::Clock;
 use crate::config::Limits;
+use crate::gateway::{EXIT_CONFIG, EXIT_STOPPED};
+use crate::log::Fatal;
 use crate::metrics::{Counter, Metrics};
 use crate::peers::Peers;
 use crate::queue::Queue;
@@ -31,6 +34,7 @@ pub(crate) struct Node {
     pub(crate) limits: Limits,
     pub(crate) key: Arc<SigningKey>,
     pub(crate) trust: TrustStore,
+    pub(crate) anchor: Arc<Anchor>,
     pub(crate) sequencer: Sequencer,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) spool: Arc<Spool>,
@@ -39,8 +43,18 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     pub(crate) refusals: Mutex<RefusalBudget>,
     pub(crate) stop: CancellationToken,
-    pub(crate) failure: watch::Sender<Option<String>>,
+    pub(crate) failure: watch::Sender<Option<Failure>>,
     pub(crate) started: Timestamp,
+}
+
+/// Why a gateway stops by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// In words.
+    pub why: String,
+    /// What its process says with its exit code: [`EXIT_CONFIG`] when a person has to look before
+    /// the next start, else [`EXIT_STOPPED`].
+    pub exit: u8,
 }
 
 /// The wall clock.
@@ -59,13 +73,31 @@ impl Node {
 
     /// Stops the gateway: it must not go on.
     pub(crate) fn fail(&self, why: impl Into<String>) {
-        let why = why.into();
+        self.end(why.into(), EXIT_STOPPED);
+    }
+
+    /// Stops the gateway: its log is not the one that others know. Nothing is appended any more,
+    /// not even that it stops.
+    pub(crate) fn fail_forked(&self, fatal: &Fatal) {
+        self.anchor.forked();
+        self.end(format!("log: {fatal}"), EXIT_CONFIG);
+    }
+
+    fn end(&self, why: String, exit: u8) {
         tracing::error!(%why, "the gateway stops");
         self.failure.send_if_modified(|failure| {
             let first = failure.is_none();
-            failure.get_or_insert(why);
+            failure.get_or_insert(Failure { why, exit });
             first
         });
+    }
+
+    /// Signs a checkpoint of the log as it stands, unless it is not anchored. Blocks.
+    pub(crate) fn checkpoint(&self) -> Result<(), Fatal> {
+        match self.anchor.is_held() {
+            true => self.sequencer.ledger().log.checkpoint(now()).map(drop),
+            false => Ok(()),
+        }
     }
 
     /// Where our log stands as files.
@@ -129,9 +161,17 @@ impl Node {
     ) {
         let class = reason.as_str_name();
         self.metrics.add(Counter::Refusals, &[("reason", class)], 1);
+        // What cannot be appended yet is counted, and recorded as a count later.
+        let held = self.anchor.is_held();
         let admitted = {
             let mut budget = self.refusals.lock().unwrap_or_else(|p| p.into_inner());
-            budget.admit(peer, class, Instant::now())
+            match held {
+                true => budget.admit(peer, class, Instant::now()),
+                false => {
+                    budget.count(class);
+                    false
+                }
+            }
         };
         if !admitted {
             return;

@@ -20,6 +20,7 @@ use passerelle_proto::{
 use prost::Message;
 use tokio::sync::{oneshot, watch};
 
+use crate::anchor::Anchor;
 use crate::index::PackageIndex;
 use crate::log::{AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log};
 use crate::queue::{Queue, QueueError};
@@ -66,12 +67,17 @@ pub enum SubmitError {
     /// No room for the next segment of the log; try again later.
     #[error("no room for the log: make room on the disk")]
     Full,
+    /// Nobody has shown yet that this log is the one that others know.
+    #[error("the log is not anchored: nobody has shown a copy of it yet")]
+    Unanchored,
     /// The gateway is stopping, or has stopped for a reason that it has shown.
     #[error("the gateway has stopped")]
     Stopped,
 }
 
 enum Draft {
+    // What a start appends first: it passes the gate.
+    First(Box<Event>),
     Event(Box<Event>),
     Accept(Box<dyn Acceptance>),
 }
@@ -112,6 +118,7 @@ pub struct Sequencer {
 }
 
 struct Worker {
+    anchor: Arc<Anchor>,
     ledger: Arc<Mutex<Ledger>>,
     queue: Arc<dyn Queue>,
     key: Arc<SigningKey>,
@@ -155,6 +162,7 @@ impl Sequencer {
         queue: Arc<dyn Queue>,
         key: Arc<SigningKey>,
         dir: &Path,
+        anchor: Arc<Anchor>,
         clock: fn() -> Timestamp,
     ) -> Result<(Self, JoinHandle<()>), OpenError> {
         let failed = |what| move |source| OpenError::Io { what, source };
@@ -168,6 +176,7 @@ impl Sequencer {
         let ledger = Arc::new(Mutex::new(ledger));
         let (sender, receiver) = sync_channel(WAITING_MAX);
         let worker = Worker {
+            anchor,
             ledger: ledger.clone(),
             queue,
             key,
@@ -197,6 +206,14 @@ impl Sequencer {
     /// [`SubmitError`]; nothing was committed then.
     pub async fn commit(&self, event: Event) -> Result<Committed, SubmitError> {
         self.submit(Draft::Event(Box::new(event))).await
+    }
+
+    /// Commits one of the first entries of a start, before anything else may be appended.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was committed then.
+    pub(crate) async fn begin(&self, event: Event) -> Result<Committed, SubmitError> {
+        self.submit(Draft::First(Box::new(event))).await
     }
 
     /// Accepts a package, with a signed receipt that names its index in the log.
@@ -272,10 +289,10 @@ impl Worker {
         while let Ok(first) = submissions.recv() {
             let mut batch = Vec::new();
             let mut bytes = 0;
-            let mut stop = !take(first, &mut batch, &mut bytes);
+            let mut stop = !self.take(first, &mut batch, &mut bytes);
             while !stop && batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_LEN_MAX / 2 {
                 match submissions.try_recv() {
-                    Ok(next) => stop = !take(next, &mut batch, &mut bytes),
+                    Ok(next) => stop = !self.take(next, &mut batch, &mut bytes),
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => stop = true,
                 }
@@ -295,6 +312,30 @@ impl Worker {
         if let Err(error) = recovery::write_chain(&self.chain_path, size, &self.chain) {
             tracing::warn!(%error, "the sequence of statements is read from the log next time");
         }
+    }
+
+    /// Puts a submission into the batch; `false` when it is the last one.
+    fn take(&self, submission: Submission, batch: &mut Vec<Waiting>, bytes: &mut usize) -> bool {
+        let (draft, answer) = match submission {
+            Submission::Stop => return false,
+            Submission::Draft(draft, answer) => (draft, answer),
+        };
+        let (passes, length) = match &draft {
+            Draft::First(event) => (self.anchor.may_begin(), entry_len(event)),
+            Draft::Event(event) => (self.anchor.is_held(), entry_len(event)),
+            Draft::Accept(_) => (self.anchor.is_held(), 2 * RECEIPT_LEN_MAX),
+        };
+        let refused = match length > ENTRY_LEN_MAX {
+            _ if !passes => SubmitError::Unanchored,
+            true => SubmitError::TooLong(length),
+            false => {
+                *bytes += length;
+                batch.push((draft, answer));
+                return true;
+            }
+        };
+        let _ = answer.send(Err(refused));
+        true
     }
 
     /// Commits a batch and answers everybody in it.
@@ -349,7 +390,7 @@ impl Worker {
         let mut accepted = BTreeSet::new();
         for (draft, answer) in batch {
             match draft {
-                Draft::Event(event) => kept.push((Ok(event), answer)),
+                Draft::First(event) | Draft::Event(event) => kept.push((Ok(event), answer)),
                 Draft::Accept(mut acceptance) => {
                     let drafted = match acceptance.draft(index, self.last) {
                         Err(why) => Err(SubmitError::Denied(why)),
@@ -412,25 +453,6 @@ fn is_accepted(
         }
     }
     Ok(!accepted.insert(draft.package))
-}
-
-/// Puts a submission into the batch; `false` when it is the last one.
-fn take(submission: Submission, batch: &mut Vec<Waiting>, bytes: &mut usize) -> bool {
-    let (draft, answer) = match submission {
-        Submission::Stop => return false,
-        Submission::Draft(draft, answer) => (draft, answer),
-    };
-    let length = match &draft {
-        Draft::Event(event) => entry_len(event),
-        Draft::Accept(_) => 2 * RECEIPT_LEN_MAX,
-    };
-    if length > ENTRY_LEN_MAX {
-        let _ = answer.send(Err(SubmitError::TooLong(length)));
-        return true;
-    }
-    *bytes += length;
-    batch.push((draft, answer));
-    true
 }
 
 /// Length of an entry with this event; the time is counted with the most it can take.

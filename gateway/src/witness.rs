@@ -21,7 +21,7 @@ use crate::metrics::Gauge;
 use crate::node::{Node, now, read_if_there};
 
 /// Shortest time between two checkpoints.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for a witness.
 const WITNESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Entries looked at to see whether there is anything new to cosign.
@@ -47,6 +47,11 @@ impl Witness for WitnessService {
         if peer.hop.role != Role::Gateway {
             return Err(Status::permission_denied(
                 "only gateways have a log to cosign",
+            ));
+        }
+        if !self.0.anchor.soon().await {
+            return Err(Status::unavailable(
+                "nobody has shown a copy of our own log since our start: ask again",
             ));
         }
         let (node, party) = (self.0.clone(), peer.hop.party);
@@ -108,6 +113,11 @@ pub(crate) async fn keep_cosigned(node: Arc<Node>, mut connection: Connection) {
     let party = connection.peer().hop.party.clone();
     let client = WitnessClient::with_origin(connection.channel(), connection.origin());
     let mut size = node.sequencer.size();
+    tokio::select! {
+        () = node.anchor.wait() => {}
+        _ = connection.closed() => return,
+        () = node.stop.cancelled() => return,
+    }
     loop {
         let asked = ask(&node, &party, client.clone()).await;
         if let Err(why) = asked {

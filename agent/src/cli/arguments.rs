@@ -62,7 +62,8 @@ Example:
     #[command(after_help = "\
 Example:
   passerelle audit log --config gateway.toml --follow
-  passerelle audit verify /var/lib/passerelle/log --config gateway.toml")]
+  passerelle audit verify /var/lib/passerelle/log --config gateway.toml
+  passerelle audit anchor --without-witness --config gateway.toml")]
     Audit {
         #[command(subcommand)]
         command: AuditCommand,
@@ -224,6 +225,25 @@ Example:
 Example:
   passerelle audit verify /var/lib/passerelle/log --config gateway.toml --signatures")]
     Verify(VerifyArguments),
+    /// Take a gateway's log for the one that others know, although nobody shows a copy of it.
+    #[command(after_help = "\
+Example:
+  passerelle audit anchor --without-witness --config gateway.toml
+
+After a start a gateway accepts nothing until a partner's gateway, or an agent of its own party, has
+shown the checkpoint of its log that it keeps: only that tells a log that was put back to an earlier
+state. It happens by itself when one of them connects. Use this command where none of them can,
+after you have made sure that the log is the newest one. It is logged, as the first entry.")]
+    Anchor(AnchorArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AnchorArguments {
+    #[command(flatten)]
+    pub(super) daemon: DaemonArguments,
+    /// Yes: you answer for the log yourself.
+    #[arg(long, required = true)]
+    pub(super) without_witness: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,15 +1,19 @@
 //! `passerelle audit`: the entries of a gateway's log, and whether its files can be believed.
 
-use passerelle_proto::PackagePrefix;
-use passerelle_proto::v1::LogRequest;
+use std::fmt::{self, Display};
 
-use super::arguments::{LogArguments, VerifyArguments};
+use passerelle_proto::PackagePrefix;
+use passerelle_proto::v1::{AnchorRequest, LogRequest};
+use serde::Serialize;
+
+use super::arguments::{AnchorArguments, LogArguments, VerifyArguments};
 use super::configured::Configured;
 use super::endpoint::{Daemon, refused};
 use super::failure::{Exit, Failure};
 use super::output::Output;
+use super::quantity::hex;
 use super::verification::verify_log_directory;
-use super::wording::EntryView;
+use super::wording::{EntryView, count};
 
 /// Shows entries as they come.
 pub(super) async fn log(arguments: &LogArguments, output: &mut Output<'_>) -> Result<(), Failure> {
@@ -51,6 +55,47 @@ pub(super) async fn log(arguments: &LogArguments, output: &mut Output<'_>) -> Re
         }
     }
     Ok(())
+}
+
+#[derive(Debug, Serialize)]
+struct Anchored {
+    before: bool,
+    anchored_by: String,
+    log_size: u64,
+    log_root: String,
+}
+
+impl Display for Anchored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = &self.anchored_by;
+        match self.before {
+            true => writeln!(f, "nothing was done: the log is anchored already, by {by}")?,
+            false => writeln!(
+                f,
+                "the log is anchored by {by}; packages are accepted again"
+            )?,
+        }
+        let entries = count(self.log_size, "entry", "entries");
+        writeln!(f, "  {entries}, root {}", self.log_root)
+    }
+}
+
+/// Takes a gateway's log for the one that others know.
+pub(super) async fn anchor(
+    arguments: &AnchorArguments,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let why = "the log is kept by gateways";
+    let mut gateway = Daemon::gateway(&arguments.daemon, why).await?;
+    let without_witness = arguments.without_witness;
+    let answer = gateway.anchor(AnchorRequest { without_witness }).await;
+    let answer = answer.map_err(|status| refused(&status))?.into_inner();
+    output.answer(&Anchored {
+        before: answer.before,
+        anchored_by: answer.anchored_by,
+        log_size: answer.log_size,
+        log_root: hex(&answer.log_root),
+    })
 }
 
 /// Verifies a log's directory.

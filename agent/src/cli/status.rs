@@ -143,6 +143,8 @@ struct GatewayView {
     convention_version: u64,
     log_size: u64,
     log_root: String,
+    anchored: bool,
+    anchored_by: String,
     waiting_items: u64,
     spool_bytes: u64,
     peers: Vec<PeerView>,
@@ -180,11 +182,20 @@ impl GatewayView {
             convention_version: answer.convention_version,
             log_size: answer.log_size,
             log_root: hex(&answer.log_root),
+            anchored: answer.anchored,
+            anchored_by: answer.anchored_by,
             waiting_items: answer.waiting_items,
             spool_bytes: answer.spool_bytes,
         }
     }
 }
+
+/// What a gateway waits for that nobody has shown a copy of its log.
+const UNANCHORED: &str = concat!(
+    "  anchored     no: since its start nobody has shown a copy of this log: packages are put off;\n",
+    "               a partner's gateway, or an agent of this party, does so when it connects.\n",
+    "               Where none can: passerelle audit anchor --without-witness\n",
+);
 
 impl Display for GatewayView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -202,6 +213,10 @@ impl Display for GatewayView {
         let root = self.log_root.get(..16).unwrap_or_default();
         let entries = count(self.log_size, "entry", "entries");
         writeln!(f, "  log          {entries}, root {root}…")?;
+        match self.anchored {
+            true => writeln!(f, "  anchored     yes, by {}", self.anchored_by)?,
+            false => f.write_str(UNANCHORED)?,
+        }
         for cosigned in &self.cosigned {
             let at = When(cosigned.at_ms);
             writeln!(

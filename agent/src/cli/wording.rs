@@ -205,7 +205,7 @@ fn told(event: &Event) -> Told {
             }
             ("refused", e.package.clone(), says)
         }
-        Event::Started(e) => ("started", Vec::new(), format!("started as {}", e.software)),
+        Event::Started(e) => ("started", Vec::new(), started(e)),
         Event::Stopped(e) if e.why.is_empty() => {
             ("stopped", Vec::new(), "stopped in good order".into())
         }
@@ -235,8 +235,26 @@ fn told(event: &Event) -> Told {
             ("counted", Vec::new(), says)
         }
         Event::Operator(e) => {
-            let says = format!("operator {} did: {}", short(&e.operator), e.act);
+            let who = match e.operator.as_slice() {
+                [] => "an operator of this machine".to_owned(),
+                key => format!("operator {}", short(key)),
+            };
+            let says = format!("{who} did: {}", e.act);
             ("operator", e.package.clone(), says)
+        }
+    }
+}
+
+fn started(event: &v1::StartedEvent) -> String {
+    let software = &event.software;
+    match &event.anchored_by {
+        None => format!("started as {software}"),
+        by => {
+            let entries = count(event.anchored_size, "entry", "entries");
+            format!(
+                "started as {software}; {} keeps a copy of {entries}",
+                hop(by)
+            )
         }
     }
 }
