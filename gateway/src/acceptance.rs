@@ -12,6 +12,7 @@ use passerelle_proto::{
     Denial, Digest, Facts, Hop, INLINE_LEN_MAX, PackageId, PartyId, Permit, Place, StatementDraft,
     Timestamp, UntrustedManifest, VerifiedManifest, decide,
 };
+use prost::Message;
 use tonic::async_trait;
 
 use crate::metrics::Counter;
@@ -342,6 +343,14 @@ impl Taking {
     }
 }
 
+fn is_busy(answer: &Answer) -> bool {
+    let Answer::Statement(signed) = answer else {
+        return false;
+    };
+    let said = v1::Statement::decode(signed.body.as_slice());
+    said.is_ok_and(|said| matches!(said.what, Some(What::Busy(_))))
+}
+
 /// The second decision, and the entry.
 struct Accepting {
     node: Arc<Node>,
@@ -457,7 +466,8 @@ impl Incoming for Transfer {
         let location = self.blocking(Partial::finish).await.ok()?;
         let partial = self.partial.take();
         let answer = self.taking.commit(location).await?;
-        if let Some(partial) = partial {
+        // What is put off stays a transfer: the next offer finds every byte.
+        if let Some(partial) = partial.filter(|_| !is_busy(&answer)) {
             let marked = tokio::task::spawn_blocking(move || partial.accepted()).await;
             if let Ok(Err(error)) = marked {
                 tracing::warn!(%error, "the mark of a transfer stays");

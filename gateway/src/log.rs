@@ -74,7 +74,7 @@ pub enum Fatal {
     },
     /// The entries do not lead to a root that was signed or cosigned.
     #[error(
-        "our first {size} entries have the root {found}, and {by} is of {signed_size} entries with \
+        "our first {size} entries have the root {found}, and {by} covers {signed_size} entries with \
          the root {signed}: {remedy}"
     )]
     Fork {

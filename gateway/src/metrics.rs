@@ -121,8 +121,8 @@ const GAUGES: [(Gauge, &str, &str); 14] = [
     (
         Gauge::Anchored,
         "passerelle_anchored",
-        "1 once a partner or our own agent has shown a copy of the audit log that is a prefix of it; \
-         0: packages are put off. Alert after a minute.",
+        "1 once a partner or our own agent has shown a copy of the audit log since the start; 0: \
+         packages are put off. Alert after a minute.",
     ),
     (
         Gauge::QueueItems,

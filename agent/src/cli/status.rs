@@ -192,9 +192,9 @@ impl GatewayView {
 
 /// What a gateway waits for that nobody has shown a copy of its log.
 const UNANCHORED: &str = concat!(
-    "  anchored     no: since its start nobody has shown a copy of this log: packages are put off;\n",
-    "               a partner's gateway, or an agent of this party, does so when it connects.\n",
-    "               Where none can: passerelle audit anchor --without-witness\n",
+    "  anchored     no: nobody has shown a copy of this log since its start, so packages are\n",
+    "               put off. A partner's gateway, or an agent of this party, shows one when it\n",
+    "               connects; where none can: passerelle audit anchor --without-witness\n",
 );
 
 impl Display for GatewayView {
