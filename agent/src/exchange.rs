@@ -527,6 +527,8 @@ impl Outbound for Handing {
             && let Some(What::Busy(busy)) = body.what
         {
             let after = Duration::from_millis(busy.retry_after_ms).clamp(RETRY, RETRY_MAX);
+            let (package, why) = (self.sent.manifest.id().short(), busy.reason().as_str_name());
+            tracing::info!(package, why, ?after, "put off by the gateway");
             return self.put_back(Some(after));
         }
         let (node, peer) = (self.node.clone(), self.peer.clone());

@@ -167,6 +167,9 @@ impl Gateway {
         let metrics = serve_metrics(&node, &tasks, config.metrics_listen).await?;
         tasks.spawn(housekeeping(node.clone()));
         tracing::info!(party = %node.party, %address, "the gateway runs");
+        if !node.anchor.is_held() {
+            tracing::info!("packages are put off until somebody shows a copy of the log");
+        }
         let failure = node.failure.subscribe();
         Ok(Self {
             node,

@@ -74,8 +74,8 @@ pub enum Fatal {
     },
     /// The entries do not lead to a root that was signed or cosigned.
     #[error(
-        "our first {size} entries have the root {found}, and {by} covers {signed_size} entries with \
-         the root {signed}: {remedy}"
+        "our first {size} entries have the root {found}, and {by} covers {signed_size} entries \
+         with the root {signed}: {remedy}"
     )]
     Fork {
         /// Size of the tree.

@@ -143,7 +143,8 @@ fn a_log_shorter_than_its_checkpoint_is_not_believed() {
     let refused = refused.to_string();
     let (ours, theirs) = (rolled_back.root(), later.root);
     let start = format!(
-        "our first 7 entries have the root {ours}, and a copy covers 14 entries with the root {theirs}"
+        "our first 7 entries have the root {ours}, \
+         and a copy covers 14 entries with the root {theirs}"
     );
     assert!(refused.starts_with(&start), "{refused}");
 }
