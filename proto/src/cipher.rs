@@ -133,10 +133,14 @@ pub(crate) fn seal_chunk(chunk_secret: &Secret, plain: &[u8]) -> SealedChunk {
         Some(bytes) => (ZSTD, bytes.as_slice()),
         None => (RAW, plain),
     };
+    seal_payload(chunk_secret, codec, plain.len() as u32, payload)
+}
+
+fn seal_payload(chunk_secret: &Secret, codec: u8, plain_len: u32, payload: &[u8]) -> SealedChunk {
     let padded = padme(CHUNK_HEADER_LEN + payload.len());
     let mut input = Vec::with_capacity(padded + TAG_LEN);
     input.push(codec);
-    input.extend_from_slice(&(plain.len() as u32).to_be_bytes());
+    input.extend_from_slice(&plain_len.to_be_bytes());
     input.extend_from_slice(payload);
     input.resize(padded, 0);
     let digest = Digest::of(&input);
@@ -144,6 +148,13 @@ pub(crate) fn seal_chunk(chunk_secret: &Secret, plain: &[u8]) -> SealedChunk {
         ciphertext: seal_once(&chunk_key(chunk_secret, &digest), input),
         digest,
     }
+}
+
+/// A chunk that decompresses to `plain` and declares another length.
+#[cfg(any(test, feature = "fixture"))]
+pub(crate) fn seal_bomb(chunk_secret: &Secret, plain: &[u8], declared: u32) -> SealedChunk {
+    let payload = zstd::bulk::compress(plain, ZSTD_LEVEL).unwrap_or_default();
+    seal_payload(chunk_secret, ZSTD, declared, &payload)
 }
 
 /// Why a chunk does not open.

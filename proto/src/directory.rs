@@ -80,7 +80,8 @@ pub struct SigningKeyEntry {
     pub roles: Vec<KeyRole>,
     /// First instant at which it may be used.
     pub not_before: Timestamp,
-    /// Last instant at which it may be used.
+    /// Last instant at which it may be used: as listed, and no later than the end of the sheet
+    /// or the issue of a newer one that leaves it out.
     pub not_after: Timestamp,
     /// From when on it is not to be believed.
     pub revoked: Option<Timestamp>,

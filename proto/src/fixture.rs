@@ -5,6 +5,7 @@
 
 use std::io::Cursor;
 
+pub use crate::seal::forgery::{Flaw, forge};
 use crate::v1::Kind;
 use crate::{
     Convention, Directory, EntryName, FlowId, KeyRole, Note, PartyId, RecipientSecret, Role, Roots,

@@ -3,6 +3,8 @@
 //! Chunks are written first, behind room that is reserved for the head; the head follows when all
 //! digests are known. Nothing is held that grows with the package but 68 bytes per chunk.
 
+#[cfg(any(test, feature = "fixture"))]
+pub(crate) mod forgery;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use prost::Message;
@@ -242,7 +244,8 @@ impl<'a> Sealing<'a> {
             progress(done);
         }
         let description = self.description(&plain.digests);
-        let (manifest, layout) = self.write_head(&description.encode_to_vec(), room, pack)?;
+        let encoded = description.encode_to_vec();
+        let (manifest, layout) = self.write_head(&encoded, &encoded, room, pack)?;
         Ok(Sealed {
             manifest,
             layout,
@@ -307,14 +310,16 @@ impl<'a> Sealing<'a> {
         }
     }
 
+    /// `committed` is what the manifest commits to: the description, unless a test forges it.
     fn write_head(
         &self,
         description: &[u8],
+        committed: &[u8],
         room: u64,
         pack: &mut (impl Write + Seek),
     ) -> Result<(VerifiedManifest, PackLayout), SealError> {
         let salt = self.randomness.salt;
-        let content_commit = cipher::content_commit(&salt, description);
+        let content_commit = cipher::content_commit(&salt, committed);
         let index = v1::Index {
             description: description.to_vec(),
             salt: salt.to_vec(),

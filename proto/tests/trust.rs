@@ -188,9 +188,11 @@ fn a_restart_knows_the_keys_and_revocations_of_earlier_sheets() {
         reason: "lost".into(),
     });
     second.keys.clear();
+    second.issued = NOW;
     let third = Sheet {
         seq: 3,
         keys: Vec::new(),
+        issued: NOW,
         ..fixture::sheet("caf21")
     };
     let notes = [second, third].map(|sheet| sheet.sign(&caf.root).unwrap());
@@ -205,6 +207,23 @@ fn a_restart_knows_the_keys_and_revocations_of_earlier_sheets() {
         let revoked = revoked.unwrap().revoked;
         assert_eq!(revoked, Some(NOW));
     }
+}
+
+#[test]
+fn a_key_that_the_newer_sheet_leaves_out_signs_nothing_made_after_it() {
+    let world = world();
+    let caf = keys("caf21");
+    let mut sheet = second_sheet("caf21");
+    sheet
+        .keys
+        .retain(|listed| listed.key.id() != caf.agent.id());
+    sheet.issued = NOW;
+    let before = newer(&world.directory, &sheet.sign(&caf.root).unwrap());
+    assert_eq!(judged(&before, &caf.agent), Ok(()));
+    sheet.seq = 3;
+    sheet.issued = NOW.saturating_sub(DAY);
+    let after = newer(&before, &sheet.sign(&caf.root).unwrap());
+    assert_eq!(judged(&after, &caf.agent), Err(Reason::SignerExpired));
 }
 
 #[test]

@@ -215,6 +215,10 @@ impl Known {
             keys.insert(key, entry);
         }
         for (key, entry) in keys {
+            // Rotation needs no revocation: what is left out signs nothing more from then on.
+            if !sheet.keys.iter().any(|listed| listed.key.id() == *key) {
+                entry.not_after = entry.not_after.min(sheet.issued);
+            }
             // A revocation is not undone by a sheet that does not speak of it.
             entry.revoked = sheet.revoked(key).or(entry.revoked);
         }
