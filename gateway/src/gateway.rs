@@ -222,6 +222,7 @@ impl Gateway {
             tracing::warn!("transfers were broken off; they go on after the next start");
         }
         let failure = self.failure.borrow().clone();
+        record_counts(&self.node).await;
         let stopped = Event::Stopped(v1::StoppedEvent {
             why: failure.map_or(String::new(), |failure| failure.why),
         });

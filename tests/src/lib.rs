@@ -8,6 +8,7 @@ mod deadline;
 mod laboratory;
 mod process;
 mod proxy;
+mod rogue;
 
 pub use deadline::eventually;
 pub use laboratory::{
@@ -16,3 +17,4 @@ pub use laboratory::{
 };
 pub use process::{Program, Running, binary};
 pub use proxy::CountingProxy;
+pub use rogue::{Outcome, Rogue};

@@ -231,7 +231,7 @@ fn told(event: &Event) -> Told {
         ),
         Event::Cosigned(e) => ("cosigned", Vec::new(), cosigned(e)),
         Event::Counted(e) => {
-            let says = format!("{} refused before a peer was known: {}", e.count, e.class);
+            let says = format!("{} more were refused: {}", e.count, e.class);
             ("counted", Vec::new(), says)
         }
         Event::Operator(e) => {
