@@ -129,8 +129,10 @@ impl Stream {
             return;
         };
         tracing::info!(%peer, %error, "a stream has ended");
-        if let (SessionError::Stalled, Some(ending)) = (&error, &self.ending) {
-            // What waits for a peer that does not read is freed with the connection only.
+        let at_fault = matches!(error, SessionError::Stalled | SessionError::Fault(_));
+        if let (true, Some(ending)) = (at_fault, &self.ending) {
+            // What waits for a peer that does not read is freed with the connection only, and one
+            // that breaks the protocol, and was told so, may not be reading either.
             ending.cut.cancel();
         }
     }

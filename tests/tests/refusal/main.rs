@@ -6,4 +6,5 @@ mod contents;
 mod manifests;
 mod scene;
 mod slowness;
+mod strangers;
 mod transfers;

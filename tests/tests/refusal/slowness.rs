@@ -10,9 +10,10 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http_body::Frame as Data;
 use http_body_util::{BodyExt, StreamBody};
-use passerelle_link::Connection;
+use passerelle_link::{Connection, TransportChoice};
+use passerelle_proto::Role;
 use passerelle_proto::v1::{self, Frame, Lane, frame};
-use passerelle_tests::{CAF_GATEWAY, LIMIT};
+use passerelle_tests::{CAF_GATEWAY, Rogue};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,6 +30,8 @@ const ENDED_WITHIN: Duration = Duration::from_secs(20);
 const OFFERS: u32 = 20_000;
 /// Most memory that the gateway may have used meanwhile, in bytes.
 const MEMORY_MAX: u64 = 128 << 20;
+/// What is said of a peer whose answers wait.
+const UNREAD: &str = "offers without an answer";
 
 #[test]
 fn one_byte_a_second_before_the_handshake_loses_the_connection() {
@@ -74,80 +77,103 @@ async fn by_hand(connection: &Connection, bytes: mpsc::Receiver<Bytes>) -> Body 
         .header("passerelle-lane", "control")
         .body(Body::new(StreamBody::new(said)))
         .unwrap();
-    connection
-        .channel()
-        .call(request)
-        .await
-        .unwrap()
-        .into_body()
+    let mut channel = connection.channel();
+    let ready = std::future::poll_fn(|context| channel.poll_ready(context));
+    ready.await.unwrap();
+    channel.call(request).await.unwrap().into_body()
+}
+
+fn dial(scene: &Scene, transport: TransportChoice) -> Rogue {
+    Rogue::dial_over(
+        &scene.lab,
+        "caf21",
+        Role::Agent,
+        "caf21",
+        Lane::Control,
+        transport,
+    )
+}
+
+const BOTH: [TransportChoice; 2] = [TransportChoice::Quic, TransportChoice::Tcp];
+
+/// Says one byte a second until nobody listens any more.
+async fn whisper(connection: &Connection, hello: Vec<u8>, slowly: Vec<u8>) {
+    let (say, said) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(BYTE_EVERY);
+        let _ = say.send(hello.into()).await;
+        for byte in slowly {
+            every.tick().await;
+            if say.send(Bytes::from(vec![byte])).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut heard = by_hand(connection, said).await;
+    while let Some(Ok(_)) = heard.frame().await {}
 }
 
 #[test]
 fn one_byte_a_second_within_a_stream_ends_the_stream() {
     let scene = Scene::start();
-    let mut rogue = scene.rogue(Lane::Control);
-    let hello = grpc(frame::Frame::Hello(rogue.hello(Lane::Control)));
-    let offer = scene.small(&scene.plan(), &scene.key);
-    let slowly = grpc(frame::Frame::Offer(v1::Offer {
-        slot: 1,
+    for transport in BOTH {
+        let rogue = dial(&scene, transport);
+        let hello = grpc(frame::Frame::Hello(rogue.hello(Lane::Control)));
+        let slowly = grpc(offer(&scene, 1));
+        let whispering = whisper(&rogue.connection, hello, slowly);
+        let ended = rogue.block_on(async { tokio::time::timeout(ENDED_WITHIN, whispering).await });
+        ended.expect("it is still listened to");
+    }
+    scene.printed(CAF_GATEWAY, &["a stream has ended", "nothing was heard"]);
+    scene.expect_only_an_honest_package_arrives(&mut scene.rogue(Lane::Control));
+}
+
+fn offer(scene: &Scene, slot: u32) -> frame::Frame {
+    let mut offer = scene.small(&scene.plan(), &scene.key);
+    offer.manifest.sig[0] ^= 1;
+    frame::Frame::Offer(v1::Offer {
+        slot,
         manifest: Some(offer.manifest),
         inline: offer.inline.into(),
-    }));
-    let connection = rogue.connection.clone();
-    let ended = async {
-        let (say, said) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let mut every = tokio::time::interval(BYTE_EVERY);
-            let _ = say.send(hello.into()).await;
-            for byte in slowly {
-                every.tick().await;
-                if say.send(Bytes::from(vec![byte])).await.is_err() {
-                    return;
-                }
-            }
-        });
-        let mut heard = by_hand(&connection, said).await;
-        while let Some(Ok(_)) = heard.frame().await {}
-    };
-    let ended = rogue.block_on(async { tokio::time::timeout(ENDED_WITHIN, ended).await });
-    ended.expect("it is still listened to");
-    scene.printed(CAF_GATEWAY, &["a stream has ended", "nothing was heard"]);
-    scene.expect_only_an_honest_package_arrives(&mut rogue);
+    })
+}
+
+/// Says one offer after the other and never reads an answer.
+async fn shout(connection: Connection, hello: Vec<u8>, mut offer: v1::Offer) {
+    let (say, said) = mpsc::channel(1);
+    let (_unread, _) = tokio::join!(by_hand(&connection, said), say.send(hello.into()));
+    for slot in 1..=OFFERS {
+        offer.slot = slot;
+        let offer = grpc(frame::Frame::Offer(offer.clone()));
+        if say.send(offer.into()).await.is_err() {
+            break;
+        }
+    }
+    std::future::pending().await
 }
 
 #[test]
-fn a_peer_that_reads_nothing_loses_its_stream_and_fills_no_memory() {
+fn a_peer_that_reads_nothing_loses_its_connection_and_fills_no_memory() {
     let mut scene = Scene::start();
-    let rogue = scene.rogue(Lane::Control);
-    let hello = grpc(frame::Frame::Hello(rogue.hello(Lane::Control)));
-    let mut offer = scene.small(&scene.plan(), &scene.key);
-    offer.manifest.sig[0] ^= 1;
-    let connection = rogue.connection.clone();
-    let ended = async {
-        let (say, said) = mpsc::channel(1);
-        let (opened, ()) = tokio::join!(by_hand(&connection, said), async {
-            let _ = say.send(hello.into()).await;
-        });
-        for slot in 1..=OFFERS {
-            let offer = grpc(frame::Frame::Offer(v1::Offer {
-                slot,
-                manifest: Some(offer.manifest.clone()),
-                inline: offer.inline.clone().into(),
-            }));
-            if say.send(offer.into()).await.is_err() {
-                break;
+    for transport in BOTH {
+        let rogue = dial(&scene, transport);
+        let hello = grpc(frame::Frame::Hello(rogue.hello(Lane::Control)));
+        let frame::Frame::Offer(offer) = offer(&scene, 1) else {
+            unreachable!();
+        };
+        let mut connection = rogue.connection.clone();
+        let shouting = shout(connection.clone(), hello, offer);
+        rogue.block_on(async {
+            tokio::select! {
+                () = shouting => unreachable!(),
+                ended = tokio::time::timeout(ENDED_WITHIN, connection.closed()) => {
+                    ended.expect("it still has its connection");
+                }
             }
-        }
-        say.closed().await;
-        // Nobody has read a byte of it.
-        drop(opened);
-    };
-    let ended = rogue.block_on(async { tokio::time::timeout(LIMIT, ended).await });
-    ended.expect("it still has its stream");
-    scene.printed(CAF_GATEWAY, &["a stream has ended"]);
+        });
+    }
+    scene.printed(CAF_GATEWAY, &["a stream has ended", UNREAD]);
     let peak = scene.lab.process(CAF_GATEWAY).peak_resident_bytes();
     assert!(peak < MEMORY_MAX, "{peak} bytes");
-    drop(rogue);
-    let mut rogue = scene.rogue(Lane::Control);
-    scene.expect_only_an_honest_package_arrives(&mut rogue);
+    scene.expect_only_an_honest_package_arrives(&mut scene.rogue(Lane::Control));
 }
