@@ -206,17 +206,31 @@ impl RunningLab {
         page
     }
 
+    /// How often a process has said that it is ready.
+    pub fn starts(&self, process: Process) -> usize {
+        let ready = match process {
+            Process::Gateway(_) => "the gateway runs",
+            Process::Agent(_) => "the agent runs",
+        };
+        let printed = fs::read_to_string(self.log(process)).unwrap_or_default();
+        printed.matches(ready).count()
+    }
+
     /// The directory of the only package that a party has sent to its end.
     pub fn sent(&self, party: &str) -> PathBuf {
-        let sent = self.party(party).agent.directory.join("sent");
         eventually("a package that is over", LIMIT, || {
-            let dates = fs::read_dir(&sent).ok()?;
-            dates
-                .flat_map(|date| fs::read_dir(date.unwrap().path()).unwrap())
-                .next()
+            self.all_sent(party).pop()
         })
-        .unwrap()
-        .path()
+    }
+
+    /// The directories of all packages that a party has sent to their end.
+    pub fn all_sent(&self, party: &str) -> Vec<PathBuf> {
+        let sent = self.party(party).agent.directory.join("sent");
+        let Ok(dates) = fs::read_dir(&sent) else {
+            return Vec::new();
+        };
+        let jobs = dates.flat_map(|date| fs::read_dir(date.unwrap().path()).unwrap());
+        jobs.map(|job| job.unwrap().path()).collect()
     }
 
     /// What was said about a package, as `kind` by `issuer`, sorted.

@@ -11,6 +11,8 @@ use tokio::task::JoinSet;
 
 /// Largest datagram that is passed on, in bytes.
 const DATAGRAM_MAX: usize = 65_535;
+/// Bytes that a UDP socket may hold in each direction, as far as the system allows.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 const COPY_BUFFER: usize = 64 * 1024;
 
 /// Bytes that crossed, by direction; payload of TCP and of UDP, without their headers.
@@ -18,6 +20,8 @@ const COPY_BUFFER: usize = 64 * 1024;
 struct Counters {
     forward: AtomicU64,
     backward: AtomicU64,
+    datagrams_forward: AtomicU64,
+    datagrams_backward: AtomicU64,
 }
 
 /// Stands where a gateway is dialled and passes everything on; ends when dropped.
@@ -39,7 +43,7 @@ impl CountingProxy {
             let tcp = TcpListener::bind(address).await.unwrap();
             tokio::spawn(serve_tcp(tcp, upstream, counters.clone()));
             if udp {
-                let socket = UdpSocket::bind(address).await.unwrap();
+                let socket = roomy(address);
                 tokio::spawn(serve_udp(Arc::new(socket), upstream, counters.clone()));
             }
         });
@@ -57,6 +61,16 @@ impl CountingProxy {
     /// Bytes to the dialling side so far.
     pub fn backward(&self) -> u64 {
         self.counters.backward.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams from the dialling side so far.
+    pub fn datagrams_forward(&self) -> u64 {
+        self.counters.datagrams_forward.load(Ordering::Relaxed)
+    }
+
+    /// Datagrams to the dialling side so far.
+    pub fn datagrams_backward(&self) -> u64 {
+        self.counters.datagrams_backward.load(Ordering::Relaxed)
     }
 }
 
@@ -103,6 +117,16 @@ async fn copy(
     }
 }
 
+/// A socket that loses nothing while this thread does not run for a moment.
+fn roomy(address: SocketAddr) -> UdpSocket {
+    use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+    let socket = std::net::UdpSocket::bind(address).unwrap();
+    set_socket_recv_buffer_size(&socket, SOCKET_BUFFER).unwrap();
+    set_socket_send_buffer_size(&socket, SOCKET_BUFFER).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    UdpSocket::from_std(socket).unwrap()
+}
+
 async fn serve_udp(near: Arc<UdpSocket>, upstream: SocketAddr, counters: Arc<Counters>) {
     let mut flows: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
     let mut returns = JoinSet::new();
@@ -112,10 +136,11 @@ async fn serve_udp(near: Arc<UdpSocket>, upstream: SocketAddr, counters: Arc<Cou
             continue;
         };
         counters.forward.fetch_add(length as u64, Ordering::Relaxed);
+        counters.datagrams_forward.fetch_add(1, Ordering::Relaxed);
         let far = match flows.get(&client) {
             Some(far) => far.clone(),
             None => {
-                let far = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                let far = Arc::new(roomy(SocketAddr::from(([127, 0, 0, 1], 0))));
                 far.connect(upstream).await.unwrap();
                 flows.insert(client, far.clone());
                 returns.spawn(return_udp(
@@ -146,6 +171,7 @@ async fn return_udp(
         counters
             .backward
             .fetch_add(length as u64, Ordering::Relaxed);
+        counters.datagrams_backward.fetch_add(1, Ordering::Relaxed);
         let _ = near.send_to(&buffer[..length], client).await;
     }
 }
