@@ -11,7 +11,7 @@ use tonic::service::Routes;
 
 use crate::identity::Identity;
 use crate::peer::{Transport, Trust};
-use crate::quic::transport_config;
+use crate::quic::{endpoint_config, make_roomy, transport_config};
 use crate::reset_key::AnyId;
 use crate::serving::{HANDSHAKES_MAX, RefusalSink, Serving};
 use crate::{quic_server, tcp_server, tls};
@@ -65,11 +65,13 @@ impl Listener {
         tls::server_config(identity, trust.clone(), Transport::Tcp)
             .map_err(|error| ListenError::Tls(error.to_string()))?;
         let reset = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, reset_key);
-        let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset));
+        let mut endpoint = endpoint_config();
+        endpoint.reset_key(Arc::new(reset));
         // A packet with an id that cannot be ours gets no reset, and the usual ids are recognised
         // by the process only that made them.
         endpoint.cid_generator(|| Box::new(AnyId));
         let (tcp, udp) = bind_both(address).await?;
+        make_roomy(&udp);
         let failed = |source| ListenError::Bind {
             address,
             transport: Transport::Quic,

@@ -1,6 +1,6 @@
 //! Dialling by QUIC, and what both ends of a QUIC connection are configured with.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use h3_util::client::{H3Channel, H3Connector};
 use quinn::SendDatagramError;
 use quinn::crypto::rustls::QuicClientConfig;
+use rustix::net::sockopt;
 use rustls::pki_types::CertificateDer;
 use tonic::body::Body;
 
@@ -29,6 +30,12 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Round trip assumed before one is measured: the first retransmission comes after three of them,
 /// while a peer that is just starting is looked for.
 const ROUND_TRIP_ASSUMED: Duration = Duration::from_millis(100);
+
+/// Largest datagram that is tried: what a jumbo frame of 9000 bytes carries over IPv6. What the
+/// path takes is found out by probes.
+const DATAGRAM_MAX: u16 = 8952;
+/// Bytes that the system may hold of a socket in each direction.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 
 /// A QUIC connection that is made already, for an HTTP/3 client that wants to make one.
 #[derive(Clone)]
@@ -52,7 +59,37 @@ impl H3Connector for Established {
 pub(crate) fn client_endpoint() -> std::io::Result<quinn::Endpoint> {
     let any = SocketAddr::from(([0_u16; 8], 0));
     let any_v4 = SocketAddr::from(([0_u8; 4], 0));
-    quinn::Endpoint::client(any).or_else(|_| quinn::Endpoint::client(any_v4))
+    let socket = both_families(any).or_else(|_| UdpSocket::bind(any_v4))?;
+    make_roomy(&socket);
+    let runtime = Arc::new(quinn::TokioRuntime);
+    quinn::Endpoint::new(endpoint_config(), None, socket, runtime)
+}
+
+fn both_families(any: SocketAddr) -> std::io::Result<UdpSocket> {
+    let family = rustix::net::AddressFamily::INET6;
+    let socket = rustix::net::socket(family, rustix::net::SocketType::DGRAM, None)?;
+    sockopt::set_ipv6_v6only(&socket, false)?;
+    rustix::net::bind(&socket, &any)?;
+    Ok(UdpSocket::from(socket))
+}
+
+/// Room for what arrives while this process does not run for a moment: the system's usual 200 KiB
+/// are full after 2 ms of a fast path, and everything lost is sent again.
+pub(crate) fn make_roomy(socket: &UdpSocket) {
+    let receive = sockopt::set_socket_recv_buffer_size(socket, SOCKET_BUFFER);
+    let send = sockopt::set_socket_send_buffer_size(socket, SOCKET_BUFFER);
+    // It works with less: what the system allows is a setting of the machine.
+    if let Err(error) = receive.and(send) {
+        tracing::warn!(%error, "the UDP socket keeps its small buffers");
+    }
+}
+
+/// What both kinds of endpoint say about their datagrams.
+pub(crate) fn endpoint_config() -> quinn::EndpointConfig {
+    let mut config = quinn::EndpointConfig::default();
+    // The constant is within what the setting takes: 1200 to 65527.
+    let _ = config.max_udp_payload_size(DATAGRAM_MAX);
+    config
 }
 
 /// Makes a connection; the peer has not yet said whether it takes it.
@@ -133,6 +170,9 @@ pub(crate) fn transport_config() -> Arc<quinn::TransportConfig> {
     config.max_idle_timeout(quinn::IdleTimeout::try_from(IDLE_MAX).ok());
     config.initial_rtt(ROUND_TRIP_ASSUMED);
     config.congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
+    let mut discovery = quinn::MtuDiscoveryConfig::default();
+    discovery.upper_bound(DATAGRAM_MAX);
+    config.mtu_discovery_config(Some(discovery));
     config.stream_receive_window(STREAM_WINDOW.into());
     config.receive_window(CONNECTION_WINDOW.into());
     config.send_window(SEND_WINDOW.into());
