@@ -184,6 +184,7 @@ fn one_package(counted: &mut Counted, process: Process, shares: &[f64], seed: u6
         .collect();
     let kills = shares.len() as u64;
     println!("{process:?} {transport:?} {seed}: {kills} kills, beyond the package {surplus:?}");
+    println!("DBG caf fwd {} {} bwd {} {} dij fwd {} {} bwd {} {}", counted.caf.forward(), counted.caf.datagrams_forward(), counted.caf.backward(), counted.caf.datagrams_backward(), counted.dijon.forward(), counted.dijon.datagrams_forward(), counted.dijon.backward(), counted.dijon.datagrams_backward());
     let total: u64 = crossed.iter().sum();
     let allowed = HOPS * LENGTH * (100 + OVERHEAD_PERCENT) / 100 + kills * AGAIN_MAX;
     assert!(

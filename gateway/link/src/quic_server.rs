@@ -4,13 +4,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h3::server::RequestResolver;
 use h3_util::server_body::{H3IncomingServer, send_h3_server_body};
 use http::Response;
 use quinn::crypto::rustls::QuicServerConfig;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::body::Body;
 use tower::ServiceExt;
 
@@ -21,6 +22,9 @@ use crate::refusal::Refused;
 use crate::serving::{Ending, HANDSHAKE_MAX, HANDSHAKES_MAX, Serving};
 use crate::tls;
 use crate::window::HEADERS_LEN_MAX;
+
+/// How long a peer may take to answer on a connection that it seems to have replaced.
+const ANSWER_MAX: Duration = Duration::from_millis(500);
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -63,19 +67,37 @@ async fn serve(
     let closing = CloseOnDrop(connection.clone());
     let chain = chain(&connection);
     let peer = serving.peer(&chain, Transport::Quic, address, true)?;
-    let _place = serving.connection_place(&peer.hop)?;
+    let mut place = serving.connection_place(&peer.hop)?;
     drop(handshake);
     let ending = serving.ending(&peer.hop, chain);
     let _ended = ending.cut.clone().drop_guard();
     let cut = ending.cut.clone();
     tokio::select! {
-        ended = requests(connection, peer, serving, ending) => if let Err(error) = ended {
+        ended = requests(connection.clone(), peer.clone(), serving, ending) => if let Err(error) = ended {
             tracing::debug!(%address, %error, "a connection has ended");
         },
         () = cut.cancelled() => {}
+        () = superseded(&connection, &mut place.newer) => {
+            tracing::info!(%peer, "a connection has ended: the peer is silent and has a newer one");
+        }
     }
     drop(closing);
     Ok(())
+}
+
+/// Waits until the peer has connected again and is silent here: it was killed, and what is on its
+/// way to it is to go over the newer connection at once rather than after the idle timeout.
+async fn superseded(connection: &quinn::Connection, newer: &mut watch::Receiver<()>) {
+    while newer.changed().await.is_ok() {
+        let heard = connection.stats().udp_rx.datagrams;
+        // Whoever is there acknowledges it. Without room for it, other packets are unanswered.
+        let _ = connection.send_datagram(Bytes::new());
+        tokio::time::sleep(ANSWER_MAX).await;
+        if connection.stats().udp_rx.datagrams == heard {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn shake_hands(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use passerelle_proto::Hop;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -49,7 +49,15 @@ pub(crate) struct Serving {
 }
 
 /// Open connections by peer.
-pub(crate) type Peers = Arc<Mutex<HashMap<Hop, usize>>>;
+pub(crate) type Peers = Arc<Mutex<HashMap<Hop, OpenConnections>>>;
+
+/// How many connections a peer has.
+#[derive(Default)]
+pub(crate) struct OpenConnections {
+    count: usize,
+    /// Changes whenever there is one more.
+    newer: watch::Sender<()>,
+}
 
 impl Serving {
     /// The authenticated owner of this chain; the sheets may have changed since the handshake.
@@ -87,12 +95,14 @@ impl Serving {
             .map_err(|_| Refused::new("too many connections", "too many connections at once"))?;
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let open = peers.entry(hop.clone()).or_default();
-        if *open >= PEER_CONNECTIONS_MAX {
+        if open.count >= PEER_CONNECTIONS_MAX {
             let why = format!("{hop} has {PEER_CONNECTIONS_MAX} connections already");
             return Err(Refused::new("too many connections of one peer", why));
         }
-        *open += 1;
+        open.count += 1;
+        open.newer.send_replace(());
         Ok(ConnectionPlace {
+            newer: open.newer.subscribe(),
             peers: self.peers.clone(),
             hop: hop.clone(),
             _place: place,
@@ -126,6 +136,8 @@ impl Serving {
 
 /// A connection's share of what the listener and its peer may have.
 pub(crate) struct ConnectionPlace {
+    /// Changes when the same peer opens another connection.
+    pub(crate) newer: watch::Receiver<()>,
     peers: Peers,
     hop: Hop,
     _place: OwnedSemaphorePermit,
@@ -135,8 +147,8 @@ impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = peers.get_mut(&self.hop) {
-            *open -= 1;
-            if *open == 0 {
+            open.count -= 1;
+            if open.count == 0 {
                 peers.remove(&self.hop);
             }
         }
