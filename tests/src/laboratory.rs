@@ -247,6 +247,17 @@ impl RunningLab {
         said.sort();
         said
     }
+
+    /// Bytes of a sent package besides its manifest: head and padded chunks.
+    pub fn ciphertext(&self, job: &Path) -> u64 {
+        use prost::Message;
+        let bytes = fs::read(job.join("manifest")).unwrap();
+        let signed = passerelle_proto::v1::Signed::decode(bytes.as_slice()).unwrap();
+        let body = passerelle_proto::v1::Manifest::decode(signed.body.as_slice()).unwrap();
+        let head = [body.wraps, body.chunk_table, body.index];
+        let head: u64 = head.into_iter().map(|part| part.unwrap().length).sum();
+        head + body.payload_length
+    }
 }
 
 /// Bytes that do not compress, the same every time.

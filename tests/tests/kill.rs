@@ -125,7 +125,8 @@ impl Counted {
     }
 
     /// Waits until everything is said about the newest package, and checks that nothing else is.
-    fn check_receipts(&mut self) {
+    /// Returns the length of its ciphertext.
+    fn check_receipts(&mut self) -> u64 {
         let complete = [
             "accepted by caf21",
             "accepted by grand-dijon",
@@ -143,7 +144,9 @@ impl Counted {
             said.retain(|said| !said.starts_with("forwarded"));
             (said == complete).then_some(())
         });
+        let ciphertext = self.lab.ciphertext(&job);
         self.over.insert(job);
+        ciphertext
     }
 }
 
@@ -175,22 +178,21 @@ fn one_package(counted: &mut Counted, process: Process, shares: &[f64], seed: u6
         .lab
         .receive("grand-dijon", "observation-iris", &name);
     assert!(arrived == bytes, "what arrived is what was sent");
-    counted.check_receipts();
+    let ciphertext = counted.check_receipts();
     let now = counted.hops();
     let crossed: Vec<u64> = (0..3).map(|hop| now[hop] - before[hop]).collect();
     let surplus: Vec<i64> = crossed
         .iter()
-        .map(|crossed| crossed.cast_signed() - LENGTH.cast_signed())
+        .map(|crossed| crossed.cast_signed() - ciphertext.cast_signed())
         .collect();
     let kills = shares.len() as u64;
-    println!("{process:?} {transport:?} {seed}: {kills} kills, beyond the package {surplus:?}");
-    println!("DBG caf fwd {} {} bwd {} {} dij fwd {} {} bwd {} {}", counted.caf.forward(), counted.caf.datagrams_forward(), counted.caf.backward(), counted.caf.datagrams_backward(), counted.dijon.forward(), counted.dijon.datagrams_forward(), counted.dijon.backward(), counted.dijon.datagrams_backward());
+    println!("{process:?} {transport:?} {seed}: {kills} kills, beyond the ciphertext {surplus:?}");
     let total: u64 = crossed.iter().sum();
-    let allowed = HOPS * LENGTH * (100 + OVERHEAD_PERCENT) / 100 + kills * AGAIN_MAX;
+    let allowed = HOPS * ciphertext * (100 + OVERHEAD_PERCENT) / 100 + kills * AGAIN_MAX;
     assert!(
         total <= allowed,
         "{process:?} {transport:?} {seed} at {shares:.3?}: {total} bytes crossed, {allowed} \
-         allowed; beyond the package by hop: {surplus:?}"
+         allowed; beyond the ciphertext by hop: {surplus:?}"
     );
 }
 
