@@ -102,7 +102,7 @@ impl Agent {
         }
         tasks.spawn(opening::open_arrived(node.clone(), receiver));
         let exchange = AgentExchange::new(node.clone(), sender);
-        start_link(&node, &tasks, identity, exchange)?;
+        start_link(&node, &tasks, identity.clone(), exchange)?;
         let resuming = node.clone();
         tasks.spawn(async move {
             let resumed = resuming.clone();
@@ -112,7 +112,7 @@ impl Agent {
             }
             sealing::watch_outbox(resuming).await;
         });
-        tasks.spawn(gauges(node.clone()));
+        tasks.spawn(gauges(node.clone(), identity));
         tracing::info!(party = %node.party, "the agent runs");
         Ok(Self {
             node,
@@ -431,13 +431,14 @@ fn start_link(
     Ok(())
 }
 
-async fn gauges(node: Arc<Node>) {
+async fn gauges(node: Arc<Node>, identity: Identity) {
     let mut tick = tokio::time::interval(GAUGES_EVERY);
     loop {
         tokio::select! {
             _ = tick.tick() => {
                 let connected = node.link.borrow().transport.is_some();
                 node.metrics.set_now(node.outgoing.all().len(), connected);
+                node.metrics.certificate_ends(identity.not_after_s());
             }
             () = node.stop.cancelled() => return,
         }

@@ -21,6 +21,7 @@ const STATEMENTS: &str = "passerelle_agent_statements_total";
 const LAST_SENT: &str = "passerelle_agent_last_sent_timestamp_seconds";
 const LAST_RECEIVED: &str = "passerelle_agent_last_received_timestamp_seconds";
 const OUTGOING: &str = "passerelle_agent_outgoing_packages";
+const CERTIFICATE: &str = "passerelle_agent_certificate_expiry_days";
 const CONNECTED: &str = "passerelle_agent_connected";
 
 const COUNTERS: [(&str, &str); 5] = [
@@ -42,7 +43,7 @@ const COUNTERS: [(&str, &str); 5] = [
         "Statements about our packages that were verified and stored.",
     ),
 ];
-const GAUGES: [(&str, &str); 4] = [
+const GAUGES: [(&str, &str); 5] = [
     (
         LAST_SENT,
         "When a package was last sent to its end, by flow. Alert when a night passes.",
@@ -51,6 +52,10 @@ const GAUGES: [(&str, &str); 4] = [
     (
         OUTGOING,
         "Packages sealed and not over for every recipient.",
+    ),
+    (
+        CERTIFICATE,
+        "Days until the agent's TLS certificate expires. Alert below 30.",
     ),
     (CONNECTED, "1 while the gateway is connected."),
 ];
@@ -111,6 +116,15 @@ impl AgentMetrics {
         self.add(STATEMENTS, None);
     }
 
+    /// `not_after_s`: seconds since the Unix epoch.
+    pub(crate) fn certificate_ends(&self, not_after_s: i64) {
+        self.set(
+            CERTIFICATE,
+            None,
+            (not_after_s as f64 - seconds()) / 86_400.0,
+        );
+    }
+
     pub(crate) fn set_now(&self, outgoing: usize, connected: bool) {
         self.set(OUTGOING, None, outgoing as f64);
         self.set(CONNECTED, None, f64::from(u8::from(connected)));
@@ -164,6 +178,7 @@ mod tests {
         metrics.refused();
         metrics.stated();
         metrics.set_now(2, true);
+        metrics.certificate_ends(0);
         let page = metrics.handle.render();
         for (name, _) in COUNTERS.iter().chain(&GAUGES) {
             assert!(

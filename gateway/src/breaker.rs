@@ -3,7 +3,12 @@
 //! Pure: `now` and the jitter come in. The first retry is quick, later ones back off; after a few
 //! failures in a row the circuit opens, and then one attempt at a time is a probe.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use passerelle_proto::Hop;
+use tokio::sync::watch;
 
 /// Wait before the first new attempt.
 pub const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -62,9 +67,122 @@ impl Breaker {
     }
 }
 
+/// The ways to all next hops, for packages. Statements are not held up: they are small, and what
+/// they say is waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Circuits {
+    ways: Mutex<HashMap<Hop, Way>>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Way {
+    breaker: Breaker,
+    /// A package is being tried while the circuit is open.
+    probing: bool,
+}
+
+impl Circuits {
+    fn ways(&self) -> MutexGuard<'_, HashMap<Hop, Way>> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, hop: &Hop, change: impl FnOnce(&mut Way)) {
+        change(self.ways().entry(hop.clone()).or_default());
+        self.changed.send_replace(());
+    }
+
+    /// Whether a package may be tried now.
+    pub(crate) fn is_free(&self, hop: &Hop, now: Instant) -> bool {
+        let ways = self.ways();
+        ways.get(hop)
+            .is_none_or(|way| !way.probing && way.breaker.wait(now).is_zero())
+    }
+
+    /// A package is being tried: while the circuit is open no other is.
+    ///
+    /// Returns `false` when another came first.
+    pub(crate) fn begin(&self, hop: &Hop) -> bool {
+        let mut ways = self.ways();
+        let Some(way) = ways.get_mut(hop) else {
+            return true;
+        };
+        !std::mem::replace(&mut way.probing, way.breaker.is_open())
+    }
+
+    /// When the wait for the next attempt is over; `None`: there is none, or a probe is under way.
+    pub(crate) fn next_attempt(&self, hop: &Hop, now: Instant) -> Option<Instant> {
+        let ways = self.ways();
+        let way = ways.get(hop).filter(|way| !way.probing)?;
+        Some(now + way.breaker.wait(now)).filter(|at| *at > now)
+    }
+
+    /// The peer has answered, or has asked for data.
+    pub(crate) fn reached(&self, hop: &Hop) {
+        let known = self.ways().contains_key(hop);
+        if known {
+            self.change(hop, |way| *way = Way::default());
+        }
+    }
+
+    /// A package was tried in vain. Returns how long the next one waits.
+    pub(crate) fn failed(&self, hop: &Hop, now: Instant, jitter: f64) -> Duration {
+        let mut wait = Duration::ZERO;
+        self.change(hop, |way| {
+            way.probing = false;
+            wait = way.breaker.failed(now, jitter);
+        });
+        wait
+    }
+
+    /// The peer has shown itself.
+    pub(crate) fn woken(&self, hop: &Hop) {
+        let known = self.ways().contains_key(hop);
+        if known {
+            self.change(hop, |way| way.breaker.woken());
+        }
+    }
+
+    /// Whether the circuit to a peer is open.
+    pub(crate) fn is_open(&self, hop: &Hop) -> bool {
+        self.ways()
+            .get(hop)
+            .is_some_and(|way| way.breaker.is_open())
+    }
+
+    /// Changes whenever a package may have become free to be tried.
+    pub(crate) fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_open_circuit_lets_one_package_through_at_a_time() {
+        let hop = Hop::gateway("grand-dijon".parse().unwrap());
+        let circuits = Circuits::default();
+        let now = Instant::now();
+        assert!(circuits.begin(&hop) && circuits.begin(&hop), "closed");
+        for _ in 1..FAILURES_UNTIL_OPEN {
+            circuits.failed(&hop, now, 0.0);
+        }
+        assert!(!circuits.is_open(&hop) && !circuits.is_free(&hop, now));
+        let wait = circuits.failed(&hop, now, 0.0);
+        assert!(circuits.is_open(&hop) && !circuits.is_free(&hop, now));
+        assert_eq!(circuits.next_attempt(&hop, now), Some(now + wait));
+        circuits.woken(&hop);
+        assert!(circuits.is_free(&hop, now));
+        assert!(circuits.begin(&hop), "the probe");
+        assert!(!circuits.begin(&hop) && !circuits.is_free(&hop, now));
+        let mut changed = circuits.changed();
+        changed.mark_unchanged();
+        circuits.reached(&hop);
+        assert!(changed.has_changed().unwrap(), "the others are told");
+        assert!(circuits.begin(&hop) && circuits.begin(&hop) && !circuits.is_open(&hop));
+    }
 
     #[test]
     fn the_first_retry_comes_after_200_ms_and_the_backoff_ends_at_five_minutes() {

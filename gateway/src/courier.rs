@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use passerelle_link::{Outbound, Outgoing, Peer, Room};
+use passerelle_link::{Outbound, Outgoing, Peer, Room, jitter};
 use passerelle_proto::session::Answer;
 use passerelle_proto::v1::{self, Lane, Section, Signed, entry::Event, statement::What};
 use passerelle_proto::{
-    INLINE_LEN_MAX, KeyRole, Role, UntrustedStatement, VerifiedManifest, VerifiedStatement,
+    Hop, INLINE_LEN_MAX, KeyRole, Role, UntrustedStatement, VerifiedManifest, VerifiedStatement,
 };
 use prost::Message;
 use tonic::async_trait;
@@ -47,15 +47,19 @@ pub(crate) async fn next(
         });
     }
     let mut changed = node.queue.changed();
+    let mut circuits = node.circuits.changed();
     loop {
         changed.mark_unchanged();
+        circuits.mark_unchanged();
         let mut wake: Option<Instant> = None;
         for class in &classes {
             if let Some(outgoing) = claim(node, peer, *class, &leased) {
                 return outgoing;
             }
-            let later = node.queue.next_attempt(&peer.hop, *class, Instant::now());
-            wake = [wake, later].into_iter().flatten().min();
+            wake = [wake, later(node, &peer.hop, *class)]
+                .into_iter()
+                .flatten()
+                .min();
         }
         let wake = wake.map(|at| at.max(Instant::now() + Duration::from_millis(10)));
         let sleep = async {
@@ -68,7 +72,23 @@ pub(crate) async fn next(
             found = changed.changed() => if found.is_err() {
                 std::future::pending::<()>().await;
             },
+            Ok(()) = circuits.changed() => {}
             () = sleep => {}
+        }
+    }
+}
+
+/// When there may be something to claim that cannot be claimed now.
+fn later(node: &Node, hop: &Hop, class: Class) -> Option<Instant> {
+    let now = Instant::now();
+    let queued = node.queue.next_attempt(hop, class, now)?;
+    match class {
+        Class::Statement => Some(queued),
+        // While a probe is under way its end is waited for.
+        Class::Small | Class::Bulk if node.circuits.is_free(hop, now) => Some(queued),
+        Class::Small | Class::Bulk => {
+            let free = node.circuits.next_attempt(hop, now)?;
+            Some(free.max(queued))
         }
     }
 }
@@ -79,7 +99,12 @@ fn claim(
     class: Class,
     leased: &impl Fn(&Signed, StatementLease),
 ) -> Option<Outgoing> {
-    let claimed = node.queue.claim(&peer.hop, class, 1, Instant::now());
+    let package = class != Class::Statement;
+    let now = Instant::now();
+    if package && !node.circuits.is_free(&peer.hop, now) {
+        return None;
+    }
+    let claimed = node.queue.claim(&peer.hop, class, 1, now);
     let lease = match claimed {
         Ok(mut leases) => leases.pop()?,
         Err(error) => {
@@ -95,7 +120,13 @@ fn claim(
             Outgoing::Statement(signed)
         }),
         Class::Small | Class::Bulk => {
-            let handing = Handing::new(node, peer, lease);
+            let mut handing = Handing::new(node, peer, lease);
+            if let Ok(handing) = &mut handing
+                && !node.circuits.begin(&peer.hop)
+            {
+                handing.settle(Settle::Return);
+                return None;
+            }
             handing.map(|handing| Outgoing::Package(Box::new(handing)))
         }
     };
@@ -128,6 +159,8 @@ struct Handing {
     manifest: VerifiedManifest,
     reader: PackReader,
     inline: Bytes,
+    /// Whether the peer has asked for data.
+    progress: bool,
     settled: bool,
 }
 
@@ -152,6 +185,7 @@ impl Handing {
             manifest,
             reader,
             inline,
+            progress: false,
             settled: false,
         })
     }
@@ -162,8 +196,11 @@ impl Handing {
     }
 
     fn retry(&mut self, after: Duration, error: String) {
-        let at = Instant::now() + after;
-        self.settle(Settle::Retry { at, error });
+        self.settle(Settle::Retry {
+            at: Instant::now() + after,
+            progress: self.progress,
+            error,
+        });
     }
 
     /// Tells the sender that its recipient's agent has every byte.
@@ -268,18 +305,25 @@ impl Handing {
     }
 }
 
-/// Wait before the next attempt: doubling from 200 ms to 5 minutes.
-pub(crate) fn backoff(attempts: u32) -> Duration {
+/// Wait after so many attempts in vain: doubling from 200 ms to 5 minutes.
+fn backoff(attempts: u32) -> Duration {
     FIRST_RETRY
-        .saturating_mul(1 << attempts.min(11))
+        .saturating_mul(1 << attempts.saturating_sub(1).min(11))
         .min(RETRY_MAX)
 }
 
 impl Drop for Handing {
     fn drop(&mut self) {
-        if !self.settled {
-            self.retry(backoff(self.lease.attempts), "the stream ended".into());
+        if self.settled {
+            return;
         }
+        let hop = &self.peer.hop;
+        let wait = self.node.circuits.failed(hop, Instant::now(), jitter());
+        let wait = match self.progress {
+            true => wait,
+            false => wait.max(backoff(self.lease.attempts)),
+        };
+        self.retry(wait, "the stream ended".into());
     }
 }
 
@@ -296,6 +340,9 @@ impl Outbound for Handing {
 
     async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
         self.node.sent(&self.peer, length);
+        if !std::mem::replace(&mut self.progress, true) {
+            self.node.circuits.reached(&self.peer.hop);
+        }
         let reader = self.reader.clone();
         tokio::task::spawn_blocking(move || reader.read(section, offset, length))
             .await
@@ -304,16 +351,22 @@ impl Outbound for Handing {
 
     async fn answered(mut self: Box<Self>, answer: Answer) {
         let signed = match answer {
-            Answer::Have => return self.handed_over(None).await,
+            Answer::Have => {
+                self.node.circuits.reached(&self.peer.hop);
+                return self.handed_over(None).await;
+            }
             Answer::Statement(signed) => signed,
         };
         let statement = match self.verify(signed) {
             Ok(statement) => statement,
             Err(error) => {
                 tracing::error!(peer = %self.peer, %error, "an answer cannot be believed");
+                let hop = &self.peer.hop;
+                self.node.circuits.failed(hop, Instant::now(), jitter());
                 return self.retry(RETRY_MAX, error);
             }
         };
+        self.node.circuits.reached(&self.peer.hop);
         match statement.what().clone() {
             What::Accepted(_) => self.handed_over(Some(statement)).await,
             What::Refused(_) => self.refused(&statement).await,

@@ -13,8 +13,9 @@ use tonic::async_trait;
 
 use crate::acceptance;
 use crate::anchor::{self, Hold};
+use crate::breaker::FIRST_RETRY;
 use crate::clock::Moment;
-use crate::courier::{self, StatementLease, backoff};
+use crate::courier::{self, StatementLease};
 use crate::node::{Node, now, read_if_there};
 use crate::queue::Settle;
 use crate::receipts;
@@ -145,6 +146,7 @@ impl Exchange for GatewayExchange {
         if !self.node.clock.heard(theirs, Moment::now()) {
             tracing::warn!(%peer, %theirs, "the peer's clock and ours differ by over 5 minutes");
         }
+        self.node.circuits.woken(&peer.hop);
         self.node.queue.wake(&peer.hop);
         let control = hello.lane() == Lane::Control;
         Ok(if control {
@@ -220,7 +222,8 @@ impl Exchange for GatewayExchange {
         let settle = match self.node.sequencer.commit(event).await {
             Ok(_) => Settle::Return,
             Err(error) => Settle::Retry {
-                at: Instant::now() + backoff(1),
+                at: Instant::now() + FIRST_RETRY,
+                progress: false,
                 error: error.to_string(),
             },
         };

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use passerelle_link::{
-    Dialer, ExchangeService, Link, ListenError, Listener, RefusalSink, reset_key,
+    Dialer, ExchangeService, Identity, Link, ListenError, Listener, RefusalSink, reset_key,
 };
 use passerelle_proto::Hop;
 use passerelle_proto::v1::admin_server::AdminServer;
@@ -25,14 +25,16 @@ use tonic::service::Routes;
 
 use crate::admin::AdminService;
 use crate::anchor::{self, Anchor, Hold};
+use crate::breaker::Circuits;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::disk;
 use crate::exchange::GatewayExchange;
 use crate::expiry::{EXPIRY_EVERY, clear_partials, expire};
+use crate::gauges;
 use crate::log::{Fatal, Log};
 use crate::materials::Materials;
-use crate::metrics::{self, Gauge, Metrics};
+use crate::metrics::{self, Counter, Metrics};
 use crate::node::{Failure, Node, now};
 use crate::peers::Peers;
 use crate::queue::{ItemKey, PAGE_MAX, Queue, SledQueue};
@@ -158,14 +160,14 @@ impl Gateway {
             .add_service(health_service);
         let refusals: Arc<dyn RefusalSink> = node.clone();
         tasks.spawn(listener.serve(routes, refusals, node.stop.clone()));
-        let dialer =
-            Dialer::new(identity, trust, config.transport).map_err(path_error(&config.data_dir))?;
+        let dialer = Dialer::new(identity.clone(), trust, config.transport)
+            .map_err(path_error(&config.data_dir))?;
         for hop in partners(&node) {
             spawn_link(&node, &tasks, &dialer, hop, exchange.clone());
         }
         serve_admin(&node, &tasks, &config.admin_socket)?;
         let metrics = serve_metrics(&node, &tasks, config.metrics_listen).await?;
-        tasks.spawn(housekeeping(node.clone()));
+        tasks.spawn(housekeeping(node.clone(), identity));
         tracing::info!(party = %node.party, %address, "the gateway runs");
         if !node.anchor.is_held() {
             tracing::info!("packages are put off until somebody shows a copy of the log");
@@ -276,7 +278,7 @@ fn lock_directory(dir: &Path) -> Result<File, StartError> {
     }
 }
 
-type Opened = (Arc<Node>, passerelle_link::Identity, JoinHandle<()>);
+type Opened = (Arc<Node>, Identity, JoinHandle<()>);
 
 fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
     let dir = &config.data_dir;
@@ -295,6 +297,7 @@ fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
         trust: materials.trust,
         metrics: Metrics::new(config.party.as_str()),
         peers: Peers::default(),
+        circuits: Circuits::default(),
         clock: Clock::default(),
         refusals: Mutex::new(RefusalBudget::new(Instant::now())),
         stop: CancellationToken::new(),
@@ -367,8 +370,14 @@ fn spawn_link(
     tasks.spawn(run);
     let (node, mut status) = (node.clone(), link.status());
     tasks.spawn(async move {
+        let label = hop.to_string();
+        let mut failures = 0;
         loop {
             let now = status.borrow_and_update().clone();
+            let more = u64::from(now.failures.saturating_sub(failures));
+            failures = now.failures;
+            let labels = [("peer", label.as_str())];
+            node.metrics.add(Counter::DialFailures, &labels, more);
             node.peers.link(&hop, now);
             tokio::select! {
                 changed = status.changed() => if changed.is_err() { return },
@@ -432,7 +441,7 @@ async fn serve_metrics(
 }
 
 /// Gauges, counted refusals, and an end when nothing can be committed any more.
-async fn housekeeping(node: Arc<Node>) {
+async fn housekeeping(node: Arc<Node>, identity: Identity) {
     let mut fatal = node.sequencer.fatal();
     let mut gauges = tokio::time::interval(GAUGES_EVERY);
     let mut minute = tokio::time::interval(WINDOW);
@@ -445,7 +454,7 @@ async fn housekeeping(node: Arc<Node>) {
     loop {
         tokio::select! {
             () = node.stop.cancelled() => return,
-            _ = gauges.tick() => set_gauges(&node),
+            _ = gauges.tick() => gauges::set(&node, &identity).await,
             _ = checkpoints.tick() => keep_checkpoint(&node).await,
             // Before that nothing can be recorded, and nothing is taken away.
             _ = minute.tick(), if node.anchor.is_held() => {
@@ -478,43 +487,6 @@ async fn first(fatal: &mut watch::Receiver<Option<String>>) -> String {
     match fatal.wait_for(Option::is_some).await {
         Ok(why) => why.clone().unwrap_or_default(),
         Err(_) => "the sequencer has ended".to_owned(),
-    }
-}
-
-fn set_gauges(node: &Node) {
-    let metrics = &node.metrics;
-    let serving = node.failure.borrow().is_none();
-    metrics.set(Gauge::Serving, &[], f64::from(u8::from(serving)));
-    let anchored = node.anchor.is_held();
-    metrics.set(Gauge::Anchored, &[], f64::from(u8::from(anchored)));
-    metrics.set(
-        Gauge::LogEntries,
-        &[],
-        node.sequencer.ledger().log.size() as f64,
-    );
-    metrics.set(Gauge::SpoolBytes, &[], node.spool.bytes() as f64);
-    if let Ok(free) = disk::free_bytes(&node.data_dir) {
-        metrics.set(Gauge::DiskFreeBytes, &[], free as f64);
-    }
-    for (hop, counts) in node.queue.counts() {
-        let label = hop.to_string();
-        metrics.set(
-            Gauge::QueueItems,
-            &[("peer", &label)],
-            counts.total() as f64,
-        );
-    }
-    let (directory, now) = (node.directory(), now());
-    for sheet in directory.sheets() {
-        let label = sheet.party.to_string();
-        let days = sheet.not_after.since(now).as_secs_f64() / 86_400.0;
-        metrics.set(Gauge::SheetExpiryDays, &[("party", &label)], days);
-        if let Some((size, at)) = witness::cosigned(node, &sheet.party) {
-            let labels = [("partner", label.as_str())];
-            metrics.set(Gauge::CosignedEntries, &labels, size as f64);
-            let age = now.since(at).as_secs_f64();
-            metrics.set(Gauge::CosignatureAgeSeconds, &labels, age);
-        }
     }
 }
 

@@ -16,6 +16,7 @@ mod disk;
 mod exchange;
 mod expiry;
 mod gateway;
+mod gauges;
 mod index;
 mod log;
 mod materials;

@@ -45,12 +45,10 @@ pub enum Gauge {
     Anchored,
     /// Unfinished items, by `peer`.
     QueueItems,
-    /// Age of the oldest unfinished item in seconds, by `peer`.
+    /// Age of the oldest unfinished item in seconds; 0: there is none.
     QueueOldestSeconds,
     /// Entries in the audit log.
     LogEntries,
-    /// Age of the latest checkpoint in seconds.
-    CheckpointAgeSeconds,
     /// Log entries under a partner's cosignature, by `partner`.
     CosignedEntries,
     /// Age of a partner's latest cosignature in seconds, by `partner`.
@@ -61,11 +59,11 @@ pub enum Gauge {
     DiskFreeBytes,
     /// Open sessions, by `peer`.
     Sessions,
-    /// 1 while a peer's circuit breaker is open, by `peer`.
+    /// 1 while a peer's circuit breaker is open, or it is dialled in vain, by `peer`.
     BreakerOpen,
     /// Days until this gateway's TLS certificate expires.
     CertificateExpiryDays,
-    /// Days until a party's sheet expires, by `sheet`.
+    /// Days until a party's sheet expires, by `party`.
     SheetExpiryDays,
 }
 
@@ -112,7 +110,7 @@ const COUNTERS: [(Counter, &str, &str); 8] = [
     ),
 ];
 
-const GAUGES: [(Gauge, &str, &str); 14] = [
+const GAUGES: [(Gauge, &str, &str); 13] = [
     (
         Gauge::Serving,
         "passerelle_serving",
@@ -132,17 +130,12 @@ const GAUGES: [(Gauge, &str, &str); 14] = [
     (
         Gauge::QueueOldestSeconds,
         "passerelle_queue_oldest_seconds",
-        "Age of the oldest unfinished item in seconds, by next hop. Alert when it passes a night.",
+        "Age of the oldest unfinished item in seconds. Alert when it passes a night.",
     ),
     (
         Gauge::LogEntries,
         "passerelle_log_entries",
         "Entries in the audit log.",
-    ),
-    (
-        Gauge::CheckpointAgeSeconds,
-        "passerelle_checkpoint_age_seconds",
-        "Age of the latest signed checkpoint of the audit log, in seconds.",
     ),
     (
         Gauge::CosignedEntries,
@@ -172,7 +165,7 @@ const GAUGES: [(Gauge, &str, &str); 14] = [
     (
         Gauge::BreakerOpen,
         "passerelle_breaker_open",
-        "1 while a peer's circuit breaker is open: it is probed, not used.",
+        "1 while a peer is probed, not used: it cannot be reached, or fails again and again.",
     ),
     (
         Gauge::CertificateExpiryDays,
@@ -225,14 +218,6 @@ impl Metrics {
         let Some((_, name, _)) = found else { return };
         let key = key(name, labels);
         self.recorder.register_gauge(&key, &METADATA).set(value);
-    }
-
-    /// Adds to a gauge, or takes away from it.
-    pub fn shift(&self, gauge: Gauge, labels: &[(&'static str, &str)], by: f64) {
-        let found = GAUGES.iter().find(|(which, ..)| *which == gauge);
-        let Some((_, name, _)) = found else { return };
-        let key = key(name, labels);
-        self.recorder.register_gauge(&key, &METADATA).increment(by);
     }
 
     /// Everything, in Prometheus' text format.

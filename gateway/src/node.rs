@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::anchor::Anchor;
+use crate::breaker::Circuits;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::gateway::{EXIT_CONFIG, EXIT_STOPPED};
@@ -40,6 +41,7 @@ pub(crate) struct Node {
     pub(crate) spool: Arc<Spool>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) peers: Peers,
+    pub(crate) circuits: Circuits,
     pub(crate) clock: Clock,
     pub(crate) refusals: Mutex<RefusalBudget>,
     pub(crate) stop: CancellationToken,

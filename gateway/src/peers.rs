@@ -23,6 +23,15 @@ struct Known {
     bytes_received: u64,
 }
 
+/// How a peer can be reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contact {
+    /// Session streams open now.
+    pub(crate) streams: usize,
+    /// Attempts to dial it in vain, in a row.
+    pub(crate) failures: u32,
+}
+
 /// The peers of one gateway.
 #[derive(Debug, Default)]
 pub(crate) struct Peers(Mutex<BTreeMap<Hop, Known>>);
@@ -63,6 +72,19 @@ impl Peers {
     /// What the link to a peer that we dial says about itself.
     pub(crate) fn link(&self, hop: &Hop, status: LinkStatus) {
         self.with(hop, |known| known.link = Some(status));
+    }
+
+    /// How each peer that is known can be reached now.
+    pub(crate) fn contacts(&self) -> Vec<(Hop, Contact)> {
+        let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let contact = |known: &Known| Contact {
+            streams: known.streams,
+            failures: known.link.as_ref().map_or(0, |link| link.failures),
+        };
+        peers
+            .iter()
+            .map(|(hop, known)| (hop.clone(), contact(known)))
+            .collect()
     }
 
     /// Package bytes sent to a peer.

@@ -72,6 +72,8 @@ pub enum Settle {
     Retry {
         /// Monotonic time of the next attempt.
         at: Instant,
+        /// Whether the item got further: attempts are counted anew.
+        progress: bool,
         /// What went wrong, for people.
         error: String,
     },

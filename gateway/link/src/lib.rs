@@ -35,7 +35,7 @@ pub use exchange::{
     Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Room, WriteError,
 };
 pub use identity::{Identity, IdentityError};
-pub use link::{Link, LinkStatus};
+pub use link::{Link, LinkStatus, jitter};
 pub use listener::{ListenError, Listener};
 pub use peer::{Peer, Transport, TransportChoice, TransportChoiceError, Trust};
 pub use reset_key::reset_key;

@@ -262,7 +262,9 @@ fn reconnect_wait(failures: u32, lost_for: Duration, jitter: f64) -> Duration {
     }
 }
 
-fn jitter() -> f64 {
+/// A random share from 0 to 1: peers that failed together do not try again together.
+#[must_use]
+pub fn jitter() -> f64 {
     let mut byte = [0];
     // Without randomness all peers wait alike; nothing else depends on it.
     let _ = SystemRandom::new().fill(&mut byte);

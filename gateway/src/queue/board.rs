@@ -149,7 +149,14 @@ impl Board {
                     .ready
                     .insert(key);
             }
-            Settle::Retry { at, error } => {
+            Settle::Retry {
+                at,
+                progress,
+                error,
+            } => {
+                if progress {
+                    attempt.count = 0;
+                }
                 attempt.until = Some(at);
                 attempt.last_error = cut(error);
                 let line = self.lines.entry((hop, class)).or_default();

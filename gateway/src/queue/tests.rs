@@ -316,9 +316,13 @@ fn a_lease_is_given_once_oldest_first_and_a_failure_delays_only_its_item() {
     let first = queue.claim(&hop(0), Class::Small, 2, now).unwrap();
     let indices: Vec<u64> = first.iter().map(|lease| lease.key.index).collect();
     assert_eq!(indices, [0, 1]);
+    let retry = |at, progress| Settle::Retry {
+        at,
+        progress,
+        error: String::from("timeout"),
+    };
     let at = now + Duration::from_secs(5);
-    let error = String::from("timeout");
-    assert!(queue.settle(first[0].token, Settle::Retry { at, error }));
+    assert!(queue.settle(first[0].token, retry(at, false)));
     assert!(queue.settle(first[1].token, Settle::Return));
     assert!(
         !queue.settle(first[1].token, Settle::Return),
@@ -331,12 +335,12 @@ fn a_lease_is_given_once_oldest_first_and_a_failure_delays_only_its_item() {
     assert_eq!(queue.next_attempt(&hop(0), Class::Small, now), Some(at));
     let third = queue.claim(&hop(0), Class::Small, 9, at).unwrap();
     assert_eq!((third[0].key.index, third[0].attempts), (0, 2));
-    let error = String::from("timeout");
     let at = at + Duration::from_secs(300);
-    assert!(queue.settle(third[0].token, Settle::Retry { at, error }));
+    assert!(queue.settle(third[0].token, retry(at, true)));
     queue.wake(&hop(0));
     let woken = queue.claim(&hop(0), Class::Small, 9, now).unwrap();
     assert_eq!(woken.len(), 1, "a peer that shows itself is tried at once");
+    assert_eq!(woken[0].attempts, 1, "what got further has not failed");
 }
 
 #[test]

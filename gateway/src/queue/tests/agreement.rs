@@ -92,7 +92,11 @@ impl Pair {
                     let error = String::new();
                     let settle = match how {
                         0 => Settle::Return,
-                        1 => Settle::Retry { at, error },
+                        1 => Settle::Retry {
+                            at,
+                            progress: false,
+                            error,
+                        },
                         _ => Settle::Park { error },
                     };
                     let settled = sled.settle(*here, settle.clone());

@@ -1,0 +1,87 @@
+//! What can be measured at any moment.
+
+use std::sync::Arc;
+
+use passerelle_link::Identity;
+use passerelle_proto::{Timestamp, v1};
+use prost::Message;
+
+use crate::breaker::FAILURES_UNTIL_OPEN;
+use crate::disk;
+use crate::metrics::Gauge;
+use crate::node::{Node, now};
+use crate::witness;
+
+const DAY_S: f64 = 86_400.0;
+
+/// Measures everything once.
+pub(crate) async fn set(node: &Arc<Node>, identity: &Identity) {
+    let expiry = identity.not_after_s() as f64 - now().as_ms() as f64 / 1000.0;
+    node.metrics
+        .set(Gauge::CertificateExpiryDays, &[], expiry / DAY_S);
+    let measured = node.clone();
+    let measure = move || {
+        set_state(&measured);
+        set_peers(&measured);
+        set_parties(&measured);
+    };
+    if let Err(error) = tokio::task::spawn_blocking(measure).await {
+        tracing::warn!(%error, "nothing could be measured");
+    }
+}
+
+fn set_state(node: &Node) {
+    let metrics = &node.metrics;
+    let set = |gauge, value| metrics.set(gauge, &[], value);
+    let serving = node.failure.borrow().is_none();
+    set(Gauge::Serving, f64::from(serving));
+    set(Gauge::Anchored, f64::from(node.anchor.is_held()));
+    let size = node.sequencer.ledger().log.size();
+    set(Gauge::LogEntries, size as f64);
+    set(Gauge::SpoolBytes, node.spool.bytes() as f64);
+    if let Ok(free) = disk::free_bytes(&node.data_dir) {
+        set(Gauge::DiskFreeBytes, free as f64);
+    }
+    let age = oldest(node).map_or(0.0, |at| now().since(at).as_secs_f64());
+    set(Gauge::QueueOldestSeconds, age);
+}
+
+/// When the oldest unfinished item was committed.
+fn oldest(node: &Node) -> Option<Timestamp> {
+    let first = node.queue.page(None, 1).ok()?.pop()?;
+    let bytes = node.sequencer.ledger().log.entry(first.key.index).ok()?;
+    let entry = v1::Entry::decode(bytes.as_slice()).ok()?;
+    Some(Timestamp::from_ms(entry.at_ms))
+}
+
+fn set_peers(node: &Node) {
+    let metrics = &node.metrics;
+    for (hop, counts) in node.queue.counts() {
+        let label = hop.to_string();
+        let labels = [("peer", label.as_str())];
+        metrics.set(Gauge::QueueItems, &labels, counts.total() as f64);
+    }
+    for (hop, contact) in node.peers.contacts() {
+        let label = hop.to_string();
+        let labels = [("peer", label.as_str())];
+        metrics.set(Gauge::Sessions, &labels, contact.streams as f64);
+        let open = node.circuits.is_open(&hop) || contact.failures >= FAILURES_UNTIL_OPEN;
+        metrics.set(Gauge::BreakerOpen, &labels, f64::from(open));
+    }
+}
+
+fn set_parties(node: &Node) {
+    let metrics = &node.metrics;
+    let (directory, now) = (node.directory(), now());
+    for sheet in directory.sheets() {
+        let label = sheet.party.to_string();
+        let days = sheet.not_after.since(now).as_secs_f64() / DAY_S;
+        metrics.set(Gauge::SheetExpiryDays, &[("party", &label)], days);
+        if let Some((size, at)) = witness::cosigned(node, &sheet.party) {
+            let labels = [("partner", label.as_str())];
+            metrics.set(Gauge::CosignedEntries, &labels, size as f64);
+            let age = now.since(at).as_secs_f64();
+            metrics.set(Gauge::CosignatureAgeSeconds, &labels, age);
+        }
+    }
+}
