@@ -404,3 +404,35 @@ fn bytes_of_small_and_of_large_packages_are_counted_with_every_peer() {
     let table = says(&lab, CAF_GATEWAY, &["status"]);
     assert!(table.contains("1.0 MB"), "{table}");
 }
+
+/// A number on the metrics page of a process; `None` while it is not there.
+fn number(lab: &RunningLab, process: Process, series: &str) -> Option<f64> {
+    let page = lab.metrics(process);
+    let line = page.lines().find_map(|line| line.strip_prefix(series))?;
+    Some(line.trim().parse().unwrap())
+}
+
+#[test]
+fn the_metrics_tell_a_partner_that_is_down_what_waits_for_it_and_what_will_expire() {
+    let mut lab = laboratory(&[CAF_GATEWAY, CAF_AGENT]);
+    send(&lab, "waiting");
+    let of = |name: &str| format!("passerelle_{name}{{gateway=\"caf21\"}}");
+    let peer =
+        |name: &str| format!("passerelle_{name}{{gateway=\"caf21\",peer=\"grand-dijon/gateway\"}}");
+    let until = |lab: &RunningLab, series: &str, holds: fn(f64) -> bool| {
+        eventually(series, LIMIT, || {
+            number(lab, CAF_GATEWAY, series).filter(|value| holds(*value))
+        })
+    };
+    until(&lab, &peer("breaker_open"), |open| open == 1.0);
+    until(&lab, &peer("dial_failures_total"), |failed| failed >= 5.0);
+    until(&lab, &peer("queue_items"), |items| items == 1.0);
+    until(&lab, &of("queue_oldest_seconds"), |age| age > 0.0);
+    let days = until(&lab, &of("certificate_expiry_days"), |days| days > 0.0);
+    assert!(days < 1000.0, "{days} days");
+    let agent = r#"passerelle_agent_certificate_expiry_days{party="caf21"}"#;
+    assert!(number(&lab, CAF_AGENT, agent).unwrap() > 0.0);
+    lab.run(DIJON_GATEWAY);
+    until(&lab, &peer("breaker_open"), |open| open == 0.0);
+    until(&lab, &peer("sessions"), |sessions| sessions >= 1.0);
+}
