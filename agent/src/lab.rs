@@ -26,6 +26,7 @@ use passerelle_proto::{
 
 use self::authority::Authority;
 pub use self::convention::{TEMPLATE, laboratory_convention};
+pub use self::ports::Ports;
 use self::secrets::Secrets;
 
 /// The signatory that produces the data.

@@ -16,5 +16,5 @@ pub use laboratory::{
     RunningLab, noise, now, quick_options,
 };
 pub use process::{Program, Running, binary};
-pub use proxy::CountingProxy;
+pub use proxy::{CountingProxy, free_addresses};
 pub use rogue::{Outcome, Rogue};

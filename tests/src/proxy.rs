@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use passerelle_agent::lab::Ports;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
@@ -22,6 +23,12 @@ struct Counters {
     backward: AtomicU64,
     datagrams_forward: AtomicU64,
     datagrams_backward: AtomicU64,
+}
+
+/// Addresses of 127.0.0.1 that are free for UDP and TCP, all different.
+pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    let mut ports = Ports::default();
+    std::array::from_fn(|_| ports.both().unwrap())
 }
 
 /// Stands where a gateway is dialled and passes everything on; ends when dropped.

@@ -1,14 +1,14 @@
 //! Real processes exchange packages: what is received is what was sent, and all is receipted.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::UdpSocket;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use passerelle_link::TransportChoice;
 use passerelle_tests::{
     CAF_AGENT, CAF_GATEWAY, CONTRACTOR_AGENT, CountingProxy, DIJON_AGENT, DIJON_GATEWAY, LIMIT,
-    Program, RunningLab, eventually, noise, quick_options,
+    Program, RunningLab, eventually, free_addresses, noise, quick_options,
 };
 use serde_json::Value;
 
@@ -156,17 +156,12 @@ fn first_file(folder: &Path) -> std::path::PathBuf {
     }
 }
 
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
-
 /// An agent of the producer whose way to its gateway has no UDP; the proxy and a silent socket.
 fn without_udp(
     transport: TransportChoice,
     silent: bool,
 ) -> (RunningLab, CountingProxy, Option<UdpSocket>) {
-    let (near, far) = (free_address(), free_address());
+    let [near, far] = free_addresses();
     let mut options = quick_options();
     options.transport = transport;
     options.listen.insert("caf21".parse().unwrap(), far);
@@ -213,52 +208,78 @@ fn quic_alone_waits_and_says_why() {
     assert_eq!(status["transport"], "", "{status}");
 }
 
+/// What waits in CAF's gateway, without what only this process has tried.
+fn items(lab: &RunningLab) -> Vec<Value> {
+    let Some(found) = lab.ask(CAF_GATEWAY, &["queue"]) else {
+        return Vec::new();
+    };
+    let mut items = items_of(&found);
+    for item in &mut items {
+        for field in ["attempts", "last_error"] {
+            item.as_object_mut().unwrap().remove(field);
+        }
+    }
+    items
+}
+
+/// Waits for so many items of a kind in a state, and returns everything that waits.
+fn items_with(lab: &RunningLab, kind: &str, state: &str, number: usize) -> Vec<Value> {
+    eventually(&format!("{number} {kind}s {state}"), LIMIT, || {
+        let items = items(lab);
+        let like = |item: &&Value| item["kind"] == kind && item["state"] == state;
+        (items.iter().filter(like).count() == number).then_some(items)
+    })
+}
+
+/// Stops CAF's gateway, deletes its queue and starts it again.
+fn lose_the_queue(lab: &mut RunningLab) {
+    lab.stop(CAF_GATEWAY);
+    let gateway = lab.party("caf21").gateway.as_ref().unwrap();
+    fs::remove_dir_all(gateway.data_dir.join("queue")).unwrap();
+    lab.run(CAF_GATEWAY);
+}
+
 #[test]
 fn a_deleted_queue_is_made_again_with_the_same_items() {
+    const PACKAGES: usize = 5;
     let mut lab = RunningLab::make(&quick_options());
     lab.run(CAF_GATEWAY);
     lab.run(CAF_AGENT);
-    for number in 0..5 {
+    for number in 0..PACKAGES {
         lab.drop_file("caf21", FLOW, &format!("{number}.csv"), b"a;b\n1;2\n");
     }
-    let items = |lab: &RunningLab| {
-        let found = lab.ask(CAF_GATEWAY, &["queue"])?;
-        let mut items: Vec<Value> = items_of(&found);
-        for item in &mut items {
-            // What this process has tried is not in the log.
-            for field in ["attempts", "last_error"] {
-                item.as_object_mut().unwrap().remove(field);
-            }
-        }
-        Some(items).filter(|items| {
-            items
-                .iter()
-                .filter(|item| item["kind"] == "package")
-                .count()
-                == 5
-        })
-    };
-    let before = eventually("five packages that wait", LIMIT, || items(&lab));
+    items_with(&lab, "package", "waiting", PACKAGES);
     lab.stop(CAF_AGENT);
-    lab.stop(CAF_GATEWAY);
-    let queue = lab
-        .party("caf21")
-        .gateway
-        .as_ref()
-        .unwrap()
-        .data_dir
-        .join("queue");
-    fs::remove_dir_all(queue).unwrap();
-    lab.run(CAF_GATEWAY);
-    let after = eventually("the same packages", LIMIT, || items(&lab));
-    let packages = |items: &[Value]| -> Vec<Value> {
-        items
-            .iter()
-            .filter(|item| item["kind"] == "package")
-            .cloned()
-            .collect()
-    };
-    assert_eq!(packages(&before), packages(&after));
+    let before = items(&lab);
+    let deadline = before[0]["deadline_ms"].as_i64();
+    assert!(deadline.is_some_and(|at| at > 0), "{before:?}");
+    lose_the_queue(&mut lab);
+    items_with(&lab, "package", "waiting", PACKAGES);
+    assert_eq!(items(&lab), before);
+    // One of two recipients receives everything, and the sender's agent is away.
+    lab.run(CAF_AGENT);
+    lab.run(DIJON_GATEWAY);
+    items_with(&lab, "package", "forwarded", PACKAGES);
+    lab.stop(CAF_AGENT);
+    lab.run(DIJON_AGENT);
+    for number in 0..PACKAGES {
+        lab.receive("grand-dijon", FLOW, &format!("{number}.csv"));
+    }
+    // Per package: every byte is with the recipient's agent; it is delivered.
+    let before = items_with(&lab, "statement", "waiting", 2 * PACKAGES);
+    lab.stop(DIJON_AGENT);
+    lab.stop(DIJON_GATEWAY);
+    let contractor = serde_json::json!(["prestataire-obs"]);
+    let forwarded = before.iter().filter(|item| item["state"] == "forwarded");
+    assert!(
+        forwarded
+            .clone()
+            .all(|item| item["recipients"] == contractor)
+    );
+    assert_eq!(forwarded.count(), PACKAGES);
+    lose_the_queue(&mut lab);
+    items_with(&lab, "statement", "waiting", 2 * PACKAGES);
+    assert_eq!(items(&lab), before);
 }
 
 fn items_of(found: &Value) -> Vec<Value> {

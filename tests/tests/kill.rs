@@ -5,7 +5,6 @@
 //! package would take most of the time otherwise. What may cross again is counted per kill.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 use passerelle_link::TransportChoice;
 use passerelle_tests::{
     CAF_AGENT, CAF_GATEWAY, CountingProxy, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process, RunningLab,
-    eventually, noise, quick_options,
+    eventually, free_addresses, noise, quick_options,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -38,11 +37,6 @@ const FLOW_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes that are a package going on, not connections being made.
 const FLOW: u64 = 512 * 1024;
 
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
-
 /// A laboratory in which every connection goes through a proxy that counts.
 struct Counted {
     lab: RunningLab,
@@ -57,7 +51,7 @@ impl Counted {
         let mut options = quick_options();
         options.transport = transport;
         let mut proxy = |party: &str| {
-            let (near, far) = (free_address(), free_address());
+            let [near, far] = free_addresses();
             options.listen.insert(party.parse().unwrap(), far);
             options.advertised.insert(party.parse().unwrap(), near);
             CountingProxy::start(near, far, true)

@@ -1,21 +1,14 @@
 //! The counting proxy counts and passes on: the other tests lean on it.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 
-use passerelle_tests::CountingProxy;
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
+use passerelle_tests::{CountingProxy, free_addresses};
 
 #[test]
 fn the_proxy_counts_what_crosses_over_tcp_in_both_directions() {
     let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free_address();
+    let [address] = free_addresses();
     let proxy = CountingProxy::start(address, upstream.local_addr().unwrap(), false);
     let mut near = TcpStream::connect(address).unwrap();
     let (mut far, _) = upstream.accept().unwrap();
@@ -33,7 +26,7 @@ fn the_proxy_counts_what_crosses_over_tcp_in_both_directions() {
 #[test]
 fn the_proxy_counts_what_crosses_over_udp_in_both_directions() {
     let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = free_address();
+    let [address] = free_addresses();
     let proxy = CountingProxy::start(address, upstream.local_addr().unwrap(), true);
     let near = UdpSocket::bind("127.0.0.1:0").unwrap();
     near.connect(address).unwrap();

@@ -2,26 +2,41 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// Where ports are looked for: below those that systems give to outgoing connections (from 32768
+/// on Linux, from 49152 by RFC 6335), which could take them before the laboratory is started.
+const RANGE: Range<u16> = 10_000..30_000;
 /// Ports tried before it is given up that one is free for UDP and TCP.
-const TRIES_MAX: usize = 64;
+const TRIES_MAX: usize = 256;
 
 /// Ports handed out so far; they stay taken until this is dropped, so that none is given twice.
 #[derive(Debug, Default)]
-pub(super) struct Ports {
-    held: Vec<(TcpListener, Option<UdpSocket>)>,
+pub struct Ports {
+    held: Vec<(TcpListener, UdpSocket)>,
 }
 
 impl Ports {
     /// A port that is free for both UDP and TCP.
-    pub(super) fn both(&mut self) -> io::Result<SocketAddr> {
+    ///
+    /// # Errors
+    /// What the system says about the last one that was tried.
+    pub fn both(&mut self) -> io::Result<SocketAddr> {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for _ in 0..TRIES_MAX {
-            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-            let address = tcp.local_addr()?;
-            match UdpSocket::bind(address) {
-                Ok(udp) => {
-                    self.held.push((tcp, Some(udp)));
+            // At random: laboratories that are made at the same time are not to meet.
+            let mut random = [0; 2];
+            let filled = SystemRandom::new().fill(&mut random);
+            filled.map_err(|_| io::Error::other("the system gives no random bytes"))?;
+            let port = RANGE.start + u16::from_be_bytes(random) % (RANGE.end - RANGE.start);
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let bound = TcpListener::bind(address)
+                .and_then(|tcp| UdpSocket::bind(address).map(|udp| (tcp, udp)));
+            match bound {
+                Ok(sockets) => {
+                    self.held.push(sockets);
                     return Ok(address);
                 }
                 Err(error) => last = error,
@@ -30,14 +45,8 @@ impl Ports {
         Err(last)
     }
 
-    /// A TCP port for `/metrics`, if `wanted`.
+    /// A port for `/metrics`, if `wanted`.
     pub(super) fn metrics(&mut self, wanted: bool) -> io::Result<Option<SocketAddr>> {
-        if !wanted {
-            return Ok(None);
-        }
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = tcp.local_addr()?;
-        self.held.push((tcp, None));
-        Ok(Some(address))
+        wanted.then(|| self.both()).transpose()
     }
 }
