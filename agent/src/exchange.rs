@@ -14,7 +14,7 @@ use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN}
 use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
 use passerelle_proto::{
     Checkpoint, Denial, Digest, Facts, INLINE_LEN_MAX, LogVerifier, PackageId, Place, Role,
-    StatementId, UntrustedManifest, VerifiedManifest, decide,
+    StatementId, UntrustedManifest, VerifiedManifest, busy_words, decide,
 };
 use tokio::sync::mpsc;
 use tonic::async_trait;
@@ -527,7 +527,7 @@ impl Outbound for Handing {
             && let Some(What::Busy(busy)) = body.what
         {
             let after = Duration::from_millis(busy.retry_after_ms).clamp(RETRY, RETRY_MAX);
-            let (package, why) = (self.sent.manifest.id().short(), busy.reason().as_str_name());
+            let (package, why) = (self.sent.manifest.id().short(), busy_words(busy.reason()));
             tracing::info!(package, why, ?after, "put off by the gateway");
             return self.put_back(Some(after));
         }

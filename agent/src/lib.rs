@@ -37,6 +37,6 @@ pub use hook::{HOOK_TIME_MAX, HookError, HookFacts};
 pub use instructions::{INSTRUCTIONS, Instructions, InstructionsError};
 pub use job::{Job, JobKind, JobRecord, JobStage, REPORT, file_name_of};
 pub use outbox::{DEPTH_MAX, Dropped, ENTRIES_MAX, Find, Outbox, Shape, Unfit};
-pub use progress::{Gateways, Progress, Stage, progress, reason_words};
+pub use progress::{Gateways, Progress, Stage, progress};
 pub use received::{Entry, KEPT_AFTER, Register};
 pub use store::{Store, StoreError};

@@ -3,6 +3,7 @@
 //! `Delivered` (and the `Acknowledged` after it) wins over every other statement whenever it
 //! arrives; of the other terminal ones the earliest counts; all of them stay stored.
 
+use passerelle_proto::reason_words;
 use passerelle_proto::v1::{self, statement::What};
 
 /// How far a package has come towards one recipient, in the order of its way.
@@ -165,15 +166,6 @@ fn refusal_words(issuer: &str, refused: &v1::Refused) -> String {
         article => format!(" (article {article})"),
     };
     format!("by {issuer}: {}{article}", reason_words(refused.reason()))
-}
-
-/// A reason in words, for people.
-pub fn reason_words(reason: v1::Reason) -> String {
-    reason
-        .as_str_name()
-        .trim_start_matches("REASON_")
-        .to_lowercase()
-        .replace('_', " ")
 }
 
 #[cfg(test)]

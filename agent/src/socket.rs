@@ -11,7 +11,8 @@ use passerelle_proto::v1::{
     ShowResponse, Signed,
 };
 use passerelle_proto::{
-    COMMENT_LEN_MAX, PackageId, PackagePrefix, PartyId, PrefixError, VerifiedManifest, v1,
+    COMMENT_LEN_MAX, PackageId, PackagePrefix, PartyId, PrefixError, VerifiedManifest,
+    reason_words, v1,
 };
 use prost::Message;
 use tonic::{Request, Response, Status, async_trait};
@@ -265,7 +266,7 @@ async fn ping(node: Arc<Node>, party: PartyId, timeout: Duration) -> Result<Ping
                 What::Accepted(_) if answer.accepted_ms == 0 => answer.accepted_ms = elapsed.max(1),
                 What::Delivered(_) => answer.delivered_ms = elapsed.max(1),
                 What::Refused(refused) => {
-                    answer.error = format!("refused: {}", crate::reason_words(refused.reason()));
+                    answer.error = format!("refused: {}", reason_words(refused.reason()));
                 }
                 _ => {}
             },

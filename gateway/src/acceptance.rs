@@ -10,7 +10,7 @@ use passerelle_proto::v1::{
 };
 use passerelle_proto::{
     Denial, Digest, Facts, Hop, INLINE_LEN_MAX, PackageId, PartyId, Permit, Place, StatementDraft,
-    Timestamp, UntrustedManifest, VerifiedManifest, decide,
+    Timestamp, UntrustedManifest, VerifiedManifest, busy_words, decide,
 };
 use prost::Message;
 use tonic::async_trait;
@@ -187,7 +187,7 @@ async fn answer_refusal(
         Refusal::Silent(why) => return Err(why),
         Refusal::Busy(reason) => {
             node.metrics
-                .add(Counter::Busy, &[("reason", reason.as_str_name())], 1);
+                .add(Counter::Busy, &[("reason", busy_words(reason))], 1);
             What::Busy(Busy {
                 reason: reason as i32,
                 retry_after_ms: match reason {

@@ -10,6 +10,7 @@ use passerelle_proto::session::Answer;
 use passerelle_proto::v1::{self, Lane, Section, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Hop, INLINE_LEN_MAX, KeyRole, Role, UntrustedStatement, VerifiedManifest, VerifiedStatement,
+    busy_words,
 };
 use prost::Message;
 use tonic::async_trait;
@@ -372,7 +373,7 @@ impl Outbound for Handing {
             What::Refused(_) => self.refused(&statement).await,
             What::Busy(busy) => {
                 let after = Duration::from_millis(busy.retry_after_ms).min(RETRY_MAX);
-                let why = format!("busy: {}", busy.reason().as_str_name());
+                let why = format!("put off by it: {}", busy_words(busy.reason()));
                 self.retry(after.max(FIRST_RETRY), why);
             }
             _ => self.retry(RETRY_MAX, "the answer is no answer to an offer".into()),

@@ -9,7 +9,7 @@ use passerelle_link::{Peer, RefusalSink, TrustStore};
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Directory, Hop, PackageId, PartyId, SigningKey, StatementDraft, Timestamp, UntrustedManifest,
-    VerifiedManifest,
+    VerifiedManifest, reason_words,
 };
 use prost::Message;
 use tokio::sync::watch;
@@ -161,7 +161,7 @@ impl Node {
         reason: Reason,
         article: &str,
     ) {
-        let class = reason.as_str_name();
+        let class = reason_words(reason);
         self.metrics.add(Counter::Refusals, &[("reason", class)], 1);
         // What cannot be appended yet is counted, and recorded as a count later.
         let held = self.anchor.is_held();

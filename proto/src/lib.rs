@@ -85,7 +85,8 @@ pub use sheet::{
 };
 pub use statement::{
     COMMENT_LEN_MAX, STATEMENT_LEN_MAX, StatementChain, StatementDraft, StatementError,
-    UntrustedStatement, VerifiedStatement, statement_name, terminal_recipients,
+    UntrustedStatement, VerifiedStatement, busy_words, reason_words, statement_name,
+    terminal_recipients,
 };
 pub use time::{Timestamp, TimestampError};
 pub use witness::{WITNESS_BODY_LEN_MAX, WitnessAnswer, add_checkpoint_body, witness};

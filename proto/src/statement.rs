@@ -8,7 +8,7 @@ use prost::Message;
 use crate::envelope::{self, EnvelopeError};
 use crate::manifest::NONCE_LEN;
 use crate::v1::statement::What;
-use crate::v1::{self, ObjectType, Signed};
+use crate::v1::{self, BusyReason, ObjectType, Reason, Signed};
 use crate::{Digest, KeyId, PackageId, PartyId, SigningKey, StatementId, Timestamp, VerifyingKey};
 
 /// Longest statement body in bytes.
@@ -263,6 +263,46 @@ impl VerifiedStatement {
     /// What is said.
     pub fn what(&self) -> &What {
         &self.0.what
+    }
+}
+
+/// A reason for a refusal in messages, logs and metrics.
+pub fn reason_words(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Unspecified => "unspecified",
+        Reason::Signature => "signature",
+        Reason::SignerUnknown => "signer unknown",
+        Reason::SignerExpired => "signer expired",
+        Reason::SignerRevoked => "signer revoked",
+        Reason::Malformed => "malformed",
+        Reason::ConventionUnknown => "convention unknown",
+        Reason::ConventionDates => "convention dates",
+        Reason::FlowUnknown => "flow unknown",
+        Reason::FlowSender => "flow sender",
+        Reason::FlowRecipient => "flow recipient",
+        Reason::TooLarge => "too large",
+        Reason::TooOld => "too old",
+        Reason::FromFuture => "from future",
+        Reason::Expired => "expired",
+        Reason::Route => "route",
+        Reason::Lineage => "lineage",
+        Reason::Digest => "digest",
+        Reason::Key => "key",
+        Reason::Content => "content",
+        Reason::EntryName => "entry name",
+        Reason::Role => "role",
+        Reason::Other => "other",
+    }
+}
+
+/// Why a gateway puts an offer off, in messages, logs and metrics.
+pub fn busy_words(reason: BusyReason) -> &'static str {
+    match reason {
+        BusyReason::Unspecified => "unspecified",
+        BusyReason::Disk => "disk",
+        BusyReason::Quota => "quota",
+        BusyReason::Offers => "offers",
+        BusyReason::Unanchored => "unanchored",
     }
 }
 

@@ -96,7 +96,7 @@ fn busy(lab: &RunningLab) -> bool {
     let mut lines = page
         .lines()
         .filter(|line| line.starts_with("passerelle_busy_total"));
-    lines.any(|line| line.contains("UNANCHORED"))
+    lines.any(|line| line.contains("unanchored"))
 }
 
 fn gauge(lab: &RunningLab, value: u8) {

@@ -2,14 +2,13 @@
 
 use std::fmt::{self, Display};
 
-use passerelle_proto::{Digest, v1};
+use passerelle_proto::{Digest, busy_words, reason_words, v1};
 use prost::Message;
 use serde::Serialize;
 use v1::entry::Event;
 use v1::statement::What;
 
 use super::quantity::{When, hex, one_line, short};
-use crate::reason_words;
 
 /// A statement as the command line shows it.
 #[derive(Debug, Clone, Serialize)]
@@ -98,7 +97,10 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
             ("acknowledged", says)
         }
         What::Refused(r) => ("refused", refused(r)),
-        What::Busy(b) => ("busy", format!("not now, again in {} ms", b.retry_after_ms)),
+        What::Busy(b) => {
+            let (why, after) = (busy_words(b.reason()), b.retry_after_ms);
+            ("busy", format!("not now ({why}), again in {after} ms"))
+        }
         What::NotCollected(n) => {
             let (from, until) = (When(n.held_from_ms), When(n.held_until_ms));
             let says = format!("{} did not fetch it from {from} to {until}", n.recipient);

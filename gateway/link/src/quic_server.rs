@@ -72,8 +72,9 @@ async fn serve(
     let ending = serving.ending(&peer.hop, chain);
     let _ended = ending.cut.clone().drop_guard();
     let cut = ending.cut.clone();
+    let requests = requests(connection.clone(), peer.clone(), serving, ending);
     tokio::select! {
-        ended = requests(connection.clone(), peer.clone(), serving, ending) => if let Err(error) = ended {
+        ended = requests => if let Err(error) = ended {
             tracing::debug!(%address, %error, "a connection has ended");
         },
         () = cut.cancelled() => {}
