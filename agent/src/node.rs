@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use passerelle_link::{LinkStatus, TrustStore};
-use passerelle_proto::v1::statement::What;
+use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{
     Directory, Hop, PackageId, PartyId, RecipientSecret, SigningKey, StatementChain,
-    StatementDraft, StatementId, Timestamp, UntrustedStatement,
+    StatementDraft, StatementId, Timestamp, UntrustedStatement, VerifiedManifest,
 };
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -93,10 +93,41 @@ impl Node {
         destination: &PartyId,
         what: What,
     ) -> Result<StatementId, DiskError> {
+        self.speak(entry.id(), destination, what, |id, signed| {
+            entry.store_statement(id, signed).map(|()| id)
+        })
+    }
+
+    /// Enters a package that is refused for good, with the statement that says so.
+    ///
+    /// Blocks. On return both are durable.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing was entered or said then.
+    pub(crate) fn enter_refused(
+        &self,
+        manifest: &VerifiedManifest,
+        refused: v1::Refused,
+    ) -> Result<Entry, DiskError> {
+        let what = What::Refused(refused);
+        self.speak(manifest.id(), manifest.sender(), what, |id, signed| {
+            let register = &self.register;
+            register.enter_refused(manifest.signed(), id, signed, now())
+        })
+    }
+
+    /// Signs the next statement of the sequence; it counts once `keep` has made it durable.
+    fn speak<T>(
+        &self,
+        package: PackageId,
+        destination: &PartyId,
+        what: What,
+        keep: impl FnOnce(StatementId, &v1::Signed) -> Result<T, DiskError>,
+    ) -> Result<T, DiskError> {
         let draft = StatementDraft {
             issuer: self.party.clone(),
             destination: destination.clone(),
-            package: entry.id(),
+            package,
             at: now(),
             what,
         };
@@ -104,16 +135,19 @@ impl Node {
         let mut next = chain.clone();
         let signed = draft.sign(&self.key, &mut next);
         let id = StatementId(passerelle_proto::Digest::of(&signed.body));
-        entry.store_statement(id, &signed)?;
+        let kept = keep(id, &signed)?;
         *chain = next;
+        self.outgoing.statement(package, id, signed);
+        self.news.notify_waiters();
         let lines = chain
             .iter()
             .map(|(party, seq, id)| format!("{party} {seq} {id}\n"));
         let text: String = lines.collect();
-        durable::write_file(&self.chain_path(), text.as_bytes())?;
-        self.outgoing.statement(entry.id(), id, signed);
-        self.news.notify_waiters();
-        Ok(id)
+        if let Err(error) = durable::write_file(&self.chain_path(), text.as_bytes()) {
+            // The register has the statement too, and the next start reads it there.
+            tracing::warn!(%error, "where the sequence of statements stands was not noted");
+        }
+        Ok(kept)
     }
 
     /// Signs an answer outside of any sequence.
@@ -122,7 +156,7 @@ impl Node {
         destination: &PartyId,
         package: PackageId,
         what: What,
-    ) -> passerelle_proto::v1::Signed {
+    ) -> v1::Signed {
         StatementDraft {
             issuer: self.party.clone(),
             destination: destination.clone(),

@@ -96,9 +96,14 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
 /// Opens an arrived package; `None` when nothing came of it that a person can use.
 fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskError> {
     let path = pack_path(node, &package);
-    if node.register.find(package).is_some() {
+    if let Some(entry) = node.register.find(package) {
+        // An attempt before this one may have come no further than the entry.
+        let unsaid = entry.terminal()?.is_none();
+        if unsaid {
+            finish(node, &entry, &entry.manifest()?.1)?;
+        }
         durable::remove_file(&path)?;
-        return Ok(None);
+        return Ok(unsaid.then_some(entry));
     }
     let mut file = File::open(&path).at("open", &path)?;
     let entry = match read_manifest(&mut file) {
@@ -159,7 +164,7 @@ fn open_file(
     } else {
         durable::remove_tree(&unfinished)?;
     }
-    let description = Some(&opened.description);
+    let description = &opened.description;
     let entry = node
         .register
         .enter(manifest.signed(), description, place.as_deref(), now())?;
@@ -214,13 +219,12 @@ fn refuse(
 ) -> Result<(), DiskError> {
     tracing::warn!(package = manifest.id().short(), why, "refused");
     node.metrics.refused();
-    let entry = node.register.enter(manifest.signed(), None, None, now())?;
-    let what = What::Refused(v1::Refused {
+    let refused = v1::Refused {
         reason: reason as i32,
         article: article.to_owned(),
         recipients: vec![node.party.to_string()],
-    });
-    node.say(&entry, manifest.sender(), what)?;
+    };
+    node.enter_refused(manifest, refused)?;
     node.tell(AgentEvent::Refused {
         package: manifest.id(),
         reason,

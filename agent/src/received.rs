@@ -84,13 +84,42 @@ impl Register {
         entries.iter().map(entry).collect()
     }
 
-    /// Enters a package. On return the entry is durable; it appears whole or not at all.
-    /// `place` is absolute and below the agent's directory.
+    /// Enters a package that was opened. On return the entry is durable; it appears whole or not
+    /// at all. `place` is absolute and below the agent's directory; a test package has none.
     pub fn enter(
         &self,
         manifest: &v1::Signed,
-        description: Option<&v1::Description>,
+        description: &v1::Description,
         place: Option<&Path>,
+        now: Timestamp,
+    ) -> Result<Entry, DiskError> {
+        let mut files = vec![("description".to_owned(), description.encode_to_vec())];
+        if let Some(place) = place {
+            let relative = place.strip_prefix(&self.root).unwrap_or(place);
+            let bytes = relative.as_os_str().as_encoded_bytes();
+            files.push(("place".to_owned(), bytes.to_vec()));
+        }
+        self.write(manifest, files, now)
+    }
+
+    /// Enters a package that is refused, together with the statement that says so: there is no
+    /// moment at which the entry could be taken for one that was opened.
+    pub fn enter_refused(
+        &self,
+        manifest: &v1::Signed,
+        id: StatementId,
+        refusal: &v1::Signed,
+        now: Timestamp,
+    ) -> Result<Entry, DiskError> {
+        let statement = (format!("unacked/{id}"), refusal.encode_to_vec());
+        self.write(manifest, vec![statement], now)
+    }
+
+    /// Writes an entry with these files beside its manifest, and gives it its name.
+    fn write(
+        &self,
+        manifest: &v1::Signed,
+        files: Vec<(String, Vec<u8>)>,
         now: Timestamp,
     ) -> Result<Entry, DiskError> {
         let id = PackageId(passerelle_proto::Digest::of(&manifest.body));
@@ -99,14 +128,10 @@ impl Register {
         durable::remove_tree(&unfinished)?;
         durable::create_directory(&unfinished)?;
         durable::write_file(&unfinished.join("manifest"), &manifest.encode_to_vec())?;
-        if let Some(description) = description {
-            let path = unfinished.join("description");
-            durable::write_file(&path, &description.encode_to_vec())?;
-        }
-        if let Some(place) = place {
-            let relative = place.strip_prefix(&self.root).unwrap_or(place);
-            let bytes = relative.as_os_str().as_encoded_bytes();
-            durable::write_file(&unfinished.join("place"), bytes)?;
+        for (name, bytes) in files {
+            let path = unfinished.join(name);
+            path.parent().map_or(Ok(()), durable::create_directory)?;
+            durable::write_file(&path, &bytes)?;
         }
         let directory = date.join(id.to_string());
         durable::rename(&unfinished, &directory)?;
@@ -126,8 +151,11 @@ impl Register {
             let not_after = entry.manifest()?.1.not_after_ms;
             let until = Timestamp::from_ms(not_after).saturating_add(KEPT_AFTER);
             if now > until {
+                // Half an entry could not be read at the next start: it loses its name first.
+                let unfinished = durable::beside(&entry.directory, ".tmp");
+                durable::rename(&entry.directory, &unfinished)?;
                 self.entries().remove(&entry.id);
-                durable::remove_tree(&entry.directory)?;
+                durable::remove_tree(&unfinished)?;
                 removed += 1;
             }
         }
@@ -283,6 +311,25 @@ mod tests {
         )
     }
 
+    /// The entry of a test package.
+    fn opened(register: &Register, not_after_ms: i64) -> Result<Entry, DiskError> {
+        let description = v1::Description::default();
+        register.enter(&manifest(not_after_ms), &description, None, NOW)
+    }
+
+    #[test]
+    fn a_refused_package_is_never_there_without_its_refusal() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let register = Register::load(&store).unwrap();
+        let (id, signed) = statement(What::Refused(v1::Refused::default()));
+        let refused = register.enter_refused(&manifest(1), id, &signed, NOW);
+        let entry = refused.unwrap();
+        assert_eq!(entry.unacked().unwrap(), std::slice::from_ref(&signed));
+        assert_eq!(entry.terminal().unwrap(), Some(signed));
+        assert_eq!(entry.description().unwrap(), None);
+    }
+
     #[test]
     fn an_entry_is_found_again_after_a_restart_with_all_that_was_stored() {
         let dir = tempfile::tempdir().unwrap();
@@ -295,7 +342,7 @@ mod tests {
         let register = Register::load(&store).unwrap();
         let signed = manifest(1);
         let entry = register
-            .enter(&signed, Some(&description), Some(&place), NOW)
+            .enter(&signed, &description, Some(&place), NOW)
             .unwrap();
         let again = Register::load(&store).unwrap().find(entry.id()).unwrap();
         assert_eq!(again.manifest().unwrap().0, signed);
@@ -309,7 +356,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let register = Register::load(&store).unwrap();
-        let entry = register.enter(&manifest(1), None, None, NOW).unwrap();
+        let entry = opened(&register, 1).unwrap();
         let (id, signed) = statement(What::Delivered(v1::Delivered::default()));
         entry.store_statement(id, &signed).unwrap();
         assert_eq!(entry.unacked().unwrap(), std::slice::from_ref(&signed));
@@ -325,7 +372,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let register = Register::load(&store).unwrap();
-        let entry = register.enter(&manifest(1), None, None, NOW).unwrap();
+        let entry = opened(&register, 1).unwrap();
         let (id, signed) = statement(What::Acknowledged(v1::Acknowledged::default()));
         entry.store_statement(id, &signed).unwrap();
         assert_eq!(entry.terminal().unwrap(), None);
@@ -350,9 +397,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let register = Register::load(&store).unwrap();
-        let entry = register
-            .enter(&manifest(NOW.as_ms()), None, None, NOW)
-            .unwrap();
+        let entry = opened(&register, NOW.as_ms()).unwrap();
         let last = NOW.saturating_add(KEPT_AFTER);
         assert_eq!(register.prune(last).unwrap(), 0);
         let after = last.saturating_add(Duration::from_millis(1));
