@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
+    "passerelle/v1/expiry.proto",
     "passerelle/v1/package.proto",
     "passerelle/v1/statement.proto",
     "passerelle/v1/session.proto",

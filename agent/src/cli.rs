@@ -4,14 +4,19 @@
 
 mod arguments;
 mod audit;
+mod backup;
 mod configured;
 mod convention;
 mod endpoint;
+mod expiry;
 mod failure;
 mod keys;
 mod laboratory;
+mod letter;
+mod next_sheet;
 mod notes;
 mod output;
+mod passphrase;
 mod ping;
 mod progress;
 mod quantity;
@@ -101,7 +106,9 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
         Command::Keys { command } => match command {
             KeysCommand::New(new) => keys::new(&new, output),
             KeysCommand::Show { file } => keys::show(&file, output),
-            KeysCommand::Letter { file } => keys::letter(&file, output),
+            KeysCommand::Letter(letter) => letter::print(&letter, output),
+            KeysCommand::Backup(backup) => backup::backup(&backup, output),
+            KeysCommand::Restore(restore) => backup::restore(&restore, output),
         },
         Command::Convention { command } => match command {
             ConventionCommand::Show { file } => convention::show(&file, output),
@@ -110,6 +117,8 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
         },
         Command::Sheet { command } => match command {
             SheetCommand::New(new) => sheet::new(&new, output),
+            SheetCommand::Next(next) => next_sheet::next(&next, output),
+            SheetCommand::Revoke(revoke) => next_sheet::revoke(&revoke, output),
             SheetCommand::Show { file } => sheet::show(&file, output),
             SheetCommand::Sign(sign) => sheet::sign(&sign, output),
         },

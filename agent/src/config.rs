@@ -8,8 +8,8 @@
 //! certificate = "tls/agent.pem"
 //! key = "tls/agent.key"
 //! [keys]
-//! agent = "keys/agent.secret"              # signs
-//! recipient = "keys/recipient.secret"      # opens
+//! agent = "keys/agent.secret"              # signs; or a list: the newest in the sheet signs
+//! recipient = "keys/recipient.secret"      # opens; or a list: whichever a package is sealed for
 //! [trust]
 //! convention = "convention.note"
 //! sheets = "sheets"
@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use passerelle_link::TransportChoice;
-use passerelle_proto::{Document, PartyId, Placed, Problem, Section};
+use passerelle_proto::{Document, KEYS_HELD_MAX, PartyId, Placed, Problem, Section};
 
 /// Exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
@@ -70,10 +70,11 @@ pub struct AgentConfig {
     pub tls_certificate: PathBuf,
     /// Private key of the certificate in PEM; readable by its owner only.
     pub tls_key: PathBuf,
-    /// The agent's signing key; readable by its owner only.
-    pub agent_key: PathBuf,
-    /// The key that opens packages; readable by its owner only.
-    pub recipient_key: PathBuf,
+    /// The agent's signing keys, readable by their owner only; the newest one that the party's
+    /// sheet lists signs.
+    pub agent_keys: Vec<PathBuf>,
+    /// The keys that open packages, readable by their owner only.
+    pub recipient_keys: Vec<PathBuf>,
     /// The convention's signed note.
     pub convention: PathBuf,
     /// Folder of party sheets (signed notes).
@@ -139,8 +140,8 @@ struct Required {
     directory: Option<Placed<String>>,
     certificate: Option<Placed<String>>,
     tls_key: Option<Placed<String>>,
-    agent_key: Option<Placed<String>>,
-    recipient_key: Option<Placed<String>>,
+    agent_keys: Vec<String>,
+    recipient_keys: Vec<String>,
     convention: Option<Placed<String>>,
     sheets: Option<Placed<String>>,
 }
@@ -188,6 +189,7 @@ impl AgentConfig {
         };
         let path =
             |text: Option<Placed<String>>| text.map(|t| base.join(t.value)).ok_or_else(unusable);
+        let paths = |texts: Vec<String>| texts.iter().map(|text| base.join(text)).collect();
         if !problems.is_empty() {
             return Err(unusable());
         }
@@ -199,8 +201,8 @@ impl AgentConfig {
             grace: Duration::from_secs(grace_s),
             tls_certificate: path(required.certificate)?,
             tls_key: path(required.tls_key)?,
-            agent_key: path(required.agent_key)?,
-            recipient_key: path(required.recipient_key)?,
+            agent_keys: paths(required.agent_keys),
+            recipient_keys: paths(required.recipient_keys),
             convention: path(required.convention)?,
             sheets: path(required.sheets)?,
             roots,
@@ -225,8 +227,10 @@ fn required<'i>(
     let tls_key = document.required(&mut tls, "key", "\"tls/agent.key\"");
     document.close(tls);
     let mut keys = document.section(root, "keys");
-    let agent_key = document.required(&mut keys, "agent", "\"keys/agent.secret\"");
-    let recipient_key = document.required(&mut keys, "recipient", "\"keys/recipient.secret\"");
+    let example = "\"keys/agent.secret\"";
+    let agent_keys = document.required_some(&mut keys, "agent", KEYS_HELD_MAX, example);
+    let example = "\"keys/recipient.secret\"";
+    let recipient_keys = document.required_some(&mut keys, "recipient", KEYS_HELD_MAX, example);
     document.close(keys);
     let mut trust = document.section(root, "trust");
     let convention = document.required(&mut trust, "convention", "\"convention.note\"");
@@ -238,8 +242,8 @@ fn required<'i>(
         directory,
         certificate,
         tls_key,
-        agent_key,
-        recipient_key,
+        agent_keys,
+        recipient_keys,
         convention,
         sheets,
     };

@@ -9,10 +9,7 @@ use std::time::Duration;
 
 use passerelle_link::{Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
 use passerelle_proto::v1::agent_server::AgentServer;
-use passerelle_proto::{
-    Hop, KeyRole, PackageId, PartyId, Problem, RecipientSecret, SigningKey, VerifiedStatement,
-    read_secret_file,
-};
+use passerelle_proto::{Hop, KeyId, KeyRole, PackageId, PartyId, Problem, VerifiedStatement};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -28,6 +25,7 @@ use crate::metrics::{self, AgentMetrics};
 use crate::node::{Node, now, read_chain};
 use crate::outgoing::Outgoing;
 use crate::received::Register;
+use crate::renewal::{self, Keys, problem};
 use crate::socket::SocketService;
 use crate::store::{Store, StoreError};
 use crate::{opening, sealing};
@@ -60,8 +58,7 @@ pub enum StartError {
 /// Keys, certificate and trust of one agent; they belong together.
 struct Materials {
     identity: Identity,
-    key: SigningKey,
-    recipient: RecipientSecret,
+    keys: Keys,
     trust: TrustStore,
 }
 
@@ -92,7 +89,7 @@ impl Agent {
             path: PathBuf::from("agent"),
             why: "the start was interrupted".into(),
         };
-        let (node, identity, arrived) = prepared.map_err(interrupted)??;
+        let (node, arrived) = prepared.map_err(interrupted)??;
         let tasks = TaskTracker::new();
         serve_socket(&node, &tasks)?;
         let metrics = serve_metrics(&node, &tasks).await?;
@@ -102,7 +99,7 @@ impl Agent {
         }
         tasks.spawn(opening::open_arrived(node.clone(), receiver));
         let exchange = AgentExchange::new(node.clone(), sender);
-        start_link(&node, &tasks, identity.clone(), exchange)?;
+        start_link(&node, &tasks, exchange)?;
         let resuming = node.clone();
         tasks.spawn(async move {
             let resumed = resuming.clone();
@@ -112,13 +109,24 @@ impl Agent {
             }
             sealing::watch_outbox(resuming).await;
         });
-        tasks.spawn(gauges(node.clone(), identity));
+        tasks.spawn(gauges(node.clone()));
+        tasks.spawn(renewal::keep_current(node.clone()));
         tracing::info!(party = %node.party, "the agent runs");
         Ok(Self {
             node,
             metrics,
             tasks,
         })
+    }
+
+    /// Takes over at once what has changed on the disk: certificate, notes, and the keys that the
+    /// configuration names. Certificate and notes are looked at every few seconds anyway.
+    ///
+    /// # Errors
+    /// Every problem with the configuration or the keys; these stay as they are then.
+    pub async fn reload(&self) -> Result<(), ConfigError> {
+        renewal::look(&self.node).await;
+        renewal::reload_keys(&self.node).await
     }
 
     /// Follows what the agent does.
@@ -198,16 +206,9 @@ impl Agent {
 
 fn load(config: &AgentConfig) -> Result<Materials, ConfigError> {
     let mut problems = Vec::new();
-    let key = secret(
-        &config.agent_key,
-        SigningKey::from_secret_text,
-        &mut problems,
-    );
-    let recipient = secret(
-        &config.recipient_key,
-        RecipientSecret::from_secret_text,
-        &mut problems,
-    );
+    let keys = Keys::load(config)
+        .map_err(|error| problems.extend(error.problems))
+        .ok();
     let identity = Identity::load(&config.tls_certificate, &config.tls_key)
         .map_err(|error| {
             let remedy = "name a certificate of this agent and its key in [tls]";
@@ -224,13 +225,10 @@ fn load(config: &AgentConfig) -> Result<Materials, ConfigError> {
     let trust = TrustStore::open(&source)
         .map_err(|found| problems.extend(found))
         .ok();
-    if let (Some(key), Some(recipient), Some(identity), Some(trust)) =
-        (key, recipient, identity, trust)
-    {
+    if let (Some(keys), Some(identity), Some(trust)) = (keys, identity, trust) {
         let materials = Materials {
             identity,
-            key,
-            recipient,
+            keys,
             trust,
         };
         check(config, &materials, &mut problems);
@@ -245,25 +243,25 @@ fn load(config: &AgentConfig) -> Result<Materials, ConfigError> {
 fn check(config: &AgentConfig, materials: &Materials, problems: &mut Vec<Problem>) {
     let party = &config.party;
     let directory = materials.trust.directory();
-    let key = directory.signing_key(party, &materials.key.id());
-    if !key.is_some_and(|key| key.may(KeyRole::Agent)) {
+    // Others may wait for the sheet that will list them.
+    let ids = materials.keys.signing.ids();
+    let listed = |id: &KeyId| {
+        let key = directory.signing_key(party, id);
+        key.is_some_and(|key| key.may(KeyRole::Agent))
+    };
+    if !ids.iter().any(listed) {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
         let what = format!(
             "key {} is no agent key in the sheet of {party}",
-            materials.key.id()
+            ids.join(" or ")
         );
         let remedy = "name the key of this agent, or sign a sheet that lists it";
-        problems.push(problem(&config.agent_key, what, remedy));
+        problems.push(problem(first(&config.agent_keys), what, remedy));
     }
-    let listed = directory.sheet(party).is_some_and(|sheet| {
-        sheet
-            .recipients
-            .iter()
-            .any(|key| key.id() == materials.recipient.id())
-    });
-    if !listed {
+    if !materials.keys.recipients.is_listed(&directory, party) {
         let what = format!("this recipient key is not in the sheet of {party}");
         let remedy = "name the recipient key of this party, or sign a sheet that lists it";
-        problems.push(problem(&config.recipient_key, what, remedy));
+        problems.push(problem(first(&config.recipient_keys), what, remedy));
     }
     let name = materials.identity.name();
     let found = directory
@@ -281,37 +279,19 @@ fn check(config: &AgentConfig, materials: &Materials, problems: &mut Vec<Problem
     }
 }
 
-fn secret<T, E: std::fmt::Display>(
-    path: &Path,
-    parse: impl Fn(&str) -> Result<T, E>,
-    problems: &mut Vec<Problem>,
-) -> Option<T> {
-    let read = read_secret_file(path);
-    let text = read.map_err(|error| {
-        let remedy = "a secret key file belongs to this user alone (mode 0600)";
-        problems.push(problem(path, error.to_string(), remedy));
-    });
-    let parsed = parse(&text.ok()?);
-    let parsed = parsed.map_err(|error| {
-        let remedy = "make one with `passerelle keys new`, or name the right file";
-        problems.push(problem(path, error.to_string(), remedy));
-    });
-    parsed.ok()
+fn first(paths: &[PathBuf]) -> &Path {
+    paths.first().map_or(Path::new(""), PathBuf::as_path)
 }
 
-fn problem(file: &Path, what: String, remedy: &str) -> Problem {
-    Problem {
-        file: file.to_owned(),
-        line: None,
-        what,
-        remedy: remedy.to_owned(),
-    }
-}
-
-type Prepared = (Arc<Node>, Identity, Vec<PackageId>);
+type Prepared = (Arc<Node>, Vec<PackageId>);
 
 fn prepare(config: AgentConfig, materials: Materials) -> Result<Prepared, StartError> {
     let store = Store::open(&config.directory)?;
+    let kept = materials.trust.keep_in_force();
+    kept.map_err(|error| StartError::Path {
+        path: config.directory.clone(),
+        why: error.to_string(),
+    })?;
     let directory = materials.trust.directory();
     for flow in directory.convention().flows() {
         if flow.from.contains(&config.party) {
@@ -325,9 +305,10 @@ fn prepare(config: AgentConfig, materials: Materials) -> Result<Prepared, StartE
         party: config.party.clone(),
         metrics: AgentMetrics::new(config.party.as_str()),
         register,
+        identity: materials.identity,
         trust: materials.trust,
-        key: Arc::new(materials.key),
-        recipient: Arc::new(materials.recipient),
+        keys: materials.keys.signing,
+        recipients: materials.keys.recipients,
         outgoing,
         incoming: Incoming::default(),
         chain: Mutex::new(chain),
@@ -343,7 +324,7 @@ fn prepare(config: AgentConfig, materials: Materials) -> Result<Prepared, StartE
     for sent in node.outgoing.all() {
         crate::receipts::close_if_over(&node, sent.job, &sent.manifest)?;
     }
-    Ok((node, materials.identity, arrived))
+    Ok((node, arrived))
 }
 
 fn serve_socket(node: &Arc<Node>, tasks: &TaskTracker) -> Result<(), StartError> {
@@ -393,7 +374,6 @@ async fn serve_metrics(
 fn start_link(
     node: &Arc<Node>,
     tasks: &TaskTracker,
-    identity: Identity,
     exchange: Arc<AgentExchange>,
 ) -> Result<(), StartError> {
     let Some(gateway) = node.gateway() else {
@@ -404,7 +384,8 @@ fn start_link(
         why: error.to_string(),
     };
     let trust = node.trust.subscribe();
-    let dialer = Dialer::new(identity, trust, node.config.transport).map_err(failed)?;
+    let dialer =
+        Dialer::new(node.identity.clone(), trust, node.config.transport).map_err(failed)?;
     let stop = node.stop.clone();
     let (link, run) = Link::maintain(dialer, gateway, exchange, stop, |_| {});
     tasks.spawn(run);
@@ -431,14 +412,14 @@ fn start_link(
     Ok(())
 }
 
-async fn gauges(node: Arc<Node>, identity: Identity) {
+async fn gauges(node: Arc<Node>) {
     let mut tick = tokio::time::interval(GAUGES_EVERY);
     loop {
         tokio::select! {
             _ = tick.tick() => {
                 let connected = node.link.borrow().transport.is_some();
                 node.metrics.set_now(node.outgoing.all().len(), connected);
-                node.metrics.certificate_ends(identity.not_after_s());
+                node.metrics.certificate_ends(node.identity.not_after_s());
             }
             () = node.stop.cancelled() => return,
         }

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use passerelle_link::{
-    Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, WriteError,
+    Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, Trust, WriteError,
 };
 use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
 use passerelle_proto::{
-    Checkpoint, Denial, Digest, Facts, INLINE_LEN_MAX, LogVerifier, PackageId, Place, Role,
-    StatementId, UntrustedManifest, VerifiedManifest, busy_words, decide,
+    CLOCK_TOLERANCE, Checkpoint, Denial, Digest, Directory, Facts, INLINE_LEN_MAX, KeyRole,
+    PackageId, Place, Role, StatementId, Timestamp, UntrustedManifest, UntrustedStatement,
+    VerifiedManifest, busy_words, decide,
 };
 use tokio::sync::mpsc;
 use tonic::async_trait;
@@ -25,6 +26,7 @@ use crate::incoming::{Arriving, is_complete};
 use crate::node::{Node, now};
 use crate::outgoing::Sent;
 use crate::receipts::{self, Taken};
+use crate::renewal;
 
 /// Wait before a package is offered again that the gateway could not take.
 const RETRY: Duration = Duration::from_secs(1);
@@ -62,18 +64,14 @@ impl AgentExchange {
     /// Keeps the newest checkpoint of our gateway's log: it can tell a log that was rolled back.
     fn keep_checkpoint(&self, peer: &Peer, note: &[u8]) {
         let directory = self.node.directory();
-        let log = directory
-            .sheet(&peer.hop.party)
-            .and_then(|sheet| sheet.log.clone());
-        let Some(Ok(log)) = log.map(|log| LogVerifier::from_vkeys(&log.origin, &log.vkeys)) else {
-            return;
-        };
-        let Ok(new) = Checkpoint::verify(note, &log) else {
+        let known = directory.log_keys(&peer.hop.party);
+        let current = directory.log(&peer.hop.party);
+        let Some(Ok(new)) = current.map(|log| Checkpoint::verify(note, log)) else {
             return;
         };
         let path = checkpoint_path(&self.node);
         let kept = std::fs::read(&path).unwrap_or_default();
-        let old = Checkpoint::verify(&kept, &log).map_or(0, |old| old.size);
+        let old = Checkpoint::verify_any(&kept, known).map_or(0, |old| old.size);
         if new.size > old
             && let Err(error) = durable::write_file(&path, note)
         {
@@ -118,46 +116,40 @@ impl Exchange for AgentExchange {
         }
     }
 
-    async fn greeted(&self, peer: &Peer, hello: &v1::Hello) -> Result<Vec<Vec<u8>>, LaneError> {
+    fn trust(&self) -> Option<Trust> {
+        Some(self.node.trust.subscribe())
+    }
+
+    async fn greeted(&self, peer: &Peer, hello: &v1::Hello) -> Result<(), LaneError> {
         if peer.hop.role != Role::Gateway {
             return Err(LaneError("an agent exchanges with its gateway only".into()));
         }
         self.node.outgoing.wake();
-        if hello.lane() != Lane::Control {
-            return Ok(Vec::new());
+        if hello.lane() == Lane::Control {
+            self.keep_checkpoint(peer, &hello.checkpoint);
         }
-        self.keep_checkpoint(peer, &hello.checkpoint);
-        let directory = self.node.directory();
-        let mut notes = Vec::new();
-        if hello.convention_version < directory.convention().version() {
-            notes.push(directory.convention_note().to_vec());
-        }
-        for sheet in directory.sheets() {
-            let theirs = hello
-                .sheets
-                .iter()
-                .find(|state| state.party == sheet.party.as_str());
-            if theirs.is_none_or(|state| state.seq < sheet.seq) {
-                notes.extend(directory.sheet_note(&sheet.party).map(<[u8]>::to_vec));
-            }
-        }
-        Ok(notes)
+        Ok(())
     }
 
     async fn note(&self, peer: &Peer, note: Vec<u8>) {
         let node = self.node.clone();
         let adopted = tokio::task::spawn_blocking(move || node.trust.adopt(&note)).await;
-        match adopted {
-            Ok(Ok(Some(digest))) => tracing::info!(%peer, %digest, "a newer note is in force"),
-            Ok(Err(error)) => tracing::error!(%peer, %error, "a note was refused"),
-            Ok(Ok(None)) | Err(_) => {}
+        if let Ok(adopted) = adopted {
+            renewal::note_adopted(&peer.to_string(), adopted);
         }
     }
 
-    async fn offered(&self, peer: &Peer, manifest: Signed, inline: Bytes) -> OfferAnswer {
+    async fn offered(
+        &self,
+        peer: &Peer,
+        manifest: Signed,
+        inline: Bytes,
+        accepted: Option<Signed>,
+    ) -> OfferAnswer {
         let (node, peer) = (self.node.clone(), peer.clone());
         let arrived = self.arrived.clone();
-        let work = move || offered(&node, &peer, manifest, &inline, arrived);
+        let offer = (manifest, accepted);
+        let work = move || offered(&node, &peer, offer, &inline, arrived);
         let done = tokio::task::spawn_blocking(work).await;
         done.unwrap_or_else(|_| OfferAnswer::Decline("the agent is stopping".into()))
     }
@@ -243,7 +235,7 @@ impl Exchange for AgentExchange {
 fn offered(
     node: &Arc<Node>,
     peer: &Peer,
-    signed: Signed,
+    (signed, accepted): (Signed, Option<Signed>),
     inline: &[u8],
     arrived: mpsc::UnboundedSender<PackageId>,
 ) -> OfferAnswer {
@@ -251,13 +243,13 @@ fn offered(
     if node.register.find(package).is_some() || is_complete(node, &package) {
         return OfferAnswer::Answer(Answer::Have);
     }
-    let manifest = match judge(node, signed) {
-        Ok(manifest) => manifest,
+    let (manifest, accepted_at) = match judge(node, peer, signed, accepted) {
+        Ok(judged) => judged,
         Err((reason, article, why)) => {
             return refuse(node, peer, package, reason, article, why);
         }
     };
-    let mut arriving = match Arriving::begin(node, &manifest) {
+    let mut arriving = match Arriving::begin(node, &manifest, accepted_at) {
         Ok(arriving) => arriving,
         Err(error) => {
             tracing::error!(%error, "an offer cannot be taken now");
@@ -300,7 +292,14 @@ fn offered(
 
 type Refusal = (Reason, String, String);
 
-fn judge(node: &Node, signed: Signed) -> Result<VerifiedManifest, Refusal> {
+type Judged = (VerifiedManifest, Option<Timestamp>);
+
+fn judge(
+    node: &Node,
+    peer: &Peer,
+    signed: Signed,
+    accepted: Option<Signed>,
+) -> Result<Judged, Refusal> {
     let plain = |reason, why: &dyn ToString| (reason, String::new(), why.to_string());
     let untrusted =
         UntrustedManifest::parse(signed).map_err(|error| plain(Reason::Malformed, &error))?;
@@ -312,11 +311,13 @@ fn judge(node: &Node, signed: Signed) -> Result<VerifiedManifest, Refusal> {
     let manifest = untrusted
         .verify(&key.key)
         .map_err(|error| plain(Reason::Signature, &error))?;
+    let accepted_at =
+        accepted.and_then(|receipt| accepted_at(&directory, peer, &manifest, receipt));
     let facts = Facts {
         directory: &directory,
         manifest: &manifest,
         place: Place::Recipient { party: &node.party },
-        first_accepted: None,
+        first_accepted: accepted_at,
     };
     decide(&facts, now()).map_err(|denial| {
         (
@@ -329,7 +330,26 @@ fn judge(node: &Node, signed: Signed) -> Result<VerifiedManifest, Refusal> {
         let why = "it is larger than this agent's configuration allows";
         return Err(plain(Reason::TooLarge, &why));
     }
-    Ok(manifest)
+    Ok((manifest, accepted_at))
+}
+
+/// When our institution's gateway accepted a package, by its receipt; `None`: it does not say.
+fn accepted_at(
+    directory: &Directory,
+    gateway: &Peer,
+    manifest: &VerifiedManifest,
+    receipt: Signed,
+) -> Option<Timestamp> {
+    let untrusted = UntrustedStatement::parse(receipt).ok()?;
+    let key = directory.signing_key(&gateway.hop.party, &untrusted.signer())?;
+    let receipt = untrusted.verify(&key.key).ok()?;
+    let at = receipt.at();
+    let believed = key.may(KeyRole::Gateway)
+        && key.revoked.is_none_or(|revoked| revoked > at)
+        && receipt.issuer() == &gateway.hop.party
+        && receipt.package() == manifest.id()
+        && at <= now().saturating_add(CLOCK_TOLERANCE);
+    (believed && matches!(receipt.what(), What::Accepted(_))).then_some(at)
 }
 
 fn refuse(

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex};
 
 use passerelle_proto::session::Held;
 use passerelle_proto::v1::Section;
-use passerelle_proto::{ChunkTable, Digest, PackLayout, PackageId, VerifiedManifest, split_inline};
+use passerelle_proto::{
+    ChunkTable, Digest, PackLayout, PackageId, Timestamp, VerifiedManifest, split_inline,
+};
 use prost::Message;
 
 use crate::durable;
@@ -53,6 +55,38 @@ fn mark_path(pack: &Path) -> PathBuf {
     pack.with_extension("part")
 }
 
+/// Notes when our gateway accepted a package that is arriving: its sender's key may be revoked
+/// before it is opened.
+///
+/// Not synced: after a crash it may be missing, and the package is judged as of then.
+fn keep_accepted_at(pack: &Path, at: Option<Timestamp>) -> io::Result<()> {
+    match at {
+        Some(at) => fs::write(accepted_path(pack), at.as_ms().to_string()),
+        None => remove_accepted_at(pack),
+    }
+}
+
+/// When our gateway accepted an arrived package, where that is known.
+pub(crate) fn accepted_at(pack: &Path) -> Option<Timestamp> {
+    let text = fs::read_to_string(accepted_path(pack)).ok()?;
+    text.parse().ok().map(Timestamp::from_ms)
+}
+
+/// Forgets when a package was accepted.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn remove_accepted_at(pack: &Path) -> io::Result<()> {
+    match fs::remove_file(accepted_path(pack)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn accepted_path(pack: &Path) -> PathBuf {
+    pack.with_extension("accepted")
+}
+
 impl Incoming {
     fn next_turn(&self, package: &PackageId) -> u64 {
         let mut turns = self
@@ -86,10 +120,15 @@ impl Arriving {
     ///
     /// # Errors
     /// What the system says.
-    pub(crate) fn begin(node: &Arc<Node>, manifest: &VerifiedManifest) -> io::Result<Self> {
+    pub(crate) fn begin(
+        node: &Arc<Node>,
+        manifest: &VerifiedManifest,
+        accepted_at: Option<Timestamp>,
+    ) -> io::Result<Self> {
         let path = pack_path(node, &manifest.id());
         let turn = node.incoming.next_turn(&manifest.id());
         let layout = PackLayout::tight(manifest);
+        keep_accepted_at(&path, accepted_at)?;
         let resumed = resume(&path, manifest, &layout);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
@@ -206,6 +245,7 @@ impl Arriving {
     pub(crate) fn discard(self) -> io::Result<()> {
         self.check_turn()?;
         self.turns.incoming.ended(&self.manifest.id());
+        remove_accepted_at(&self.path)?;
         fs::remove_file(&self.path)?;
         fs::remove_file(mark_path(&self.path))
     }

@@ -25,6 +25,7 @@ mod outgoing;
 mod progress;
 mod receipts;
 mod received;
+mod renewal;
 mod sealing;
 mod socket;
 mod store;

@@ -7,6 +7,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use passerelle_proto::{Expiry, Timestamp};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ const LAST_SENT: &str = "passerelle_agent_last_sent_timestamp_seconds";
 const LAST_RECEIVED: &str = "passerelle_agent_last_received_timestamp_seconds";
 const OUTGOING: &str = "passerelle_agent_outgoing_packages";
 const CERTIFICATE: &str = "passerelle_agent_certificate_expiry_days";
+const EXPIRY: &str = "passerelle_agent_expiry_seconds";
 const CONNECTED: &str = "passerelle_agent_connected";
 
 const COUNTERS: [(&str, &str); 5] = [
@@ -43,7 +45,7 @@ const COUNTERS: [(&str, &str); 5] = [
         "Statements about our packages that were verified and stored.",
     ),
 ];
-const GAUGES: [(&str, &str); 5] = [
+const GAUGES: [(&str, &str); 6] = [
     (
         LAST_SENT,
         "When a package was last sent to its end, by flow. Alert when a night passes.",
@@ -56,6 +58,11 @@ const GAUGES: [(&str, &str); 5] = [
     (
         CERTIFICATE,
         "Days until the agent's TLS certificate expires. Alert below 30.",
+    ),
+    (
+        EXPIRY,
+        "Seconds until something ends, by of (certificate, sheet, agent keys, recipient keys, \
+         log keys, convention) and owner. Alert below 2592000 (30 days).",
     ),
     (CONNECTED, "1 while the gateway is connected."),
 ];
@@ -125,6 +132,18 @@ impl AgentMetrics {
         );
     }
 
+    pub(crate) fn ends(&self, expiries: &[Expiry], now: Timestamp) {
+        for expiry in expiries {
+            let labels = vec![
+                Label::new("of", expiry.what.as_str()),
+                Label::new("owner", expiry.owner.clone()),
+            ];
+            let gauge = Key::from_parts(EXPIRY, labels);
+            let left = expiry.seconds_left(now) as f64;
+            self.recorder.register_gauge(&gauge, &METADATA).set(left);
+        }
+    }
+
     pub(crate) fn set_now(&self, outgoing: usize, connected: bool) {
         self.set(OUTGOING, None, outgoing as f64);
         self.set(CONNECTED, None, f64::from(u8::from(connected)));
@@ -168,6 +187,7 @@ pub(crate) async fn serve(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use passerelle_proto::Ends;
 
     #[test]
     fn every_number_is_on_the_page_with_its_help() {
@@ -179,6 +199,12 @@ mod tests {
         metrics.stated();
         metrics.set_now(2, true);
         metrics.certificate_ends(0);
+        let convention = Expiry {
+            what: Ends::Convention,
+            owner: "essai".into(),
+            at: Timestamp::from_ms(5_000),
+        };
+        metrics.ends(&[convention], Timestamp::from_ms(6_000));
         let page = metrics.handle.render();
         for (name, _) in COUNTERS.iter().chain(&GAUGES) {
             assert!(
@@ -186,6 +212,8 @@ mod tests {
                 "{name} in\n{page}"
             );
         }
+        let left = r#"expiry_seconds{party="caf21",of="convention",owner="essai"} -1"#;
+        assert!(page.contains(left), "{page}");
         assert!(page.contains(r#"passerelle_agent_sent_total{party="caf21",flow="rapport"} 1"#));
     }
 }

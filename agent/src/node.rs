@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use passerelle_link::{LinkStatus, TrustStore};
+use passerelle_link::{Identity, LinkStatus, TrustStore};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{
-    Directory, Hop, PackageId, PartyId, RecipientSecret, SigningKey, StatementChain,
+    Directory, Hop, PackageId, PartyId, RecipientKeys, SigningKey, SigningKeys, StatementChain,
     StatementDraft, StatementId, Timestamp, UntrustedStatement, VerifiedManifest,
 };
 use tokio::sync::{Notify, broadcast, watch};
@@ -28,9 +28,10 @@ pub(crate) struct Node {
     pub(crate) party: PartyId,
     pub(crate) store: Store,
     pub(crate) register: Register,
+    pub(crate) identity: Identity,
     pub(crate) trust: TrustStore,
-    pub(crate) key: Arc<SigningKey>,
-    pub(crate) recipient: Arc<RecipientSecret>,
+    pub(crate) keys: SigningKeys,
+    pub(crate) recipients: RecipientKeys,
     pub(crate) outgoing: Outgoing,
     pub(crate) incoming: Incoming,
     pub(crate) chain: Mutex<StatementChain>,
@@ -55,6 +56,11 @@ impl Node {
     /// What is believed about parties now.
     pub(crate) fn directory(&self) -> Directory {
         self.trust.directory()
+    }
+
+    /// The key that signs now.
+    pub(crate) fn signing_key(&self) -> Arc<SigningKey> {
+        self.keys.current(&self.directory(), now())
     }
 
     /// The gateway that serves this party.
@@ -133,7 +139,7 @@ impl Node {
         };
         let mut chain = self.chain.lock().unwrap_or_else(|p| p.into_inner());
         let mut next = chain.clone();
-        let signed = draft.sign(&self.key, &mut next);
+        let signed = draft.sign(&self.signing_key(), &mut next);
         let id = StatementId(passerelle_proto::Digest::of(&signed.body));
         let kept = keep(id, &signed)?;
         *chain = next;
@@ -164,7 +170,7 @@ impl Node {
             at: now(),
             what,
         }
-        .sign_unnumbered(&self.key)
+        .sign_unnumbered(&self.signing_key())
     }
 }
 

@@ -9,13 +9,13 @@ use std::time::Duration;
 use passerelle_proto::v1::{self, Reason, statement::What};
 use passerelle_proto::{
     EntryName, EntrySink, Facts, OpenError, PackLayout, PackageId, Place, UntrustedManifest,
-    VerifiedManifest, decide, open,
+    VerifiedManifest, decide, open, sealed_for,
 };
 
 use crate::durable::{self, At, DiskError};
 use crate::event::AgentEvent;
 use crate::hook::{self, HookFacts};
-use crate::incoming::pack_path;
+use crate::incoming::{accepted_at, pack_path, remove_accepted_at};
 use crate::job::file_name_of;
 use crate::node::{Node, now};
 use crate::received::Entry;
@@ -85,7 +85,7 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
         };
         if node.register.find(id).is_some() {
             durable::remove_file(&path.with_extension("part"))?;
-            durable::remove_file(&path)?;
+            forget(&path)?;
         } else if crate::incoming::is_complete(node, &id) {
             arrived.push(id);
         }
@@ -102,7 +102,7 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
         if unsaid {
             finish(node, &entry, &entry.manifest()?.1)?;
         }
-        durable::remove_file(&path)?;
+        forget(&path)?;
         return Ok(unsaid.then_some(entry));
     }
     let mut file = File::open(&path).at("open", &path)?;
@@ -115,8 +115,14 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
             None
         }
     };
-    durable::remove_file(&path)?;
+    forget(&path)?;
     Ok(entry)
+}
+
+/// Removes an arrived package that is registered, or refused.
+fn forget(pack: &Path) -> Result<(), DiskError> {
+    remove_accepted_at(pack).at("remove", pack)?;
+    durable::remove_file(pack)
 }
 
 fn open_file(
@@ -131,7 +137,7 @@ fn open_file(
         directory: &directory,
         manifest,
         place: Place::Recipient { party: &node.party },
-        first_accepted: None,
+        first_accepted: accepted_at(path),
     };
     if let Err(denial) = decide(&facts, now()) {
         let (reason, article) = (denial.reason(), denial.article());
@@ -145,7 +151,11 @@ fn open_file(
     let unfinished = node.store.opening().join(format!("{package}.tmp"));
     durable::remove_tree(&unfinished)?;
     let mut sink = Files::new(&unfinished);
-    let opened = match open(manifest, &node.recipient, file, &mut sink) {
+    let opened = sealed_for(manifest, file).and_then(|keys| {
+        let secret = node.recipients.choose(&keys);
+        open(manifest, &secret, file, &mut sink)
+    });
+    let opened = match opened {
         Ok(opened) => opened,
         Err(OpenError::Io { source, .. }) => return Err(DiskError::new("open", path, source)),
         Err(error) => {

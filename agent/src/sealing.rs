@@ -151,7 +151,14 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
         .open(&unfinished)
         .at("create", &unfinished)?;
     let open = |entry: usize| File::open(&paths[entry]);
-    let sealed = seal(&plan, &node.key, &entries, open, &mut file, |_| {});
+    let sealed = seal(
+        &plan,
+        &node.signing_key(),
+        &entries,
+        open,
+        &mut file,
+        |_| {},
+    );
     let sealed = sealed.map_err(|error| match error {
         passerelle_proto::SealError::Io { source, .. }
             if source.kind() == io::ErrorKind::StorageFull =>

@@ -78,6 +78,7 @@ fn status(node: &Node) -> AgentStatusResponse {
         sent_today: count(node.store.sent()),
         received_today: count(node.store.received()),
         rejected: count(node.store.rejected()),
+        expiries: node.expiry_messages(),
     }
 }
 

@@ -64,7 +64,7 @@ fn help_lists_all_commands_and_ends_with_an_example() {
 
 #[test]
 fn every_command_has_json_and_an_example() {
-    let commands: [&[&str]; 18] = [
+    let commands: [&[&str]; 22] = [
         &["agent", "run"],
         &["send"],
         &["status"],
@@ -78,9 +78,13 @@ fn every_command_has_json_and_an_example() {
         &["keys", "new"],
         &["keys", "show"],
         &["keys", "letter"],
+        &["keys", "backup"],
+        &["keys", "restore"],
         &["convention", "check"],
         &["convention", "sign"],
         &["sheet", "new"],
+        &["sheet", "next"],
+        &["sheet", "revoke"],
         &["pki", "lab"],
         &["demo"],
     ];
@@ -310,4 +314,243 @@ fn sending_drops_a_whole_copy_and_refuses_a_flow_that_the_party_does_not_have() 
         "{}",
         stderr(&refused)
     );
+}
+
+/// Makes a key; its fingerprint.
+fn new_key(dir: &Path, kind: &str, out: &str) -> String {
+    let new = [
+        "keys", "new", "--json", "--party", "caf21", "--kind", kind, "--out", out,
+    ];
+    let made = passerelle(dir, &new);
+    assert_eq!(status(&made), 0, "{}", stderr(&made));
+    let key: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    key["fingerprint"].as_str().unwrap().to_owned()
+}
+
+fn show_sheet(dir: &Path, file: &str) -> serde_json::Value {
+    let shown = passerelle(dir, &["sheet", "show", "--json", file]);
+    assert_eq!(status(&shown), 0, "{}", stderr(&shown));
+    serde_json::from_slice::<serde_json::Value>(&shown.stdout).unwrap()["sheet"].clone()
+}
+
+#[test]
+fn the_next_sheet_takes_new_keys_beside_the_old_ones() {
+    let dir = workplace();
+    assert_eq!(status(&passerelle(dir.path(), &["pki", "lab", "lab"])), 0);
+    let before = show_sheet(dir.path(), "lab/sheets/caf21.note");
+    let agent = new_key(dir.path(), "agent", "agent.secret");
+    let opens = new_key(dir.path(), "recipient", "opens.secret");
+    new_key(dir.path(), "log", "log.secret");
+    let old = passerelle(
+        dir.path(),
+        &["keys", "show", "--json", "lab/caf21/keys/agent.secret"],
+    );
+    let old: serde_json::Value = serde_json::from_slice(&old.stdout).unwrap();
+    let retired = old["fingerprint"].as_str().unwrap();
+    let next = [
+        "sheet",
+        "next",
+        "lab/sheets/caf21.note",
+        "--key",
+        "agent=agent.public",
+        "--recipient",
+        "opens.public",
+        "--log",
+        "log.public",
+        "--retire",
+        retired,
+        "--out",
+        "next.toml",
+    ];
+    let written = passerelle(dir.path(), &next);
+    assert_eq!(status(&written), 0, "{}", stderr(&written));
+    for part in [&agent, &opens, "is used no more", "passerelle sheet sign"] {
+        let plain = part.replace(' ', "");
+        let text = stdout(&written);
+        assert!(
+            text.contains(part) || text.contains(&plain),
+            "{part} in {text}"
+        );
+    }
+    let after = show_sheet(dir.path(), "next.toml");
+    assert_eq!(after["seq"], 2);
+    let count = |sheet: &serde_json::Value, what: &str| sheet[what].as_array().unwrap().len();
+    assert_eq!(count(&after, "key"), count(&before, "key") + 1);
+    assert_eq!(after["recipients"][1], before["recipients"][0]);
+    assert_eq!(after["log"]["vkeys"].as_array().unwrap().len(), 4);
+    assert_eq!(after["log"]["vkeys"][2], before["log"]["vkeys"][0]);
+    assert_eq!(
+        after["key"][0]["not_after"], after["issued"],
+        "the retired key has its end"
+    );
+}
+
+#[test]
+fn the_next_sheet_revokes_a_key_with_reason_and_time_and_says_what_is_missing_then() {
+    let dir = workplace();
+    assert_eq!(status(&passerelle(dir.path(), &["pki", "lab", "lab"])), 0);
+    let key = passerelle(
+        dir.path(),
+        &["keys", "show", "--json", "lab/caf21/keys/agent.secret"],
+    );
+    let key: serde_json::Value = serde_json::from_slice(&key.stdout).unwrap();
+    let key = key["fingerprint"].as_str().unwrap();
+    let revoke = |key: &str, more: &[&str]| {
+        let first = ["sheet", "revoke", "lab/sheets/caf21.note", "--key", key];
+        let rest = ["--reason", "stolen laptop", "--out", "next.toml"];
+        passerelle(dir.path(), &[&first, &rest[..], more].concat())
+    };
+    let other = "00".repeat(32);
+    let unknown = revoke(&other, &[]);
+    assert_eq!(status(&unknown), 65);
+    assert!(
+        stderr(&unknown).contains("has no key"),
+        "{}",
+        stderr(&unknown)
+    );
+    let written = revoke(key, &["--at", "2026-11-01T08:00:00Z"]);
+    assert_eq!(status(&written), 0, "{}", stderr(&written));
+    assert!(
+        stdout(&written).contains("no agent key is left"),
+        "{}",
+        stdout(&written)
+    );
+    let sheet = show_sheet(dir.path(), "next.toml");
+    let revoked = &sheet["revocation"][0];
+    assert_eq!(revoked["reason"], "stolen laptop");
+    assert_eq!(revoked["at"], "2026-11-01T08:00:00Z");
+    assert_eq!(revoked["key"], key.replace(' ', ""));
+    let sign = [
+        "sheet",
+        "sign",
+        "next.toml",
+        "--key",
+        "lab/roots/caf21.secret",
+        "--out",
+        "next.note",
+    ];
+    assert_eq!(status(&passerelle(dir.path(), &sign)), 0);
+}
+
+#[test]
+fn the_letter_is_one_page_with_both_institutions_and_the_fingerprint() {
+    let dir = workplace();
+    assert_eq!(status(&passerelle(dir.path(), &["pki", "lab", "lab"])), 0);
+    let letter = [
+        "keys",
+        "letter",
+        "lab/roots/caf21.secret",
+        "--convention",
+        "lab/convention.note",
+        "--to",
+        "grand-dijon",
+    ];
+    let printed = passerelle(dir.path(), &letter);
+    let text = stdout(&printed);
+    assert_eq!(status(&printed), 0, "{}", stderr(&printed));
+    assert!(
+        text.contains("Caisse") && text.contains("« grand-dijon »"),
+        "{text}"
+    );
+    assert!(text.lines().count() <= 60 && text.lines().all(|line| line.chars().count() <= 80));
+}
+
+fn write_private(file: &Path, text: &str) {
+    fs::write(file, text).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn keys_come_back_from_a_backup_as_they_were() {
+    let dir = workplace();
+    assert_eq!(status(&passerelle(dir.path(), &["pki", "lab", "lab"])), 0);
+    write_private(
+        &dir.path().join("passphrase"),
+        "agrafe correct cheval pile\n",
+    );
+    write_private(&dir.path().join("other"), "agrafe correct cheval piles\n");
+    let backup = [
+        "keys",
+        "backup",
+        "--config",
+        "lab/caf21/agent.toml",
+        "--out",
+        "agent.backup",
+        "--passphrase-file",
+        "passphrase",
+    ];
+    let made = passerelle(dir.path(), &backup);
+    assert_eq!(status(&made), 0, "{}", stderr(&made));
+    assert_eq!(
+        status(&passerelle(dir.path(), &backup)),
+        73,
+        "it is not written over"
+    );
+    let restore = |file: &str, passphrase: &str| {
+        let first = ["keys", "restore", file, "--into", "restored"];
+        passerelle(
+            dir.path(),
+            &[&first[..], &["--passphrase-file", passphrase]].concat(),
+        )
+    };
+    let wrong = restore("agent.backup", "other");
+    assert_eq!(status(&wrong), 77, "{}", stderr(&wrong));
+    assert!(stderr(&wrong).contains("passphrase"), "{}", stderr(&wrong));
+
+    let mut bytes = fs::read(dir.path().join("agent.backup")).unwrap();
+    bytes[100] ^= 1;
+    fs::write(dir.path().join("altered.backup"), bytes).unwrap();
+    let altered = restore("altered.backup", "passphrase");
+    assert_eq!(status(&altered), 65);
+    assert!(
+        stderr(&altered).contains("damaged or was altered"),
+        "{}",
+        stderr(&altered)
+    );
+    assert!(!dir.path().join("restored").exists(), "nothing was written");
+
+    let restored = restore("agent.backup", "passphrase");
+    assert_eq!(status(&restored), 0, "{}", stderr(&restored));
+    for name in [
+        "keys/agent.secret",
+        "keys/recipient.secret",
+        "tls/agent.key",
+        "tls/agent.pem",
+    ] {
+        let before = fs::read(dir.path().join("lab/caf21").join(name)).unwrap();
+        let file = dir.path().join("restored").join(name);
+        assert_eq!(fs::read(&file).unwrap(), before, "{name}");
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600, "{name}");
+    }
+    let again = restore("agent.backup", "passphrase");
+    assert_eq!(status(&again), 73);
+    assert!(
+        stderr(&again).contains("exists already"),
+        "{}",
+        stderr(&again)
+    );
+}
+
+#[test]
+fn without_a_terminal_a_passphrase_comes_from_a_file() {
+    let dir = workplace();
+    assert_eq!(status(&passerelle(dir.path(), &["pki", "lab", "lab"])), 0);
+    let command = format!(
+        "{} keys backup --config lab/caf21/agent.toml --out agent.backup",
+        env!("CARGO_BIN_EXE_passerelle")
+    );
+    // A session of its own has no terminal.
+    let asked = Command::new("setsid")
+        .args(["--wait", "sh", "-c", &command])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(status(&asked), 64, "{}", stderr(&asked));
+    assert!(
+        stderr(&asked).contains("--passphrase-file"),
+        "{}",
+        stderr(&asked)
+    );
+    assert!(!dir.path().join("agent.backup").exists());
 }

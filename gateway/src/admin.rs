@@ -73,6 +73,7 @@ impl AdminService {
             cosigned: cosigned.collect(),
             anchored: node.anchor.is_held(),
             anchored_by: held_by(node),
+            expiries: node.expiry_messages(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use passerelle_link::TransportChoice;
-use passerelle_proto::{Document, PartyId, Section};
+use passerelle_proto::{Document, KEYS_HELD_MAX, PartyId, Section};
 pub use passerelle_proto::{Placed, Problem};
 
 /// A configuration file is at most this long, in bytes.
@@ -46,10 +46,12 @@ pub struct Config {
     pub tls_certificate: PathBuf,
     /// Private key of the certificate in PEM; readable by its owner only.
     pub tls_key: PathBuf,
-    /// The gateway's signing key; readable by its owner only.
-    pub gateway_key: PathBuf,
-    /// The key that signs the log's checkpoints; readable by its owner only.
-    pub log_key: PathBuf,
+    /// The gateway's signing keys, readable by their owner only; the newest one that the party's
+    /// sheet lists signs.
+    pub gateway_keys: Vec<PathBuf>,
+    /// The keys that sign the log's checkpoints, readable by their owner only; the one in the
+    /// party's sheet signs.
+    pub log_keys: Vec<PathBuf>,
     /// The convention's signed note.
     pub convention: PathBuf,
     /// Folder of party sheets (signed notes).
@@ -148,8 +150,10 @@ impl Config {
         let tls_key = document.required(&mut tls, "key", "\"tls/gateway.key\"");
         document.close(tls);
         let mut keys = document.section(&mut root, "keys");
-        let gateway_key = document.required(&mut keys, "gateway", "\"keys/gateway.secret\"");
-        let log_key = document.required(&mut keys, "log", "\"keys/log.secret\"");
+        let example = "\"keys/gateway.secret\"";
+        let gateway_keys = document.required_some(&mut keys, "gateway", KEYS_HELD_MAX, example);
+        let example = "\"keys/log.secret\"";
+        let log_keys = document.required_some(&mut keys, "log", KEYS_HELD_MAX, example);
         document.close(keys);
         let mut trust = document.section(&mut root, "trust");
         let convention = document.required(&mut trust, "convention", "\"convention.note\"");
@@ -165,12 +169,12 @@ impl Config {
 
         let problems = document.into_problems();
         let path = |text: &Placed<String>| base.join(&text.value);
-        match (party, data_dir, listen, certificate, tls_key, gateway_key) {
-            (Some(party), Some(data), Some(listen), Some(cert), Some(tls_key), Some(key))
+        let paths = |texts: &[String]| texts.iter().map(|text| base.join(text)).collect();
+        match (party, data_dir, listen, certificate, tls_key) {
+            (Some(party), Some(data), Some(listen), Some(cert), Some(tls_key))
                 if problems.is_empty() =>
             {
-                let (Some(log_key), Some(convention), Some(sheets)) = (log_key, convention, sheets)
-                else {
+                let (Some(convention), Some(sheets)) = (convention, sheets) else {
                     return Err(ConfigError { problems });
                 };
                 let data_dir = path(&data);
@@ -182,8 +186,8 @@ impl Config {
                     grace: Duration::from_secs(grace_s),
                     tls_certificate: path(&cert),
                     tls_key: path(&tls_key),
-                    gateway_key: path(&key),
-                    log_key: path(&log_key),
+                    gateway_keys: paths(&gateway_keys),
+                    log_keys: paths(&log_keys),
                     convention: path(&convention),
                     sheets: path(&sheets),
                     roots,
@@ -327,6 +331,19 @@ grand-dijon = "11"
         assert_eq!(config.limits, Limits::default());
         assert_eq!(config.metrics_listen, None);
         assert_eq!(config.roots.len(), 2);
+    }
+
+    #[test]
+    fn one_key_or_several_may_be_named() {
+        let config = Config::parse(Path::new("/etc/gateway.toml"), GOOD).unwrap();
+        assert_eq!(config.log_keys, [Path::new("/etc/log.secret")]);
+        let text = GOOD.replace("\"log.secret\"", "[\"new.secret\", \"log.secret\"]");
+        let config = Config::parse(Path::new("/etc/gateway.toml"), &text).unwrap();
+        let both = [Path::new("/etc/new.secret"), Path::new("/etc/log.secret")];
+        assert_eq!(config.log_keys, both);
+        let found = problems(&GOOD.replace("\"log.secret\"", "[]"));
+        assert_eq!(found.len(), 1);
+        assert!(found[0].1.contains("[keys] log lists 0"), "{found:?}");
     }
 
     #[test]

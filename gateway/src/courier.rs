@@ -17,7 +17,7 @@ use tonic::async_trait;
 
 use crate::breaker::{FIRST_RETRY, RETRY_MAX};
 use crate::metrics::Counter;
-use crate::node::Node;
+use crate::node::{Node, now};
 use crate::own_statement::OwnStatement;
 use crate::queue::{Class, ItemKey, Lease, LeaseToken, Settle};
 use crate::sequencer::SubmitError;
@@ -158,6 +158,7 @@ struct Handing {
     peer: Peer,
     lease: Lease,
     manifest: VerifiedManifest,
+    receipt: Option<Signed>,
     reader: PackReader,
     inline: Bytes,
     /// Whether the peer has asked for data.
@@ -184,6 +185,7 @@ impl Handing {
             peer: peer.clone(),
             lease,
             manifest,
+            receipt: event.receipt,
             reader,
             inline,
             progress: false,
@@ -293,7 +295,7 @@ impl Handing {
             Role::Gateway => KeyRole::Gateway,
             Role::Agent | Role::Operator => KeyRole::Agent,
         };
-        if !key.may(role) || key.revoked.is_some() {
+        if !key.may(role) || key.revoked.is_some_and(|at| at <= now()) {
             return Err("its key is not one of the peer that sent it".into());
         }
         let statement = untrusted
@@ -337,6 +339,11 @@ impl Outbound for Handing {
     fn inline(&self) -> Bytes {
         self.node.sent(&self.peer, self.inline.len() as u64);
         self.inline.clone()
+    }
+
+    fn accepted(&self) -> Option<Signed> {
+        let to_agent = self.peer.hop.role == Role::Agent;
+        self.receipt.clone().filter(|_| to_agent)
     }
 
     async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
-use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room};
+use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust};
 use passerelle_proto::session::{PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Signed, entry::Event};
-use passerelle_proto::{Checkpoint, Digest, Role, StatementId, Timestamp};
+use passerelle_proto::{Digest, Role, StatementId, Timestamp};
 use tonic::async_trait;
 
 use crate::acceptance;
@@ -19,9 +19,7 @@ use crate::courier::{self, StatementLease};
 use crate::node::{Node, now, read_if_there};
 use crate::queue::Settle;
 use crate::receipts;
-
-/// Most notes sent at the beginning of one stream.
-const NOTES_MAX: usize = 256;
+use crate::renewal;
 
 /// The gateway behind [`Exchange`].
 pub(crate) struct GatewayExchange {
@@ -63,25 +61,6 @@ impl GatewayExchange {
         )))
     }
 
-    fn missing_notes(&self, hello: &v1::Hello) -> Vec<Vec<u8>> {
-        let directory = self.node.directory();
-        let mut notes = Vec::new();
-        if hello.convention_version < directory.convention().version() {
-            notes.push(directory.convention_note().to_vec());
-        }
-        for sheet in directory.sheets() {
-            let theirs = hello
-                .sheets
-                .iter()
-                .find(|state| state.party == sheet.party.as_str());
-            if theirs.is_none_or(|state| state.seq < sheet.seq) {
-                notes.extend(directory.sheet_note(&sheet.party).map(<[u8]>::to_vec));
-            }
-        }
-        notes.truncate(NOTES_MAX);
-        notes
-    }
-
     /// Compares the copy of our checkpoint that the peer keeps with our log; how many entries it
     /// covers. Without a copy nothing is proved.
     fn compare(&self, peer: &Peer, kept: &[u8]) -> Result<u64, LaneError> {
@@ -89,8 +68,7 @@ impl GatewayExchange {
             return Ok(0);
         }
         let ledger = self.node.sequencer.ledger();
-        let verified = Checkpoint::verify(kept, ledger.log.signer().verifier());
-        let checkpoint = match verified {
+        let checkpoint = match ledger.log.verify(kept) {
             Ok(checkpoint) => checkpoint,
             Err(error) => {
                 let why = format!("the checkpoint of ours that you keep is not ours: {error}");
@@ -136,7 +114,11 @@ impl Exchange for GatewayExchange {
         }
     }
 
-    async fn greeted(&self, peer: &Peer, hello: &v1::Hello) -> Result<Vec<Vec<u8>>, LaneError> {
+    fn trust(&self) -> Option<Trust> {
+        Some(self.node.trust.subscribe())
+    }
+
+    async fn greeted(&self, peer: &Peer, hello: &v1::Hello) -> Result<(), LaneError> {
         self.admit(peer)?;
         let size = self.compare(peer, &hello.cosigned)?;
         if size > 0 && anchor::counts(&peer.hop, &self.node.party) {
@@ -148,44 +130,24 @@ impl Exchange for GatewayExchange {
         }
         self.node.circuits.woken(&peer.hop);
         self.node.queue.wake(&peer.hop);
-        let control = hello.lane() == Lane::Control;
-        Ok(if control {
-            self.missing_notes(hello)
-        } else {
-            Vec::new()
-        })
+        Ok(())
     }
 
     async fn note(&self, peer: &Peer, note: Vec<u8>) {
         let node = self.node.clone();
         let adopted = tokio::task::spawn_blocking(move || node.trust.adopt(&note)).await;
-        match adopted {
-            Ok(Ok(Some(digest))) => {
-                tracing::info!(%peer, %digest, "a newer note is in force");
-                let event = Event::Configured(v1::ConfiguredEvent {
-                    what: "note".into(),
-                    sha256: digest.0.to_vec(),
-                });
-                let node = self.node.clone();
-                tokio::spawn(async move {
-                    node.anchor.wait().await;
-                    if let Err(error) = node.sequencer.commit(event).await {
-                        tracing::warn!(%error, "a newer note was not recorded");
-                    }
-                });
-            }
-            Ok(Ok(None)) | Err(_) => {}
-            Ok(Err(error)) => {
-                tracing::error!(%peer, %error, "a note was refused");
-                self.node.refused(&peer.hop, None, Reason::Signature, "");
-                if error.is_conflict() {
-                    self.node.fail(error.to_string());
-                }
-            }
+        if let Ok(adopted) = adopted {
+            renewal::note_adopted(&self.node, &peer.to_string(), Some(&peer.hop), adopted);
         }
     }
 
-    async fn offered(&self, peer: &Peer, manifest: Signed, inline: Bytes) -> OfferAnswer {
+    async fn offered(
+        &self,
+        peer: &Peer,
+        manifest: Signed,
+        inline: Bytes,
+        _: Option<Signed>,
+    ) -> OfferAnswer {
         acceptance::offered(self.node.clone(), peer, manifest, inline).await
     }
 

@@ -177,6 +177,7 @@ mod tests {
     use super::*;
     use crate::log::Log;
     use crate::queue::{Class, MemQueue};
+    use crate::sequencer::Signer;
 
     fn manifest() -> Signed {
         let body = v1::Manifest {
@@ -243,10 +244,11 @@ mod tests {
         let log = Log::open(&dir.path().join("log"), signer).unwrap();
         let queue: Arc<dyn Queue> = Arc::new(MemQueue::new());
         let key = Arc::new(keys("grand-dijon").gateway);
+        let signer: Signer = Arc::new(move || key.clone());
         let started = Sequencer::start(
             log,
             queue.clone(),
-            key,
+            signer,
             dir.path(),
             crate::anchor::Anchor::open(),
             || NOW,

@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use passerelle_link::{
-    Dialer, ExchangeService, Identity, Link, ListenError, Listener, RefusalSink, reset_key,
+    Dialer, ExchangeService, Link, ListenError, Listener, RefusalSink, reset_key,
 };
 use passerelle_proto::Hop;
 use passerelle_proto::v1::admin_server::AdminServer;
@@ -39,7 +39,8 @@ use crate::node::{Failure, Node, now};
 use crate::peers::Peers;
 use crate::queue::{ItemKey, PAGE_MAX, Queue, SledQueue};
 use crate::refusals::{RefusalBudget, WINDOW};
-use crate::sequencer::{OpenError, Sequencer};
+use crate::renewal;
+use crate::sequencer::{OpenError, Sequencer, Signer};
 use crate::spool::{Spool, SpoolError};
 use crate::witness::{self, CHECKPOINT_EVERY, WitnessService};
 
@@ -136,7 +137,7 @@ impl Gateway {
             tokio::task::spawn_blocking(move || open(&config, materials)).await
         };
         let stopped = |_| StartError::Queue("the start was interrupted".into());
-        let (node, identity, thread) = opened.map_err(stopped)??;
+        let (node, thread) = opened.map_err(stopped)??;
         let lonely = anchor::is_lonely(&node.sequencer.ledger().log)?;
         if lonely && let Err(error) = anchor::lift(&node, Hold::Fresh).await {
             node.fail(format!("the start was not recorded: {error}"));
@@ -146,8 +147,14 @@ impl Gateway {
         let reset = reset_key(&reset).map_err(|why| StartError::Path { path: reset, why })?;
         let trust = node.trust.subscribe();
         let connections = config.limits.connections_max;
-        let listener =
-            Listener::bind(config.listen, &identity, trust.clone(), &reset, connections).await?;
+        let listener = Listener::bind(
+            config.listen,
+            &node.identity,
+            trust.clone(),
+            &reset,
+            connections,
+        )
+        .await?;
         let address = listener.address();
         let (tasks, streams) = (TaskTracker::new(), TaskTracker::new());
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -160,14 +167,15 @@ impl Gateway {
             .add_service(health_service);
         let refusals: Arc<dyn RefusalSink> = node.clone();
         tasks.spawn(listener.serve(routes, refusals, node.stop.clone()));
-        let dialer = Dialer::new(identity.clone(), trust, config.transport)
+        let dialer = Dialer::new(node.identity.clone(), trust, config.transport)
             .map_err(path_error(&config.data_dir))?;
         for hop in partners(&node) {
             spawn_link(&node, &tasks, &dialer, hop, exchange.clone());
         }
         serve_admin(&node, &tasks, &config.admin_socket)?;
         let metrics = serve_metrics(&node, &tasks, config.metrics_listen).await?;
-        tasks.spawn(housekeeping(node.clone(), identity));
+        tasks.spawn(housekeeping(node.clone()));
+        tasks.spawn(renewal::keep_current(node.clone()));
         tracing::info!(party = %node.party, %address, "the gateway runs");
         if !node.anchor.is_held() {
             tracing::info!("packages are put off until somebody shows a copy of the log");
@@ -200,6 +208,16 @@ impl Gateway {
     /// Where `/metrics` is served.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics
+    }
+
+    /// Takes over at once what has changed on the disk: certificate, notes, and the keys that the
+    /// configuration names. Certificate and notes are looked at every few seconds anyway.
+    ///
+    /// # Errors
+    /// Every problem with the configuration or the keys; these stay as they are then.
+    pub async fn reload(&self) -> Result<(), ConfigError> {
+        renewal::look(&self.node).await;
+        renewal::reload_keys(&self.node).await
     }
 
     /// Waits until the gateway must not go on, and says why.
@@ -278,14 +296,23 @@ fn lock_directory(dir: &Path) -> Result<File, StartError> {
     }
 }
 
-type Opened = (Arc<Node>, Identity, JoinHandle<()>);
+type Opened = (Arc<Node>, JoinHandle<()>);
 
 fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
     let dir = &config.data_dir;
-    let log = Log::open(&dir.join("log"), materials.log_key)?;
+    let log = Log::open(&dir.join("log"), materials.log_keys)?;
     let queue = open_queue(&dir.join("queue"))?;
-    let (key, anchor) = (materials.key.clone(), Anchor::closed());
-    let (sequencer, thread) = Sequencer::start(log, queue.clone(), key, dir, anchor.clone(), now)?;
+    let anchor = Anchor::closed();
+    let keys = Arc::new(materials.keys.signing);
+    let trust = Arc::new(materials.trust);
+    trust.keep_in_force().map_err(|error| StartError::Path {
+        path: dir.clone(),
+        why: error.to_string(),
+    })?;
+    let (signing, signing_trust) = (keys.clone(), trust.clone());
+    let signer: Signer = Arc::new(move || signing.current(&signing_trust.directory(), now()));
+    let (sequencer, thread) =
+        Sequencer::start(log, queue.clone(), signer, dir, anchor.clone(), now)?;
     let spool = Spool::open(&dir.join("spool"), config.limits)?;
     sweep(queue.as_ref(), &spool)?;
     let (failure, _) = watch::channel(None);
@@ -293,8 +320,11 @@ fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
         party: config.party.clone(),
         data_dir: dir.clone(),
         limits: config.limits,
-        key: materials.key,
-        trust: materials.trust,
+        config_file: config.file.clone(),
+        identity: materials.identity,
+        keys,
+        log_signers: RwLock::new(materials.keys.log),
+        trust,
         metrics: Metrics::new(config.party.as_str()),
         peers: Peers::default(),
         circuits: Circuits::default(),
@@ -308,7 +338,7 @@ fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
         queue,
         spool,
     });
-    Ok((node, materials.identity, thread))
+    Ok((node, thread))
 }
 
 /// Opens the queue; one that cannot be opened is moved aside and made again from the log.
@@ -441,7 +471,7 @@ async fn serve_metrics(
 }
 
 /// Gauges, counted refusals, and an end when nothing can be committed any more.
-async fn housekeeping(node: Arc<Node>, identity: Identity) {
+async fn housekeeping(node: Arc<Node>) {
     let mut fatal = node.sequencer.fatal();
     let mut gauges = tokio::time::interval(GAUGES_EVERY);
     let mut minute = tokio::time::interval(WINDOW);
@@ -454,7 +484,7 @@ async fn housekeeping(node: Arc<Node>, identity: Identity) {
     loop {
         tokio::select! {
             () = node.stop.cancelled() => return,
-            _ = gauges.tick() => gauges::set(&node, &identity).await,
+            _ = gauges.tick() => gauges::set(&node).await,
             _ = checkpoints.tick() => keep_checkpoint(&node).await,
             // Before that nothing can be recorded, and nothing is taken away.
             _ = minute.tick(), if node.anchor.is_held() => {

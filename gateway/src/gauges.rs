@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use passerelle_link::Identity;
 use passerelle_proto::{Timestamp, v1};
 use prost::Message;
 
@@ -15,8 +14,8 @@ use crate::witness;
 const DAY_S: f64 = 86_400.0;
 
 /// Measures everything once.
-pub(crate) async fn set(node: &Arc<Node>, identity: &Identity) {
-    let expiry = identity.not_after_s() as f64 - now().as_ms() as f64 / 1000.0;
+pub(crate) async fn set(node: &Arc<Node>) {
+    let expiry = node.identity.not_after_s() as f64 - now().as_ms() as f64 / 1000.0;
     node.metrics
         .set(Gauge::CertificateExpiryDays, &[], expiry / DAY_S);
     let measured = node.clone();

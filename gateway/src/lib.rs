@@ -27,6 +27,7 @@ mod peers;
 mod queue;
 mod receipts;
 mod refusals;
+mod renewal;
 mod sequencer;
 mod spool;
 mod witness;
@@ -37,7 +38,7 @@ pub use config::{Config, ConfigError, Limits};
 pub use gateway::{EXIT_CONFIG, EXIT_STOPPED, Gateway, StartError};
 pub use index::INDEX_SPAN;
 pub use log::{
-    AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log, SEGMENT_LEN,
+    AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log, LogKeys, SEGMENT_LEN,
 };
 pub use metrics::{Counter, Gauge, Metrics};
 pub use node::Failure;
@@ -46,5 +47,5 @@ pub use queue::{
     LeaseToken, MemQueue, PAGE_MAX, Queue, QueueError, Settle, SledQueue, StoreError, fold,
 };
 pub use refusals::{Counted, ENTRIES_PER_MINUTE_MAX, RefusalBudget, WINDOW};
-pub use sequencer::{Acceptance, Committed, OpenError, Sequencer, SubmitError};
+pub use sequencer::{Acceptance, Committed, OpenError, Sequencer, Signer, SubmitError};
 pub use spool::{FREE_BYTES_MIN, PackReader, Partial, Spool, SpoolError};

@@ -17,9 +17,10 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use passerelle_proto::merkle::{self, Frontier, leaf_hash};
-use passerelle_proto::{Checkpoint, CheckpointError, Digest, LogSigner, Timestamp};
+use passerelle_proto::{Checkpoint, CheckpointError, Digest, LogSigner, LogVerifier, Timestamp};
 
 use self::segment::{Segment, SegmentError};
 use self::tiles::Tiles;
@@ -122,10 +123,35 @@ pub(crate) fn io_at(path: &Path) -> impl FnOnce(io::Error) -> Fatal + '_ {
     }
 }
 
+/// The key that signs a log now, and those that have signed it.
+#[derive(Clone, Debug)]
+pub struct LogKeys {
+    signer: Arc<LogSigner>,
+    // What they have signed still tells this log from others.
+    known: Vec<LogVerifier>,
+}
+
+impl LogKeys {
+    /// `signer` signs from now on; `known` have signed before.
+    #[must_use]
+    pub fn new(signer: Arc<LogSigner>, known: &[LogVerifier]) -> Self {
+        let current = signer.verifier().clone();
+        let before = known.iter().filter(|key| **key != current).cloned();
+        let known = std::iter::once(current.clone()).chain(before).collect();
+        Self { signer, known }
+    }
+}
+
+impl From<LogSigner> for LogKeys {
+    fn from(signer: LogSigner) -> Self {
+        Self::new(Arc::new(signer), &[])
+    }
+}
+
 /// The log of one gateway; it has one writer.
 pub struct Log {
     dir: PathBuf,
-    signer: LogSigner,
+    keys: LogKeys,
     frontier: Frontier,
     tiles: Tiles,
     segment: Segment,
@@ -139,15 +165,19 @@ impl Log {
     ///
     /// # Errors
     /// [`Fatal`] when the log cannot be believed.
-    pub fn open(dir: &Path, signer: LogSigner) -> Result<Self, Fatal> {
-        Self::open_with(dir, signer, SEGMENT_LEN)
+    pub fn open(dir: &Path, keys: impl Into<LogKeys>) -> Result<Self, Fatal> {
+        Self::open_with(dir, keys, SEGMENT_LEN)
     }
 
     /// As [`Log::open`], with segments of another length.
     ///
     /// # Errors
     /// [`Fatal`].
-    pub fn open_with(dir: &Path, signer: LogSigner, segment_len: u64) -> Result<Self, Fatal> {
+    pub fn open_with(
+        dir: &Path,
+        keys: impl Into<LogKeys>,
+        segment_len: u64,
+    ) -> Result<Self, Fatal> {
         let wal = dir.join("wal");
         disk::create_dirs(&wal).map_err(io_at(&wal))?;
         let cosigned = dir.join("cosigned");
@@ -170,7 +200,7 @@ impl Log {
         })?;
         let mut log = Self {
             dir: dir.to_owned(),
-            signer,
+            keys: keys.into(),
             frontier,
             tiles,
             segment,
@@ -203,7 +233,7 @@ impl Log {
             let path = file.map_err(io_at(dir))?.path();
             let note = fs::read(&path).map_err(io_at(&path))?;
             // What this log has not signed itself says nothing about it.
-            if let Ok(kept) = Checkpoint::verify(&note, self.signer.verifier()) {
+            if let Ok(kept) = self.verify(&note) {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 self.compare(&kept, &format!("the checkpoint that {name} has cosigned"))?;
             }
@@ -219,7 +249,7 @@ impl Log {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(source) => return Err(Fatal::Io { path, source }),
         };
-        let checkpoint = Checkpoint::verify(&note, self.signer.verifier())?;
+        let checkpoint = self.verify(&note)?;
         if checkpoint.size > self.size() {
             return Err(Fatal::Shorter {
                 found: self.size(),
@@ -357,7 +387,7 @@ impl Log {
     /// [`Fatal::Io`].
     pub fn checkpoint(&mut self, now: Timestamp) -> Result<Vec<u8>, Fatal> {
         self.tiles.write_partial()?;
-        let note = self.checkpoint_value().sign(&self.signer, now)?;
+        let note = self.checkpoint_value().sign(&self.keys.signer, now)?;
         let path = self.dir.join("checkpoint");
         disk::replace(&path, &note).map_err(io_at(&path))?;
         self.signed = self.size();
@@ -371,15 +401,28 @@ impl Log {
 
     fn checkpoint_value(&self) -> Checkpoint {
         Checkpoint {
-            origin: self.signer.verifier().name().to_owned(),
+            origin: self.keys.signer.verifier().name().to_owned(),
             size: self.size(),
             root: self.root(),
         }
     }
 
+    /// Signs with other keys from now on.
+    pub fn rekey(&mut self, keys: LogKeys) {
+        self.keys = keys;
+    }
+
+    /// Reads a checkpoint that this log has signed, with whichever of its keys.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when it has not.
+    pub fn verify(&self, note: &[u8]) -> Result<Checkpoint, CheckpointError> {
+        Checkpoint::verify_any(note, &self.keys.known)
+    }
+
     /// The keys that sign this log's checkpoints.
     pub fn signer(&self) -> &LogSigner {
-        &self.signer
+        &self.keys.signer
     }
 
     /// Directory of the log as files.

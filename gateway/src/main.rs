@@ -17,7 +17,12 @@ const WORKER_THREADS: usize = 2;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Example:\n  passerelle-gateway --config /etc/passerelle/gateway.toml"
+    after_help = "\
+Example:
+  passerelle-gateway --config /etc/passerelle/gateway.toml
+
+A new certificate, and new notes where the configuration names them, are taken over within seconds.
+SIGHUP takes them over at once, and reads the keys again that the configuration names."
 )]
 struct Arguments {
     /// Configuration file (TOML).
@@ -87,15 +92,21 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     let failed = |error: std::io::Error| format!("signals cannot be received: {error}");
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     // Nothing listens when no service manager runs this; that is no failure.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        failure = gateway.failed() => {
-            gateway.stop().await;
-            eprintln!("passerelle-gateway: {}", failure.why);
-            return Ok(ExitCode::from(failure.exit));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => if let Err(error) = gateway.reload().await {
+                tracing::error!("the keys stay as they were: {error}");
+            },
+            failure = gateway.failed() => {
+                gateway.stop().await;
+                eprintln!("passerelle-gateway: {}", failure.why);
+                return Ok(ExitCode::from(failure.exit));
+            }
         }
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);

@@ -1,18 +1,66 @@
 //! Everything that the configuration names, read and checked before anything is opened.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use passerelle_link::{Identity, TrustSource, TrustStore};
-use passerelle_proto::{Hop, KeyRole, LogSigner, SigningKey, log_origin, read_secret_file};
+use passerelle_proto::{
+    Directory, Hop, KeyId, KeyRole, LogSigner, PartyId, SigningKey, SigningKeys, log_origin,
+    read_secret_file,
+};
 
 use crate::config::{Config, ConfigError, Problem};
+use crate::log::LogKeys;
+
+/// The secret keys of one gateway.
+pub(crate) struct Keys {
+    pub(crate) signing: SigningKeys,
+    pub(crate) log: Vec<Arc<LogSigner>>,
+}
+
+impl Keys {
+    /// Reads all of them.
+    ///
+    /// # Errors
+    /// Every problem at once, each with its file and a remedy.
+    pub(crate) fn load(config: &Config) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let signing = config
+            .gateway_keys
+            .iter()
+            .filter_map(|path| secret(path, SigningKey::from_secret_text, &mut problems))
+            .collect();
+        let log: Vec<_> = config
+            .log_keys
+            .iter()
+            .filter_map(|path| secret(path, LogSigner::from_secret_text, &mut problems))
+            .map(Arc::new)
+            .collect();
+        match SigningKeys::new(KeyRole::Gateway, signing) {
+            Some(signing) if problems.is_empty() => Ok(Self { signing, log }),
+            _ => Err(ConfigError { problems }),
+        }
+    }
+}
+
+/// The keys of a party's log as its sheet has them; `None` when we do not hold those that sign now.
+pub(crate) fn log_keys(
+    signers: &[Arc<LogSigner>],
+    directory: &Directory,
+    party: &PartyId,
+) -> Option<LogKeys> {
+    let current = directory.log(party)?;
+    let signer = signers.iter().find(|key| key.verifier() == current)?;
+    let mut known = directory.log_keys(party).to_vec();
+    known.extend(signers.iter().map(|key| key.verifier().clone()));
+    Some(LogKeys::new(signer.clone(), &known))
+}
 
 /// Keys, certificate and trust of one gateway; they belong together.
 pub(crate) struct Materials {
     pub(crate) identity: Identity,
-    pub(crate) key: Arc<SigningKey>,
-    pub(crate) log_key: LogSigner,
+    pub(crate) keys: Keys,
+    pub(crate) log_keys: LogKeys,
     pub(crate) trust: TrustStore,
 }
 
@@ -23,12 +71,9 @@ impl Materials {
     /// Every problem at once, each with its file and a remedy.
     pub(crate) fn load(config: &Config) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
-        let key = secret(
-            &config.gateway_key,
-            SigningKey::from_secret_text,
-            &mut problems,
-        );
-        let log_key = secret(&config.log_key, LogSigner::from_secret_text, &mut problems);
+        let keys = Keys::load(config)
+            .map_err(|error| problems.extend(error.problems))
+            .ok();
         let identity = match Identity::load(&config.tls_certificate, &config.tls_key) {
             Ok(identity) => Some(identity),
             Err(error) => {
@@ -50,63 +95,77 @@ impl Materials {
         let trust = TrustStore::open(&source)
             .map_err(|found| problems.extend(found))
             .ok();
-        if let (Some(key), Some(log_key), Some(identity), Some(trust)) =
-            (key, log_key, identity, trust)
-        {
-            let materials = Self {
-                identity,
-                key: Arc::new(key),
-                log_key,
-                trust,
-            };
-            materials.check(config, &mut problems);
-            if problems.is_empty() {
-                return Ok(materials);
+        if let (Some(keys), Some(identity), Some(trust)) = (keys, identity, trust) {
+            check(config, &keys, &identity, &trust, &mut problems);
+            let log_keys = log_keys(&keys.log, &trust.directory(), &config.party);
+            if let Some(log_keys) = log_keys.filter(|_| problems.is_empty()) {
+                return Ok(Self {
+                    identity,
+                    keys,
+                    log_keys,
+                    trust,
+                });
             }
         }
         Err(ConfigError { problems })
     }
+}
 
-    /// Whether the party's own sheet lists what this gateway is to use.
-    fn check(&self, config: &Config, problems: &mut Vec<Problem>) {
-        let party = &config.party;
-        let directory = self.trust.directory();
-        let Some(sheet) = directory.sheet(party) else {
-            let what = format!("there is no sheet of {party}");
-            let remedy = "put the party's signed sheet there";
-            problems.push(problem(&config.sheets, what, remedy));
-            return;
-        };
-        let entry = directory.signing_key(party, &self.key.id());
-        let listed = entry.is_some_and(|key| key.may(KeyRole::Gateway));
-        if !listed {
-            let what = format!(
-                "key {} is no gateway key in the sheet of {party}",
-                self.key.id()
-            );
-            let remedy = "name the key of this gateway, or sign a sheet that lists it";
-            problems.push(problem(&config.gateway_key, what, remedy));
-        }
-        let vkeys = sheet.log.as_ref().map(|log| &log.vkeys);
-        let origin = log_origin(party);
-        let same_log = self.log_key.verifier().name() == origin
-            && vkeys == Some(&self.log_key.verifier().to_vkeys());
-        if !same_log {
-            let what = format!("this is not the log key in the sheet of {party}");
-            let remedy = "name the key of this gateway's log, or sign a sheet that lists it";
-            problems.push(problem(&config.log_key, what, remedy));
-        }
-        let name = self.identity.name();
-        let ours = Hop::gateway(party.clone());
-        let found = directory
-            .tls_name(name)
-            .map(|(party, role)| Hop { party, role });
-        if found.as_ref() != Some(&ours) {
-            let what = format!("the sheet of {party} does not list {name} as its gateway");
-            let remedy = "name the gateway's certificate, or sign a sheet that lists its name";
-            problems.push(problem(&config.tls_certificate, what, remedy));
-        }
+/// Whether the party's own sheet lists what this gateway is to use.
+fn check(
+    config: &Config,
+    keys: &Keys,
+    identity: &Identity,
+    trust: &TrustStore,
+    problems: &mut Vec<Problem>,
+) {
+    let party = &config.party;
+    let directory = trust.directory();
+    if directory.sheet(party).is_none() {
+        let what = format!("there is no sheet of {party}");
+        let remedy = "put the party's signed sheet there";
+        problems.push(problem(&config.sheets, what, remedy));
+        return;
     }
+    // Others may wait for the sheet that will list them.
+    let ids = keys.signing.ids();
+    let listed = |id: &KeyId| {
+        let key = directory.signing_key(party, id);
+        key.is_some_and(|key| key.may(KeyRole::Gateway))
+    };
+    if !ids.iter().any(listed) {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        let what = format!(
+            "key {} is no gateway key in the sheet of {party}",
+            ids.join(" or ")
+        );
+        let remedy = "name the key of this gateway, or sign a sheet that lists it";
+        problems.push(problem(first(&config.gateway_keys), what, remedy));
+    }
+    let ours = log_keys(&keys.log, &directory, party);
+    if ours.is_none()
+        || directory
+            .log(party)
+            .is_none_or(|log| log.name() != log_origin(party))
+    {
+        let what = format!("this is not the log key in the sheet of {party}");
+        let remedy = "name the key of this gateway's log, or sign a sheet that lists it";
+        problems.push(problem(first(&config.log_keys), what, remedy));
+    }
+    let name = identity.name();
+    let ours = Hop::gateway(party.clone());
+    let found = directory
+        .tls_name(name)
+        .map(|(party, role)| Hop { party, role });
+    if found.as_ref() != Some(&ours) {
+        let what = format!("the sheet of {party} does not list {name} as its gateway");
+        let remedy = "name the gateway's certificate, or sign a sheet that lists its name";
+        problems.push(problem(&config.tls_certificate, what, remedy));
+    }
+}
+
+fn first(paths: &[PathBuf]) -> &Path {
+    paths.first().map_or(Path::new(""), PathBuf::as_path)
 }
 
 fn secret<T, E: std::fmt::Display>(

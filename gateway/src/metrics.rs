@@ -65,6 +65,8 @@ pub enum Gauge {
     CertificateExpiryDays,
     /// Days until a party's sheet expires, by `party`.
     SheetExpiryDays,
+    /// Seconds until something ends, by `of` (what) and `owner`.
+    ExpirySeconds,
 }
 
 const COUNTERS: [(Counter, &str, &str); 8] = [
@@ -110,7 +112,7 @@ const COUNTERS: [(Counter, &str, &str); 8] = [
     ),
 ];
 
-const GAUGES: [(Gauge, &str, &str); 13] = [
+const GAUGES: [(Gauge, &str, &str); 14] = [
     (
         Gauge::Serving,
         "passerelle_serving",
@@ -176,6 +178,12 @@ const GAUGES: [(Gauge, &str, &str); 13] = [
         Gauge::SheetExpiryDays,
         "passerelle_sheet_expiry_days",
         "Days until a party's sheet expires. Alert below 30.",
+    ),
+    (
+        Gauge::ExpirySeconds,
+        "passerelle_expiry_seconds",
+        "Seconds until something ends, by of (certificate, sheet, agent keys, gateway keys, \
+         recipient keys, log keys, convention) and owner. Alert below 2592000 (30 days).",
     ),
 ];
 

@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use passerelle_link::{Peer, RefusalSink, TrustStore};
+use passerelle_link::{Identity, Peer, RefusalSink, TrustStore};
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
-    Directory, Hop, PackageId, PartyId, SigningKey, StatementDraft, Timestamp, UntrustedManifest,
-    VerifiedManifest, reason_words,
+    Directory, Hop, LogSigner, PackageId, PartyId, SigningKeys, StatementDraft, Timestamp,
+    UntrustedManifest, VerifiedManifest, reason_words,
 };
 use prost::Message;
 use tokio::sync::watch;
@@ -33,8 +33,11 @@ pub(crate) struct Node {
     pub(crate) party: PartyId,
     pub(crate) data_dir: PathBuf,
     pub(crate) limits: Limits,
-    pub(crate) key: Arc<SigningKey>,
-    pub(crate) trust: TrustStore,
+    pub(crate) config_file: PathBuf,
+    pub(crate) identity: Identity,
+    pub(crate) keys: Arc<SigningKeys>,
+    pub(crate) log_signers: RwLock<Vec<Arc<LogSigner>>>,
+    pub(crate) trust: Arc<TrustStore>,
     pub(crate) anchor: Arc<Anchor>,
     pub(crate) sequencer: Sequencer,
     pub(crate) queue: Arc<dyn Queue>,
@@ -128,7 +131,7 @@ impl Node {
             at: now(),
             what,
         }
-        .sign_unnumbered(&self.key)
+        .sign_unnumbered(&self.keys.current(&self.directory(), now()))
     }
 
     /// Counts package bytes that a peer gets from us.

@@ -10,7 +10,7 @@ use passerelle_proto::{
 };
 
 use crate::metrics::Counter;
-use crate::node::Node;
+use crate::node::{Node, now};
 
 /// Takes a statement; true when it is committed, or refused for good and recorded.
 pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
@@ -71,7 +71,7 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
         Ok(statement) => statement,
         Err(error) => return Looked::Refused(Reason::Signature, error.to_string()),
     };
-    if key.revoked.is_some() {
+    if key.revoked.is_some_and(|at| at <= now()) {
         return refuse(Reason::SignerRevoked, "its signing key is revoked");
     }
     if !may_say(key, statement.what()) {

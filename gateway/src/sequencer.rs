@@ -108,6 +108,9 @@ impl Ledger {
     }
 }
 
+/// The key that signs receipts at this moment.
+pub type Signer = Arc<dyn Fn() -> Arc<SigningKey> + Send + Sync>;
+
 /// Submits entries to the thread that commits them. Cheap to clone.
 #[derive(Clone)]
 pub struct Sequencer {
@@ -121,7 +124,7 @@ struct Worker {
     anchor: Arc<Anchor>,
     ledger: Arc<Mutex<Ledger>>,
     queue: Arc<dyn Queue>,
-    key: Arc<SigningKey>,
+    signer: Signer,
     chain: StatementChain,
     chain_path: PathBuf,
     clock: fn() -> Timestamp,
@@ -160,7 +163,7 @@ impl Sequencer {
     pub fn start(
         log: Log,
         queue: Arc<dyn Queue>,
-        key: Arc<SigningKey>,
+        signer: Signer,
         dir: &Path,
         anchor: Arc<Anchor>,
         clock: fn() -> Timestamp,
@@ -170,7 +173,7 @@ impl Sequencer {
         let mut ledger = Ledger { log, index };
         let chain_path = dir.join("chain");
         let (mut chain, from) = recovery::read_chain(&chain_path, ledger.log.size());
-        let last = recovery::catch_up(&mut ledger, queue.as_ref(), &key, &mut chain, from)?;
+        let last = recovery::catch_up(&mut ledger, queue.as_ref(), &mut chain, from)?;
         let (size, size_receiver) = watch::channel(ledger.log.size());
         let (fatal, fatal_receiver) = watch::channel(None);
         let ledger = Arc::new(Mutex::new(ledger));
@@ -179,7 +182,7 @@ impl Sequencer {
             anchor,
             ledger: ledger.clone(),
             queue,
-            key,
+            signer,
             chain,
             chain_path,
             clock,
@@ -384,6 +387,8 @@ impl Worker {
 
     /// Turns drafts into entries; receipts are signed together. Those refused are answered here.
     fn entries(&mut self, ledger: &Ledger, batch: Vec<Waiting>) -> Result<Kept, Fatal> {
+        // One key for a batch: its receipts are signed together.
+        let key = (self.signer)();
         let mut index = ledger.log.size();
         let mut kept = Vec::new();
         let mut bodies = Vec::new();
@@ -401,7 +406,9 @@ impl Worker {
                         Ok(draft) => Ok(draft),
                     };
                     match drafted {
-                        Ok(draft) => bodies.push((ObjectType::Statement, self.number(&draft))),
+                        Ok(draft) => {
+                            bodies.push((ObjectType::Statement, self.number(&key, &draft)))
+                        }
                         Err(why) => {
                             let _ = answer.send(Err(why));
                             continue;
@@ -413,7 +420,7 @@ impl Worker {
             index += 1;
         }
         // A batch has at most 256 entries and an envelope holds 1,024; none fails only when empty.
-        let mut receipts = envelope::sign_batch(&self.key, bodies)
+        let mut receipts = envelope::sign_batch(&key, bodies)
             .unwrap_or_default()
             .into_iter();
         let at_ms = self.last.as_ms();
@@ -429,8 +436,8 @@ impl Worker {
     }
 
     /// The body of our next statement; the sequence goes on after it.
-    fn number(&mut self, draft: &StatementDraft) -> Vec<u8> {
-        let body = draft.body(&self.key.id(), &self.chain);
+    fn number(&mut self, key: &SigningKey, draft: &StatementDraft) -> Vec<u8> {
+        let body = draft.body(&key.id(), &self.chain);
         let id = StatementId(Digest::of(&body));
         self.chain.advance(&draft.destination, id);
         body

@@ -27,11 +27,9 @@ const WITNESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Entries looked at to see whether there is anything new to cosign.
 const LOOK_BACK_MAX: u64 = 4096;
 
-/// The keys of a party's log, from its sheet.
+/// The keys that sign a party's log now, from its sheet.
 pub(crate) fn log_of(node: &Node, party: &PartyId) -> Option<LogVerifier> {
-    let directory = node.directory();
-    let log = directory.sheet(party)?.log.clone()?;
-    LogVerifier::from_vkeys(&log.origin, &log.vkeys).ok()
+    node.directory().log(party).cloned()
 }
 
 /// Serves `Witness.AddCheckpoint`.
@@ -86,7 +84,7 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
     let known = match kept.is_empty() {
         true => None,
         false => Some(
-            Checkpoint::verify(&kept, &log)
+            Checkpoint::verify_any(&kept, node.directory().log_keys(party))
                 .map_err(|error| Status::internal(format!("what is kept of your log: {error}")))?,
         ),
     };
@@ -210,8 +208,7 @@ fn prepare(node: &Node, party: &PartyId) -> Result<Prepared, String> {
 
 fn proof_body(node: &Node, old: u64, note: &[u8]) -> Result<Vec<u8>, String> {
     let ledger = node.sequencer.ledger();
-    let verifier = ledger.log.signer().verifier();
-    let checkpoint = Checkpoint::verify(note, verifier).map_err(|error| error.to_string())?;
+    let checkpoint = ledger.log.verify(note).map_err(|error| error.to_string())?;
     if old > checkpoint.size {
         return Err(format!(
             "the partner knows {old} entries, and we have {}",
@@ -231,8 +228,9 @@ pub(crate) fn cosigned_size(node: &Node, party: &PartyId) -> u64 {
 /// Entries of our log that a partner has cosigned, and when.
 pub(crate) fn cosigned(node: &Node, party: &PartyId) -> Option<(u64, Timestamp)> {
     let note = read_if_there(&node.cosigned_path(party));
-    let partner = log_of(node, party)?;
-    let (checkpoint, at) = Checkpoint::verify_cosigned(&note, &partner).ok()?;
+    let directory = node.directory();
+    let partner = directory.log_keys(party);
+    let (checkpoint, at) = Checkpoint::verify_cosigned_any(&note, partner).ok()?;
     Some((checkpoint.size, at))
 }
 

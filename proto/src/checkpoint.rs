@@ -36,6 +36,9 @@ pub enum CheckpointError {
         /// Line, from 1.
         line: usize,
     },
+    /// Nothing says with which keys its log signs.
+    #[error("checkpoint: no sheet says with which keys its log signs")]
+    NoKey,
     /// Of another log.
     #[error("checkpoint: it is of log {found}, not of {wanted}")]
     Origin {
@@ -187,6 +190,25 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// As [`Checkpoint::verify`], with whichever of the log's keys has signed it.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] of the first key, when none of them has.
+    pub fn verify_any(note: &[u8], keys: &[LogVerifier]) -> Result<Self, CheckpointError> {
+        with_any(keys, |key| Self::verify(note, key))
+    }
+
+    /// As [`Checkpoint::verify_cosigned`], with whichever of the partner's keys has cosigned it.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] of the first key, when none of them has.
+    pub fn verify_cosigned_any(
+        note: &[u8],
+        keys: &[LogVerifier],
+    ) -> Result<(Self, Timestamp), CheckpointError> {
+        with_any(keys, |key| Self::verify_cosigned(note, key))
+    }
+
     /// Verifies both of a partner's cosignatures on a note of any log; says when it cosigned.
     ///
     /// # Errors
@@ -220,6 +242,21 @@ impl Checkpoint {
 /// Adds cosignature lines, as [`Checkpoint::cosign`] makes them, to a signed checkpoint.
 pub fn with_cosignatures(note: &[u8], lines: &[u8]) -> Vec<u8> {
     [note, lines].concat()
+}
+
+fn with_any<T>(
+    keys: &[LogVerifier],
+    verify: impl Fn(&LogVerifier) -> Result<T, CheckpointError>,
+) -> Result<T, CheckpointError> {
+    let mut refused = CheckpointError::NoKey;
+    for (at, key) in keys.iter().enumerate() {
+        match verify(key) {
+            Ok(verified) => return Ok(verified),
+            Err(error) if at == 0 => refused = error,
+            Err(_) => {}
+        }
+    }
+    Err(refused)
 }
 
 fn seconds(time: Timestamp) -> u64 {

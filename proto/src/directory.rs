@@ -8,8 +8,8 @@ use std::sync::Arc;
 use known::{Known, Order};
 
 use crate::{
-    Convention, ConventionError, Digest, Hop, KeyId, KeyRole, PartyId, RecipientKey, Role, Roots,
-    Sheet, SheetError, Timestamp, VerifyingKey,
+    Convention, ConventionError, Digest, Hop, KeyId, KeyRole, LogVerifier, PartyId, RecipientKey,
+    Role, Roots, Sheet, SheetError, Timestamp, VerifyingKey,
 };
 
 /// Why notes cannot be believed together.
@@ -199,6 +199,17 @@ impl Directory {
     /// Keys are public, and anybody can list anybody's: what a party lists binds that party only.
     pub fn signing_key(&self, party: &PartyId, id: &KeyId) -> Option<&SigningKeyEntry> {
         self.0.keys.get(party)?.get(id)
+    }
+
+    /// The keys that sign a party's log now.
+    pub fn log(&self, party: &PartyId) -> Option<&LogVerifier> {
+        let current = self.sheet(party)?.log.as_ref()?.keys().into_iter().next()?;
+        self.log_keys(party).iter().find(|known| **known == current)
+    }
+
+    /// All keys that have signed a party's log, as far as its sheets say, the newest first.
+    pub fn log_keys(&self, party: &PartyId) -> &[LogVerifier] {
+        self.0.logs.get(party).map_or(&[], Vec::as_slice)
     }
 
     /// The key that packages for this party are sealed for: the first one that is not revoked.

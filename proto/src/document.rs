@@ -222,6 +222,30 @@ impl<'i> Document<'i> {
         })
     }
 
+    /// One text, or a list of at least one and at most `most`, that must be there.
+    pub fn required_some(
+        &mut self,
+        of: &mut Section<'i>,
+        key: &'static str,
+        most: usize,
+        example: &str,
+    ) -> Vec<String> {
+        let value = of.table.get(key);
+        let is_list = value.is_some_and(|value| matches!(value.get_ref(), DeValue::Array(_)));
+        if !is_list {
+            let one = self.required(of, key, example);
+            return one.into_iter().map(|text| text.value).collect();
+        }
+        let line = value.map(|value| self.line(&value.span()));
+        let before = self.problems.len();
+        let texts = self.list(of, key, example);
+        if self.problems.len() == before && !(1..=most).contains(&texts.len()) {
+            let what = format!("{} lists {}, not 1 to {most}", of.path(key), texts.len());
+            self.add(line, what, format!("write: {key} = {example}"));
+        }
+        texts
+    }
+
     /// All remaining keys with a text value, whatever their names.
     pub fn texts(&mut self, mut of: Section<'i>) -> Vec<(String, Placed<String>)> {
         let mut found = Vec::new();

@@ -7,6 +7,7 @@
 //! socket, starts no runtime and reads no clock.
 
 pub mod audit;
+mod backup;
 mod batch_tree;
 mod checkpoint;
 mod chunk;
@@ -17,10 +18,12 @@ mod directory;
 mod document;
 mod entry_name;
 pub mod envelope;
+mod expiry;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 mod id;
 mod key;
+mod keyring;
 mod manifest;
 pub mod merkle;
 mod note;
@@ -37,6 +40,10 @@ pub mod tile;
 mod time;
 mod witness;
 
+pub use backup::{
+    BACKUP_FILES_MAX, BACKUP_LEN_MAX, BackupError, BackupFile, PASSPHRASE_LEN_MIN, open_backup,
+    seal_backup,
+};
 pub use checkpoint::{CHECKPOINT_LEN_MAX, Checkpoint, CheckpointError, with_cosignatures};
 pub use chunk::{
     ChunkError, ChunkRecord, ChunkTable, MAX_CHUNK_PLAIN_LEN, MAX_CHUNKS, MAX_CIPHERTEXT_LEN,
@@ -52,6 +59,7 @@ pub use directory::{Adopted, Directory, DirectoryError, SigningKeyEntry};
 pub use document::{Document, Placed, Problem, Section};
 pub use entry_name::{ENTRY_NAME_LEN_MAX, ENTRY_PART_LEN_MAX, EntryName, EntryNameError};
 pub use envelope::EnvelopeError;
+pub use expiry::{Ends, Expiry, WARN_AHEAD, WARN_EVERY, Warnings, expiries};
 pub use id::{DIGEST_LEN, Digest, DigestError, Hasher, PackageId, SHORT_ID_DIGITS, StatementId};
 pub use key::{
     COMPOSITE_ALGORITHM, KeyId, KeyIdError, KeyTextError, LOG_ALGORITHM, LogSigner, LogVerifier,
@@ -59,6 +67,7 @@ pub use key::{
     SecretFileError, SignatureError, SigningKey, VerifyingKey, WrapError, log_origin,
     read_secret_file, write_secret_file,
 };
+pub use keyring::{KEYS_HELD_MAX, RecipientKeys, SigningKeys};
 pub use manifest::{
     HeadPart, INDEX_LEN_MAX, LIFETIME_MS_MAX, MANIFEST_LEN_MAX, ManifestError, NONCE_LEN,
     PARENTS_MAX, PAYLOAD_LEN_MAX, RECIPIENTS_MAX, TABLE_LEN_MAX, UntrustedManifest,
@@ -67,7 +76,7 @@ pub use manifest::{
 pub use note::{
     NOTE_LEN_MAX, NOTE_SIGNATURES_MAX, Note, NoteError, NoteSignature, composite_key_hash,
 };
-pub use open::{EntrySink, OpenError, Opened, open, open_description};
+pub use open::{EntrySink, OpenError, Opened, open, open_description, sealed_for};
 pub use pack::{
     INLINE_LEN_MAX, InlineError, InlineParts, PACK_HEADER_LEN, PackError, PackLayout, split_inline,
 };

@@ -11,8 +11,8 @@ use crate::envelope::decode_exact;
 use crate::seal::{ENTRIES_MAX, PLAIN_LEN_MAX, wrap_info};
 use crate::v1::{self, Reason, Section};
 use crate::{
-    ChunkError, ChunkTable, Digest, EntryName, EntryNameError, Hasher, PackError, PackLayout,
-    RecipientSecret, VerifiedManifest, WrapError,
+    ChunkError, ChunkTable, Digest, EntryName, EntryNameError, Hasher, KeyId, PackError,
+    PackLayout, RecipientSecret, VerifiedManifest, WrapError,
 };
 
 /// Threads that decrypt and decompress.
@@ -57,7 +57,7 @@ pub enum OpenError {
     #[error(
         "the package is not sealed for our recipient key {0}: has the sender our newest sheet?"
     )]
-    NoWrap(crate::KeyId),
+    NoWrap(KeyId),
     /// Our wrap does not open.
     #[error(transparent)]
     Wrap(#[from] WrapError),
@@ -192,6 +192,21 @@ pub fn open(
     })
 }
 
+/// The keys that a pack is sealed for: whoever holds several opens it with one of these.
+///
+/// # Errors
+/// As [`open`], as far as the wraps.
+pub fn sealed_for(
+    manifest: &VerifiedManifest,
+    pack: &mut (impl Read + Seek),
+) -> Result<Vec<KeyId>, OpenError> {
+    let (layout, _) = read_layout(pack)?;
+    let wraps = wraps(manifest, &layout, pack)?.wraps.into_iter();
+    Ok(wraps
+        .filter_map(|wrap| KeyId::from_slice(&wrap.key).ok())
+        .collect())
+}
+
 /// Reads the description alone: what a recipient is shown before the files are opened.
 ///
 /// # Errors
@@ -214,21 +229,23 @@ pub fn open_description(
     Ok(description)
 }
 
+fn wraps(
+    manifest: &VerifiedManifest,
+    layout: &PackLayout,
+    pack: &mut (impl Read + Seek),
+) -> Result<v1::Wraps, OpenError> {
+    let digest = manifest.wraps().sha256;
+    let wraps = head_part(layout, pack, Section::Wraps, "wraps part", digest)?;
+    decode_exact(&wraps).map_err(|_| OpenError::Head("encoding of the wraps"))
+}
+
 fn package_key(
     manifest: &VerifiedManifest,
     secret: &RecipientSecret,
     layout: &PackLayout,
     pack: &mut (impl Read + Seek),
 ) -> Result<Secret, OpenError> {
-    let wraps = head_part(
-        layout,
-        pack,
-        Section::Wraps,
-        "wraps part",
-        manifest.wraps().sha256,
-    )?;
-    let wraps: v1::Wraps =
-        decode_exact(&wraps).map_err(|_| OpenError::Head("encoding of the wraps"))?;
+    let wraps = wraps(manifest, layout, pack)?;
     let ours = wraps.wraps.iter().find(|wrap| wrap.key == secret.id().0);
     let ours = ours.ok_or(OpenError::NoWrap(secret.id()))?;
     let key = secret.open_wrap(ours, &wrap_info(manifest.body()))?;

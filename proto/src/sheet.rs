@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Digest, KeyId, Note, NoteError, PartyId, RecipientKey, Role, SigningKey, Timestamp,
-    VerifyingKey,
+    Digest, KeyId, LogVerifier, Note, NoteError, PartyId, RecipientKey, Role, SigningKey,
+    Timestamp, VerifyingKey,
 };
 
 /// Longest text of a sheet in bytes.
@@ -100,8 +100,16 @@ pub struct SheetKey {
 pub struct SheetLog {
     /// Origin line of its checkpoints.
     pub origin: String,
-    /// Verifier keys (C2SP), Ed25519 and ML-DSA-44.
+    /// Verifier keys (C2SP), an Ed25519 and an ML-DSA-44 one: the pair that signs now. Pairs that
+    /// signed before may follow, the newest first: what they have signed stays verifiable.
     pub vkeys: Vec<String>,
+}
+
+impl SheetLog {
+    /// The pairs of keys, the one that signs now first; empty when they are malformed.
+    pub fn keys(&self) -> Vec<LogVerifier> {
+        LogVerifier::all_from_vkeys(&self.origin, &self.vkeys).unwrap_or_default()
+    }
 }
 
 /// A key that is no longer to be believed.
@@ -131,7 +139,8 @@ pub struct Sheet {
     /// Where the party's gateway listens, `host:port`; none for a party without a gateway.
     #[serde(default)]
     pub addresses: Vec<String>,
-    /// Keys that packages for this party are sealed for; the first that is not revoked is used.
+    /// Keys that packages for this party are sealed for, the newest first: the first that is not
+    /// revoked is used, and the party still opens with the others.
     #[serde(default)]
     pub recipients: Vec<RecipientKey>,
     /// How its connections are recognised.
@@ -220,6 +229,7 @@ impl Sheet {
             self.tls.names.len(),
             self.keys.len(),
             self.revocations.len(),
+            self.log.as_ref().map_or(0, |log| log.vkeys.len()),
         ];
         if lengths.iter().any(|length| *length > SHEET_ITEMS_MAX) {
             return Err(format!("a list has more than {SHEET_ITEMS_MAX} items"));

@@ -91,7 +91,7 @@ impl StatementDraft {
     }
 }
 
-/// Where one signing key stands in its sequence towards each destination.
+/// Where an issuer stands in its sequence towards each destination, whichever of its keys signs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StatementChain(BTreeMap<PartyId, (u64, StatementId)>);
 

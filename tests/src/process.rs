@@ -112,6 +112,12 @@ impl Running {
         status.code().unwrap_or(-1)
     }
 
+    /// SIGHUP: it looks at its files again.
+    pub fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    }
+
     /// Exit code, if it has ended by itself.
     pub fn ended(&mut self) -> Option<i32> {
         self.child

@@ -180,6 +180,7 @@ impl Rogue {
             slot: self.slots,
             manifest: Some(manifest),
             inline: inline.into(),
+            accepted: None,
         }));
         self.slots
     }

@@ -1,9 +1,16 @@
 //! The command line: every command, its arguments and an example.
 
+mod trust;
+
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use passerelle_proto::{FlowId, KeyId, PartyId, Role};
+use clap::{Args, Parser, Subcommand};
+use passerelle_proto::{FlowId, PartyId};
+
+pub(super) use self::trust::{
+    BackupArguments, KeyKind, KeysCommand, LetterArguments, NewKeyArguments, NewSheetArguments,
+    NextSheetArguments, RestoreArguments, RevokeArguments, SheetCommand,
+};
 
 /// Exchange signed, sealed packages with the partners of a convention.
 #[derive(Debug, Parser)]
@@ -68,7 +75,7 @@ Example:
         #[command(subcommand)]
         command: AuditCommand,
     },
-    /// Make keys, look at them, and print the letter that is compared on paper.
+    /// Make keys, look at them, back them up, and print the letter that is compared on paper.
     #[command(after_help = "\
 Example:
   passerelle keys new --party caf21 --kind root --out root.secret
@@ -121,7 +128,12 @@ pub(super) struct DaemonArguments {
 #[derive(Debug, Subcommand)]
 pub(super) enum AgentCommand {
     /// Run the agent until it is told to stop.
-    #[command(after_help = "Example:\n  passerelle agent run --config /etc/passerelle/agent.toml")]
+    #[command(after_help = "\
+Example:
+  passerelle agent run --config /etc/passerelle/agent.toml
+
+A new certificate, and new notes where the configuration names them, are taken over within seconds.
+SIGHUP takes them over at once, and reads the keys again that the configuration names.")]
     Run(RunArguments),
 }
 
@@ -286,57 +298,6 @@ pub(super) struct VerifyArguments {
     pub(super) signatures: bool,
 }
 
-/// What a key is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum KeyKind {
-    /// Signs the convention and sheets; kept offline.
-    Root,
-    /// Signs packages and receipts.
-    Agent,
-    /// Signs a gateway's receipts.
-    Gateway,
-    /// Signs a person's acts.
-    Operator,
-    /// Signs a gateway's log.
-    Log,
-    /// Opens packages.
-    Recipient,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum KeysCommand {
-    /// Make a key: a secret file, and a public one beside it.
-    #[command(after_help = "\
-Example:
-  passerelle keys new --party caf21 --kind agent --out agent.secret")]
-    New(NewKeyArguments),
-    /// Show whose key a file holds, and its fingerprint.
-    #[command(after_help = "Example:\n  passerelle keys show agent.secret")]
-    Show {
-        /// Secret or public key file.
-        file: PathBuf,
-    },
-    /// Print the letter on which a root key's fingerprint is compared.
-    #[command(after_help = "Example:\n  passerelle keys letter root.public")]
-    Letter {
-        /// Secret or public root key file.
-        file: PathBuf,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(super) struct NewKeyArguments {
-    /// Whose key.
-    #[arg(long)]
-    pub(super) party: PartyId,
-    /// What for.
-    #[arg(long)]
-    pub(super) kind: KeyKind,
-    /// Where the secret goes; the public key goes to the same name with `.public`.
-    #[arg(long, value_name = "FILE")]
-    pub(super) out: PathBuf,
-}
-
 #[derive(Debug, Subcommand)]
 pub(super) enum ConventionCommand {
     /// Show parties and flows.
@@ -379,67 +340,6 @@ pub(super) struct SignArguments {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum SheetCommand {
-    /// Write the text of a sheet, ready to be signed.
-    #[command(after_help = "\
-Example:
-  passerelle sheet new --party caf21 --key agent=agent.public --recipient recipient.public \\
-    --tls-anchor ca.pem --tls-name agent=agent.caf21.example --out caf21.sheet.toml")]
-    New(Box<NewSheetArguments>),
-    /// Show a sheet.
-    #[command(after_help = "Example:\n  passerelle sheet show sheets/caf21.note")]
-    Show {
-        /// Signed note, or plain text.
-        file: PathBuf,
-    },
-    /// Sign a sheet with the party's root key.
-    #[command(after_help = "\
-Example:
-  passerelle sheet sign caf21.sheet.toml --key root.secret --out caf21.note")]
-    Sign(SignArguments),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct NewSheetArguments {
-    /// Whose sheet.
-    #[arg(long)]
-    pub(super) party: PartyId,
-    /// Its number; a newer sheet has a higher one.
-    #[arg(long, default_value_t = 1)]
-    pub(super) seq: u64,
-    /// Days that it and its keys are valid, at most 400.
-    #[arg(long, default_value_t = 366)]
-    pub(super) days: u32,
-    /// Where the gateway listens, `host:port`; may be repeated.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(super) address: Vec<String>,
-    /// A signing key and its role (agent, gateway, operator), `ROLE=FILE`; may be repeated.
-    #[arg(long, value_name = "ROLE=FILE", value_parser = role_and_file)]
-    pub(super) key: Vec<(Role, PathBuf)>,
-    /// A public recipient key file; may be repeated, the first one is used.
-    #[arg(long, value_name = "FILE")]
-    pub(super) recipient: Vec<PathBuf>,
-    /// The log's public key file.
-    #[arg(long, value_name = "FILE")]
-    pub(super) log: Option<PathBuf>,
-    /// Certificate of an authority that may issue the party's certificates, PEM; may be repeated.
-    #[arg(long, value_name = "FILE")]
-    pub(super) tls_anchor: Vec<PathBuf>,
-    /// The exact TLS name of a program, `ROLE=NAME`; may be repeated.
-    #[arg(long, value_name = "ROLE=NAME", value_parser = role_and_text)]
-    pub(super) tls_name: Vec<(Role, String)>,
-    /// A key that is not to be believed any more, from now on; may be repeated.
-    #[arg(long, value_name = "FINGERPRINT")]
-    pub(super) revoke: Vec<KeyId>,
-    /// Why these keys are revoked.
-    #[arg(long, default_value = "withdrawn")]
-    pub(super) reason: String,
-    /// Where the text goes.
-    #[arg(long, value_name = "FILE")]
-    pub(super) out: PathBuf,
-}
-
-#[derive(Debug, Subcommand)]
 pub(super) enum PkiCommand {
     /// Make a complete laboratory on loopback and print the commands that start it.
     #[command(after_help = "Example:\n  passerelle pki lab /tmp/laboratoire")]
@@ -460,14 +360,4 @@ pub struct DemoArguments {
     /// Make the laboratory in this directory and keep it.
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
-}
-
-fn role_and_text(text: &str) -> Result<(Role, String), String> {
-    let (role, rest) = text.split_once('=').ok_or("write ROLE=VALUE")?;
-    let role = role.parse::<Role>().map_err(|error| error.to_string())?;
-    Ok((role, rest.to_owned()))
-}
-
-fn role_and_file(text: &str) -> Result<(Role, PathBuf), String> {
-    role_and_text(text).map(|(role, file)| (role, file.into()))
 }

@@ -46,6 +46,27 @@ impl Configured {
         }
     }
 
+    /// The files of the secret keys that the program uses, and of its certificate.
+    pub(super) fn key_files(&self) -> (Vec<PathBuf>, PathBuf) {
+        let (one, other, certificate, key) = match self {
+            Configured::Agent(config) => (
+                &config.agent_keys,
+                &config.recipient_keys,
+                &config.tls_certificate,
+                &config.tls_key,
+            ),
+            Configured::Gateway(config) => (
+                &config.gateway_keys,
+                &config.log_keys,
+                &config.tls_certificate,
+                &config.tls_key,
+            ),
+        };
+        let keys = one.iter().chain(other);
+        let keys = keys.chain([key]).cloned().collect();
+        (keys, certificate.clone())
+    }
+
     /// Convention and sheets that the daemon believes, verified.
     pub(crate) fn trust(&self) -> Result<Directory, Failure> {
         let source = match self.clone() {

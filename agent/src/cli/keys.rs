@@ -1,4 +1,4 @@
-//! `passerelle keys`: make keys, look at them, and the letter that is compared on paper.
+//! `passerelle keys`: make keys and look at them.
 
 use std::fmt::{self, Display};
 use std::fs;
@@ -21,11 +21,11 @@ const PUBLIC_FILE_LEN_MAX: u64 = 64 * 1024;
 
 /// A key as the command line shows it.
 #[derive(Debug, Serialize)]
-struct KeyView {
-    party: String,
-    algorithm: &'static str,
+pub(super) struct KeyView {
+    pub(super) party: String,
+    pub(super) algorithm: &'static str,
     /// Full key id in groups of four hex digits; empty for a public log key, which has two ids.
-    fingerprint: String,
+    pub(super) fingerprint: String,
     public: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     secret_file: Option<PathBuf>,
@@ -102,57 +102,6 @@ pub(super) fn show(file: &Path, output: &mut Output<'_>) -> Result<(), Failure> 
     output.answer(&read(file)?)
 }
 
-/// Prints the letter.
-pub(super) fn letter(file: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
-    let view = read(file)?;
-    if view.algorithm != COMPOSITE_ALGORITHM {
-        let what = format_args!("{} holds no root key", file.display());
-        return Err(Failure::new(
-            Exit::Data,
-            what,
-            "name the file of a root key",
-        ));
-    }
-    output.answer(&Letter {
-        party: view.party,
-        fingerprint: view.fingerprint,
-    })
-}
-
-/// The letter, in the language of the institutions that sign it.
-#[derive(Debug, Serialize)]
-struct Letter {
-    party: String,
-    fingerprint: String,
-}
-
-impl Display for Letter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Letter { party, fingerprint } = self;
-        let groups: Vec<&str> = fingerprint.split(' ').collect();
-        writeln!(f, "ATTESTATION D'EMPREINTE DE CLÉ RACINE\n")?;
-        writeln!(
-            f,
-            "Nous attestons que la clé racine de notre institution, désignée"
-        )?;
-        writeln!(f, "« {party} » dans la convention, a pour empreinte :\n")?;
-        for line in groups.chunks(4) {
-            writeln!(f, "        {}", line.join("  "))?;
-        }
-        writeln!(
-            f,
-            "\nCette clé signe la convention et nos fiches. Le destinataire compare"
-        )?;
-        writeln!(
-            f,
-            "l'empreinte chiffre à chiffre avec celle que son logiciel affiche"
-        )?;
-        writeln!(f, "(passerelle keys show), avant toute mise en service.\n")?;
-        writeln!(f, "Fait à ____________________, le ____________________\n")?;
-        writeln!(f, "Nom, qualité, signature et cachet :")
-    }
-}
-
 fn of_signing(key: &VerifyingKey) -> KeyView {
     view(
         key.party(),
@@ -189,7 +138,7 @@ fn view(party: &PartyId, algorithm: &'static str, fingerprint: String, public: S
 }
 
 /// Reads a secret or public key of any kind.
-fn read(file: &Path) -> Result<KeyView, Failure> {
+pub(super) fn read(file: &Path) -> Result<KeyView, Failure> {
     let text = read_public(file)?;
     if let Ok(key) = text.parse::<VerifyingKey>() {
         return Ok(of_signing(&key));
@@ -266,7 +215,8 @@ pub(super) fn damaged(file: &Path, error: &KeyTextError) -> Failure {
     )
 }
 
-fn secret_failure(error: &SecretFileError) -> Failure {
+/// A secret file that is not used.
+pub(super) fn secret_failure(error: &SecretFileError) -> Failure {
     let (exit, remedy) = match error {
         SecretFileError::Mode { .. } => (Exit::NoPermission, "make the file its owner's alone"),
         SecretFileError::Exists { .. } => (Exit::CannotCreate, "nothing was overwritten"),

@@ -41,12 +41,18 @@ pub(super) async fn run(arguments: &RunArguments, output: &mut Output<'_>) -> Re
     logging(output.is_json());
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
     let agent = Agent::start(config).await.map_err(start_failure)?;
     // Nothing listens when no service manager runs this; that is no failure.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => if let Err(error) = agent.reload().await {
+                tracing::error!("the keys stay as they were: {error}");
+            },
+        }
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     agent.stop().await;

@@ -101,7 +101,8 @@ pub(super) fn new(arguments: &NewSheetArguments, output: &mut Output<'_>) -> Res
     })
 }
 
-fn key_role(role: Role) -> KeyRole {
+/// What a program of this role signs with.
+pub(super) fn key_role(role: Role) -> KeyRole {
     match role {
         Role::Agent => KeyRole::Agent,
         Role::Gateway => KeyRole::Gateway,
@@ -109,13 +110,14 @@ fn key_role(role: Role) -> KeyRole {
     }
 }
 
-fn write_text(sheet: &Sheet, out: &Path) -> Result<(), Failure> {
+/// Writes the text of a sheet that does not contradict itself into a new file.
+pub(super) fn write_text(sheet: &Sheet, out: &Path) -> Result<(), Failure> {
     let text = sheet
         .to_text()
         .map_err(|error| notes::unreadable(out, &error))?;
     // What contradicts itself must not reach the offline root key.
     Sheet::parse(&text).map_err(|error| {
-        Failure::new(Exit::Usage, error, "correct the arguments of `sheet new`")
+        Failure::new(Exit::Usage, error, "correct the arguments of the command")
     })?;
     let mut options = fs::OpenOptions::new();
     let file = options.write(true).create_new(true).open(out);
@@ -127,7 +129,8 @@ fn write_text(sheet: &Sheet, out: &Path) -> Result<(), Failure> {
     written.map_err(|error| Failure::writing(out, &error))
 }
 
-fn read(file: &Path) -> Result<(Note, Sheet), Failure> {
+/// Reads a sheet, signed or not.
+pub(super) fn read(file: &Path) -> Result<(Note, Sheet), Failure> {
     let note = notes::read(file)?;
     let sheet = Sheet::parse(note.text()).map_err(|error| notes::unreadable(file, &error))?;
     Ok((note, sheet))

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::arguments::DaemonArguments;
 use super::endpoint::{Daemon, refused};
+use super::expiry::ExpiryView;
 use super::failure::Failure;
 use super::output::Output;
 use super::quantity::{Bytes, When, hex};
@@ -51,6 +52,7 @@ struct AgentView {
     sent_today: u64,
     received_today: u64,
     rejected: u64,
+    expiries: Vec<ExpiryView>,
 }
 
 impl AgentView {
@@ -72,6 +74,7 @@ impl AgentView {
             sent_today: answer.sent_today,
             received_today: answer.received_today,
             rejected: answer.rejected,
+            expiries: ExpiryView::all(answer.expiries),
         }
     }
 }
@@ -107,7 +110,8 @@ impl Display for AgentView {
             f,
             "  rejected     {} (see rejected/ for the reports)",
             self.rejected
-        )
+        )?;
+        ExpiryView::write_near(&self.expiries, f)
     }
 }
 
@@ -149,6 +153,7 @@ struct GatewayView {
     spool_bytes: u64,
     peers: Vec<PeerView>,
     cosigned: Vec<CosignedView>,
+    expiries: Vec<ExpiryView>,
 }
 
 impl GatewayView {
@@ -173,6 +178,7 @@ impl GatewayView {
             daemon: "gateway",
             peers: peers.collect(),
             cosigned: cosigned.collect(),
+            expiries: ExpiryView::all(answer.expiries),
             party: answer.party,
             software: answer.software,
             started_ms: answer.started_ms,
@@ -232,6 +238,7 @@ impl Display for GatewayView {
             "  waiting      {}, {spool} in the spool",
             count(self.waiting_items, "item", "items")
         )?;
+        ExpiryView::write_near(&self.expiries, f)?;
         if self.peers.is_empty() {
             return Ok(());
         }

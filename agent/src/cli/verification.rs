@@ -121,7 +121,8 @@ fn verify_once(
     signatures: bool,
 ) -> Result<LogVerdict, Failure> {
     let party = party_of(dir, checkpoint)?;
-    let log = log_of(directory, &party)?;
+    let logs = logs_of(directory, &party)?;
+    let log = key_of(checkpoint, logs);
     let copies = cosigned_copies(dir, directory, &party, witnessed)?;
     let mut sizes: Vec<u64> = copies.iter().map(|copy| copy.size).collect();
     sizes.sort_unstable();
@@ -133,7 +134,7 @@ fn verify_once(
         "checkpoint" => Some(checkpoint.to_vec()),
         path => fs::read(dir.join(path)).ok(),
     };
-    let verified = verify_log(&read, &log, &sizes, |index, bytes| {
+    let verified = verify_log(&read, log, &sizes, |index, bytes| {
         if signatures && unsigned.is_none() {
             match check_signatures(bytes, directory) {
                 Ok(count) => counted += count,
@@ -161,7 +162,8 @@ fn verify_once(
             return Err(unbelievable(dir, &why));
         }
         let path = copy.path.display().to_string();
-        let found = verify_cosigned(&path, &copy.note, &log, &copy.partner, root_at);
+        let log = key_of(&copy.note, logs);
+        let found = verify_cosigned(&path, &copy.note, log, &copy.partner, root_at);
         let found = found.map_err(|error| unbelievable(dir, &error))?;
         cosigned.push(CosignedVerdict {
             partner: copy.party.to_string(),
@@ -196,17 +198,26 @@ fn party_of(dir: &Path, checkpoint: &[u8]) -> Result<PartyId, Failure> {
     }
 }
 
-fn log_of(directory: &Directory, party: &PartyId) -> Result<LogVerifier, Failure> {
-    let log = directory.sheet(party).and_then(|sheet| sheet.log.as_ref());
-    let log = log.and_then(|log| LogVerifier::from_vkeys(&log.origin, &log.vkeys).ok());
-    log.ok_or_else(|| {
-        let what = format_args!("no sheet says with which keys {party} signs its log");
-        Failure::new(
-            Exit::NoInput,
-            what,
-            "put the party's sheet where the configuration says",
-        )
-    })
+/// All keys that have signed a party's log; there is at least one.
+fn logs_of<'d>(directory: &'d Directory, party: &PartyId) -> Result<&'d [LogVerifier], Failure> {
+    match directory.log_keys(party) {
+        [] => {
+            let what = format_args!("no sheet says with which keys {party} signs its log");
+            Err(Failure::new(
+                Exit::NoInput,
+                what,
+                "put the party's sheet where the configuration says",
+            ))
+        }
+        keys => Ok(keys),
+    }
+}
+
+/// Which of a log's keys has signed a checkpoint; the newest one where none has.
+fn key_of<'k>(checkpoint: &[u8], keys: &'k [LogVerifier]) -> &'k LogVerifier {
+    let mut signers = keys.iter();
+    let signer = signers.find(|key| Checkpoint::verify(checkpoint, key).is_ok());
+    signer.unwrap_or(&keys[0])
 }
 
 /// A checkpoint of this log that a partner has cosigned.
@@ -234,7 +245,10 @@ fn cosigned_copies(
     let partners: Vec<(PartyId, LogVerifier)> = directory
         .sheets()
         .filter(|sheet| &sheet.party != owner)
-        .filter_map(|sheet| Some((sheet.party.clone(), log_of(directory, &sheet.party).ok()?)))
+        .flat_map(|sheet| {
+            let keys = directory.log_keys(&sheet.party).iter();
+            keys.map(|key| (sheet.party.clone(), key.clone()))
+        })
         .collect();
     let mut copies = Vec::new();
     for path in paths {

@@ -23,7 +23,8 @@ use tonic::Status;
 
 use self::transfer::{Offering, Step, Taking};
 use crate::exchange::{Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Room};
-use crate::peer::Peer;
+use crate::peer::{Peer, Trust};
+use crate::told::Told;
 
 /// Frames that wait between the driver and the transport.
 pub(crate) const FRAMES_IN_FLIGHT: usize = 4;
@@ -61,7 +62,7 @@ pub enum SessionError {
 }
 
 enum Done {
-    Greeted(Result<Vec<Vec<u8>>, LaneError>),
+    Greeted(Result<(), LaneError>),
     Nothing,
     Noted,
     Offered(u32, OfferAnswer),
@@ -87,6 +88,8 @@ struct Driver {
     noting: usize,
     unacked: Vec<StatementId>,
     ready: bool,
+    // What is told to the peer as it comes into force, on the control lane.
+    telling: Option<Telling>,
     // Offers of the peer that the program is asked about.
     deciding: BTreeSet<u32>,
     // Why the peer ends the stream, when it was the first to say so.
@@ -95,6 +98,14 @@ struct Driver {
     stopping: bool,
     // What `ended` is told.
     why: String,
+}
+
+/// The notes that are in force, and those that the peer knows.
+struct Telling {
+    trust: Trust,
+    told: Told,
+    // Whether there may be more to tell than was sent.
+    more: bool,
 }
 
 /// Runs one stream until it ends; frames to send go to `outbound`.
@@ -126,6 +137,7 @@ pub async fn run_session(
         noting: 0,
         unacked: Vec::new(),
         ready: false,
+        telling: None,
         deciding: BTreeSet::new(),
         told: None,
         stopping: false,
@@ -186,6 +198,7 @@ impl Driver {
         let mut writable_since = self.start;
         loop {
             self.drain_events()?;
+            self.tell();
             if self.session.is_finished() && self.work.is_empty() {
                 return self.orderly();
             }
@@ -217,6 +230,7 @@ impl Driver {
                     None => return Err(SessionError::Stream("the peer has closed it".into())),
                 },
                 Some(done) = self.work.next(), if !self.work.is_empty() => self.on_done(done)?,
+                () = news(&mut self.telling), if self.ready && self.telling.is_some() => {}
                 outgoing = waiting_for(&mut waiting), if waiting.is_some() => {
                     waiting = None;
                     self.send(outgoing);
@@ -243,6 +257,48 @@ impl Driver {
         }
     }
 
+    /// What a peer that has introduced itself is told, on the control lane.
+    fn telling_of(&self, hello: &v1::Hello) -> Option<Telling> {
+        let trust = self
+            .exchange
+            .trust()
+            .filter(|_| self.lane == Lane::Control)?;
+        let told = Told::new(hello);
+        Some(Telling {
+            trust,
+            told,
+            more: true,
+        })
+    }
+
+    fn take_note(&mut self, note: Vec<u8>) {
+        self.noting += 1;
+        if let Some(telling) = &mut self.telling {
+            telling.told.brought(&note);
+        }
+        let (exchange, peer) = (self.exchange.clone(), self.peer.clone());
+        self.spawn(async move {
+            exchange.note(&peer, note).await;
+            Done::Noted
+        });
+    }
+
+    /// Sends the notes that the peer lacks.
+    fn tell(&mut self) {
+        if !self.ready || self.session.has_frame() || self.session.is_ending() {
+            return;
+        }
+        let Some(telling) = self.telling.as_mut().filter(|telling| telling.more) else {
+            return;
+        };
+        let directory = telling.trust.borrow_and_update().clone();
+        let notes = telling.told.missing(&directory);
+        telling.more = !notes.is_empty();
+        notes
+            .into_iter()
+            .for_each(|note| self.session.send_note(note));
+    }
+
     /// A peer that floods us with notes waits for our disk instead of filling our memory; what
     /// else it may send is limited by the session.
     fn may_read(&self) -> bool {
@@ -263,7 +319,11 @@ impl Driver {
                 self.session.send_statement(signed);
             }
             Outgoing::Package(outbound) => {
-                let slot = self.session.offer(outbound.manifest(), outbound.inline());
+                let slot = {
+                    let (manifest, inline) = (outbound.manifest(), outbound.inline());
+                    self.session
+                        .offer_accepted(manifest, inline, outbound.accepted())
+                };
                 let outbound = Some(outbound);
                 self.offering.insert(
                     slot,
@@ -304,23 +364,22 @@ impl Driver {
         let (exchange, peer) = (self.exchange.clone(), self.peer.clone());
         match event {
             Event::Greeted(hello) => {
+                self.telling = self.telling_of(&hello);
                 self.spawn(async move { Done::Greeted(exchange.greeted(&peer, &hello).await) })
             }
-            Event::Note(note) => {
-                self.noting += 1;
-                self.spawn(async move {
-                    exchange.note(&peer, note).await;
-                    Done::Noted
-                });
-            }
+            Event::Note(note) => self.take_note(note),
             Event::Offered {
                 slot,
                 manifest,
                 inline,
+                accepted,
             } => {
                 self.deciding.insert(slot);
                 self.spawn(async move {
-                    Done::Offered(slot, exchange.offered(&peer, manifest, inline).await)
+                    Done::Offered(
+                        slot,
+                        exchange.offered(&peer, manifest, inline, accepted).await,
+                    )
                 });
             }
             Event::Read {
@@ -369,11 +428,9 @@ impl Driver {
         match done {
             Done::Nothing => {}
             Done::Noted => self.noting -= 1,
-            Done::Greeted(notes) => {
+            Done::Greeted(admitted) => {
+                admitted?;
                 self.ready = true;
-                notes?
-                    .into_iter()
-                    .for_each(|note| self.session.send_note(note));
             }
             Done::Offered(slot, answer) => self.on_offer_answer(slot, answer),
             Done::Written(slot, incoming) => self.put_back(slot, incoming),
@@ -405,6 +462,18 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+/// Waits until other notes are in force; they are told at the next turn.
+async fn news(telling: &mut Option<Telling>) {
+    if let Some(telling) = telling
+        && telling.trust.changed().await.is_ok()
+    {
+        telling.more = true;
+        return;
+    }
+    // Nobody can change the sheets any more.
+    std::future::pending().await
 }
 
 async fn waiting_for(waiting: &mut Option<(Room, BoxFuture<'static, Outgoing>)>) -> Outgoing {

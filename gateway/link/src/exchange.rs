@@ -11,7 +11,7 @@ use passerelle_proto::v1::{self, Lane, Section, Signed};
 use passerelle_proto::{StatementId, VerifiedManifest};
 use tonic::async_trait;
 
-use crate::peer::Peer;
+use crate::peer::{Peer, Trust};
 
 /// Why a stream is not begun or must end, in words for the peer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,17 +56,28 @@ pub trait Exchange: Send + Sync + 'static {
     /// What we say of ourselves at the beginning of a stream.
     fn hello(&self, peer: &Peer, lane: Lane) -> v1::Hello;
 
-    /// The peer has introduced itself; returns the notes that it lacks.
+    /// What is believed about parties, as it changes; the peer is told what it lacks of it. `None`:
+    /// it is told nothing.
+    fn trust(&self) -> Option<Trust>;
+
+    /// The peer has introduced itself.
     ///
     /// # Errors
     /// [`LaneError`] ends the stream: nothing is exchanged with this peer.
-    async fn greeted(&self, peer: &Peer, hello: &v1::Hello) -> Result<Vec<Vec<u8>>, LaneError>;
+    async fn greeted(&self, peer: &Peer, hello: &v1::Hello) -> Result<(), LaneError>;
 
     /// The peer sends a convention or a sheet.
     async fn note(&self, peer: &Peer, note: Vec<u8>);
 
-    /// The peer offers a package; `inline` is the whole of it, when it is small.
-    async fn offered(&self, peer: &Peer, manifest: Signed, inline: Bytes) -> OfferAnswer;
+    /// The peer offers a package; `inline` is the whole of it, when it is small. `accepted` is the
+    /// receipt of the peer that accepted it for us; nothing of it is verified.
+    async fn offered(
+        &self,
+        peer: &Peer,
+        manifest: Signed,
+        inline: Bytes,
+        accepted: Option<Signed>,
+    ) -> OfferAnswer;
 
     /// The peer sends a statement. It is committed, or refused for good and audited, when this
     /// returns true; false: the peer keeps it and sends it again.
@@ -124,6 +135,11 @@ pub trait Outbound: Send {
 
     /// The whole package, when it is small; else empty.
     fn inline(&self) -> Bytes;
+
+    /// The receipt with which it was accepted here, for its recipient's agent.
+    fn accepted(&self) -> Option<Signed> {
+        None
+    }
 
     /// Reads a part of it.
     ///

@@ -1,8 +1,9 @@
 //! Our own certificate and its key.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use passerelle_proto::read_secret_file;
 use rustls::crypto::CryptoProvider;
@@ -27,6 +28,16 @@ pub struct Identity {
     key: PathBuf,
     name: Arc<str>,
     current: Arc<RwLock<Current>>,
+    // The two files as they were when they were read last, in vain or not.
+    looked: Arc<Mutex<[Stamp; 2]>>,
+}
+
+/// What tells one content of a file from the next: time of change, length and inode.
+type Stamp = Option<(i64, i64, u64, u64)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let found = fs::metadata(path).ok()?;
+    Some((found.ctime(), found.ctime_nsec(), found.len(), found.ino()))
 }
 
 #[derive(Debug)]
@@ -68,13 +79,34 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`] names the file and what is wrong with it.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
+        let stamps = [stamp(certificate), stamp(key)];
         let (name, current) = read(certificate, key)?;
         Ok(Self {
             certificate: certificate.to_owned(),
             key: key.to_owned(),
             name: name.into(),
             current: Arc::new(RwLock::new(current)),
+            looked: Arc::new(Mutex::new(stamps)),
         })
+    }
+
+    /// Reads the files again if they have changed since they were read last; whether they had.
+    ///
+    /// Of two files that are replaced one after the other, the first alone is an error; the
+    /// second makes both good.
+    ///
+    /// # Errors
+    /// As [`Identity::reload`]; once for each change.
+    pub fn reload_if_changed(&self) -> Result<bool, IdentityError> {
+        let found = [stamp(&self.certificate), stamp(&self.key)];
+        {
+            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            if *looked == found {
+                return Ok(false);
+            }
+            *looked = found;
+        }
+        self.reload().map(|()| true)
     }
 
     /// Reads the files again; connections made from now on use what they hold.

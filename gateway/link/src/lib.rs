@@ -24,6 +24,7 @@ mod serving;
 mod tcp;
 mod tcp_server;
 mod tls;
+mod told;
 mod trust;
 mod verifier;
 mod window;

@@ -3,6 +3,7 @@
 //! What is configured is where trust starts. Notes that arrive in-band are written beside the
 //! program's data before they count, so that a restart never goes back to an older one.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -33,8 +34,10 @@ pub struct TrustSource {
 
 /// Everything that is believed about parties, and the folder where newer notes are kept.
 pub struct TrustStore {
-    folder: PathBuf,
+    source: TrustSource,
     current: watch::Sender<Directory>,
+    // Digests of configured notes that were looked at, taken over or not.
+    looked: Mutex<BTreeSet<Digest>>,
     // One note is taken over at a time: read, decide, write, publish.
     adopting: Mutex<()>,
 }
@@ -115,13 +118,63 @@ impl TrustStore {
                     .to_owned(),
             }]
         })?;
-        let current = watch::Sender::new(directory);
-        let adopting = Mutex::new(());
+        let looked = conventions.iter().chain(&sheets);
+        let looked = looked.map(|note| Digest::of(note)).collect();
         Ok(Self {
-            folder,
-            current,
-            adopting,
+            source: config.clone(),
+            current: watch::Sender::new(directory),
+            looked: Mutex::new(looked),
+            adopting: Mutex::new(()),
         })
+    }
+
+    /// Takes over what has been put where the configuration says since it was looked at last.
+    /// Blocks.
+    ///
+    /// Returns what came of each new note, with its file; a file that cannot be read is looked at
+    /// again the next time.
+    pub fn look(&self) -> Vec<(PathBuf, Result<Option<Digest>, AdoptError>)> {
+        // The convention first: it may name the root keys that sign the sheets.
+        let mut paths = vec![self.source.convention.clone()];
+        paths.extend(note_paths(&self.source.sheets).unwrap_or_default());
+        let mut looked = self
+            .looked
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut found = Vec::new();
+        for path in paths {
+            let Ok(note) = read_note(&path) else { continue };
+            if looked.insert(Digest::of(&note)) {
+                let adopted = self.adopt(&note);
+                found.push((path, adopted));
+            }
+        }
+        found
+    }
+
+    /// Keeps what is in force beside the program's data: when what the configuration names is
+    /// replaced, the next start needs both, each version of the convention being signed under the
+    /// root keys of the one before. Blocks.
+    ///
+    /// # Errors
+    /// [`AdoptError::Write`].
+    pub fn keep_in_force(&self) -> Result<(), AdoptError> {
+        let directory = self.directory();
+        self.keep("conventions", directory.convention_note())?;
+        let sheets = directory.sheets();
+        let mut notes = sheets.filter_map(|sheet| directory.sheet_note(&sheet.party));
+        notes.try_for_each(|note| self.keep("sheets", note).map(drop))
+    }
+
+    /// Keeps a note, unless it is kept already; its digest.
+    fn keep(&self, kind: &str, note: &[u8]) -> Result<Digest, AdoptError> {
+        let digest = Digest::of(note);
+        let folder = self.source.kept.join(kind);
+        let path = folder.join(format!("{digest}.note"));
+        if !path.exists() {
+            keep(&folder, &path, note).map_err(|source| AdoptError::Write { path, source })?;
+        }
+        Ok(digest)
     }
 
     /// What is in force now.
@@ -148,14 +201,11 @@ impl TrustStore {
         let Adopted::Newer(directory) = self.directory().adopt_note(note)? else {
             return Ok(None);
         };
-        let digest = Digest::of(note);
         let kind = match directory.convention_note() == note {
             true => "conventions",
             false => "sheets",
         };
-        let folder = self.folder.join(kind);
-        let path = folder.join(format!("{digest}.note"));
-        keep(&folder, &path, note).map_err(|source| AdoptError::Write { path, source })?;
+        let digest = self.keep(kind, note)?;
         self.current.send_replace(directory);
         Ok(Some(digest))
     }
@@ -198,6 +248,11 @@ fn read_note(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn read_notes(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let paths = note_paths(folder)?;
+    paths.iter().map(|path| read_note(path)).collect()
+}
+
+fn note_paths(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)?.take(NOTES_MAX) {
         let path = entry?.path();
@@ -209,7 +264,7 @@ fn read_notes(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
         }
     }
     paths.sort();
-    paths.iter().map(|path| read_note(path)).collect()
+    Ok(paths)
 }
 
 fn keep(folder: &Path, path: &Path, note: &[u8]) -> io::Result<()> {

@@ -3,9 +3,10 @@
 //! The leaf has exactly one DNS name; the name says whose it is; and only that party's own
 //! authorities count for it. The role comes from the sheet, never from the certificate.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use passerelle_proto::{Digest, Directory, Hop};
+use passerelle_proto::{Digest, Directory, Hop, KeyId, PartyId};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::pem::PemObject;
@@ -60,6 +61,16 @@ pub enum CertificateRefusal {
     /// A public key that the sheet does not pin.
     #[error("the public key of {0} is not among those pinned in its party's sheet")]
     Pin(String),
+    /// A key of the peer was revoked while it was connected: it is to begin anew.
+    #[error(
+        "the sheet of {party} revokes its key {key}: what was begun before is not gone on with"
+    )]
+    Revoked {
+        /// Whose key.
+        party: PartyId,
+        /// The key.
+        key: KeyId,
+    },
 }
 
 impl CertificateRefusal {
@@ -73,6 +84,7 @@ impl CertificateRefusal {
             Self::Expired(_) | Self::NotYetValid(_) => "certificate: dates",
             Self::Usage(_) => "certificate: usage",
             Self::Pin(_) => "certificate: pin",
+            Self::Revoked { .. } => "certificate: key revoked",
         }
     }
 
@@ -87,6 +99,7 @@ impl CertificateRefusal {
             Self::Malformed => CertificateError::BadEncoding,
             Self::Usage(_) => CertificateError::InvalidPurpose,
             Self::Pin(_) => CertificateError::Other(OtherError(Arc::new(self))),
+            Self::Revoked { .. } => CertificateError::Revoked,
         }
         .into()
     }
@@ -143,13 +156,17 @@ pub(crate) fn verify_chain(
     Ok((name, Hop { party, role }))
 }
 
-/// Waits until the sheets no longer let this chain speak for `hop`, and says why.
+/// Waits until the sheets no longer let this chain speak for `hop`, or revoke a key of its party,
+/// and says why.
+///
+/// A party whose key is revoked may connect again: then everything is judged by the new sheet.
 pub(crate) async fn distrusted(
     mut trust: Trust,
     chain: Vec<CertificateDer<'static>>,
     usage: fn() -> KeyUsage,
     hop: Hop,
 ) -> CertificateRefusal {
+    let before = revoked(&trust.borrow(), &hop.party);
     while trust.changed().await.is_ok() {
         let directory = trust.borrow_and_update().clone();
         let Some((leaf, intermediates)) = chain.split_first() else {
@@ -157,7 +174,13 @@ pub(crate) async fn distrusted(
         };
         let now = UnixTime::now();
         match verify_chain(&directory, leaf, intermediates, usage(), now) {
-            Ok((_, found)) if found == hop => {}
+            Ok((_, found)) if found == hop => {
+                let now = revoked(&directory, &hop.party);
+                if let Some(key) = now.difference(&before).next() {
+                    let (party, key) = (hop.party, *key);
+                    return CertificateRefusal::Revoked { party, key };
+                }
+            }
             Ok((name, found)) => {
                 return CertificateRefusal::OtherHop {
                     name,
@@ -170,6 +193,12 @@ pub(crate) async fn distrusted(
     }
     // Nobody can change the sheets any more.
     std::future::pending().await
+}
+
+fn revoked(directory: &Directory, party: &PartyId) -> BTreeSet<KeyId> {
+    let sheet = directory.sheet(party).into_iter();
+    let revocations = sheet.flat_map(|sheet| &sheet.revocations);
+    revocations.map(|revocation| revocation.key).collect()
 }
 
 fn refusal(error: webpki::Error, name: &str) -> CertificateRefusal {

@@ -255,3 +255,31 @@ fn appends_beyond_the_limits_are_refused() {
     assert!(log.append(&[vec![0; ENTRY_LEN_MAX + 1]]).is_err());
     assert_eq!(log.size(), 0);
 }
+
+#[test]
+fn a_log_whose_keys_have_changed_knows_what_it_signed_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    log.append(&[b"one".to_vec()]).unwrap();
+    let old = log.checkpoint(NOW).unwrap();
+    let successor = || LogSigner::from_seed(&PartyId::parse("caf21").unwrap(), &[9; 64]);
+    let known = [signer().verifier().clone()];
+    let keys = || LogKeys::new(Arc::new(successor()), &known);
+    log.rekey(keys());
+    drop(log);
+    // Its own newest checkpoint is under the old key.
+    let mut log = Log::open_with(dir.path(), keys(), SMALL).unwrap();
+    log.append(&[b"two".to_vec()]).unwrap();
+    let new = log.checkpoint(NOW).unwrap();
+    assert_eq!(log.verify(&old).unwrap().size, 1);
+    assert_eq!(log.verify(&new).unwrap().size, 2);
+    assert_eq!(
+        Checkpoint::verify(&new, successor().verifier())
+            .unwrap()
+            .size,
+        2
+    );
+    drop(log);
+    let alone = Log::open_with(dir.path(), signer(), SMALL);
+    assert!(alone.is_err(), "a key that was never its own says nothing");
+}

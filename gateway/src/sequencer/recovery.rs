@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use passerelle_proto::v1::{self, entry::Event};
-use passerelle_proto::{SigningKey, StatementChain, Timestamp, UntrustedStatement};
+use passerelle_proto::{StatementChain, Timestamp, UntrustedStatement};
 use prost::Message;
 
 use super::{Ledger, OpenError};
@@ -20,7 +20,6 @@ const CATCH_UP: u64 = 1024;
 pub(super) fn catch_up(
     ledger: &mut Ledger,
     queue: &dyn Queue,
-    key: &SigningKey,
     chain: &mut StatementChain,
     chain_from: u64,
 ) -> Result<Timestamp, OpenError> {
@@ -50,7 +49,7 @@ pub(super) fn catch_up(
                 ledger.index.push(&entry).map_err(failed)?;
             }
             if index >= chain_from {
-                follow(chain, key, &entry);
+                follow(chain, &entry);
             }
             entries.push(entry);
         }
@@ -66,15 +65,16 @@ pub(super) fn catch_up(
 }
 
 /// Takes our own statements in an entry into the sequence.
-fn follow(chain: &mut StatementChain, key: &SigningKey, entry: &v1::Entry) {
+fn follow(chain: &mut StatementChain, entry: &v1::Entry) {
     let signed = match &entry.event {
         Some(Event::Accepted(event)) => event.receipt.clone(),
         Some(Event::Statement(event)) if event.from.is_none() => event.statement.clone(),
         _ => None,
     };
     let parsed = signed.and_then(|signed| UntrustedStatement::parse(signed).ok());
-    if let Some(Ok(statement)) = parsed.map(|parsed| parsed.verify(key.verifying_key())) {
-        chain.seen(&statement);
+    if let Some(statement) = parsed {
+        // Signed here, with whichever key it was then.
+        chain.seen(&statement.verified_before());
     }
 }
 

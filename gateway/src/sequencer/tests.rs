@@ -27,8 +27,9 @@ fn start(dir: &Path, queue: Arc<dyn Queue>, clock: fn() -> Timestamp) -> Running
     let signer = LogSigner::from_seed(&party("grand-dijon"), &[1; 64]);
     let log = Log::open(&dir.join("log"), signer).unwrap();
     let key = Arc::new(keys("grand-dijon").gateway);
+    let signer: Signer = Arc::new(move || key.clone());
     let (sequencer, thread) =
-        Sequencer::start(log, queue.clone(), key, dir, Anchor::open(), clock).unwrap();
+        Sequencer::start(log, queue.clone(), signer, dir, Anchor::open(), clock).unwrap();
     Running {
         sequencer,
         queue,

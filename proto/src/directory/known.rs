@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{DirectoryError, SigningKeyEntry};
 use crate::{
-    Convention, Digest, KeyId, Note, PartyId, Role, Roots, Sheet, SheetError, SheetKey,
-    UnsignedConvention, VerifyingKey,
+    Convention, Digest, KeyId, LogVerifier, Note, PartyId, Role, Roots, Sheet, SheetError,
+    SheetKey, SheetLog, UnsignedConvention, VerifyingKey,
 };
 
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub(super) struct Known {
     /// Keys of all sheets that were ever believed, by who listed them: what they signed must
     /// still verify.
     pub(super) keys: BTreeMap<PartyId, BTreeMap<KeyId, SigningKeyEntry>>,
+    /// Keys of each party's log, the newest first: old checkpoints must still verify.
+    pub(super) logs: BTreeMap<PartyId, Vec<LogVerifier>>,
     pub(super) names: BTreeMap<String, (PartyId, Role)>,
 }
 
@@ -53,6 +55,7 @@ impl Known {
             sheets: BTreeMap::new(),
             texts: BTreeMap::new(),
             keys: BTreeMap::new(),
+            logs: BTreeMap::new(),
             names: BTreeMap::new(),
         };
         known.add_conventions(conventions)?;
@@ -170,6 +173,7 @@ impl Known {
             return Ok(Order::Older);
         }
         self.remember_keys(&sheet);
+        self.remember_log(&sheet);
         self.sheets.insert(number.0.clone(), (sheet, note.into()));
         self.texts.insert(number, text);
         Ok(Order::Newer)
@@ -222,6 +226,14 @@ impl Known {
             // A revocation is not undone by a sheet that does not speak of it.
             entry.revoked = sheet.revoked(key).or(entry.revoked);
         }
+    }
+
+    fn remember_log(&mut self, sheet: &Sheet) {
+        let mut listed = sheet.log.as_ref().map_or(Vec::new(), SheetLog::keys);
+        let known = self.logs.entry(sheet.party.clone()).or_default();
+        known.retain(|key| !listed.contains(key));
+        listed.append(known);
+        *known = listed;
     }
 
     fn index_names(&mut self) -> Result<(), DirectoryError> {

@@ -97,11 +97,7 @@ impl LogSigner {
 
     /// Id of the pair.
     pub fn id(&self) -> KeyId {
-        let Self { public, .. } = self;
-        KeyId::of(
-            LOG_ALGORITHM,
-            &[public.classical.clone(), public.post_quantum.clone()].concat(),
-        )
+        self.public.id()
     }
 
     /// The public half.
@@ -145,7 +141,16 @@ pub struct LogVerifier {
 }
 
 impl LogVerifier {
-    /// Reads the two vkeys of a sheet, in any order.
+    /// Reads all pairs of vkeys of a sheet: the first signs now, the others have signed before.
+    ///
+    /// # Errors
+    /// [`KeyTextError`] when one of a pair is missing, malformed, or of another name.
+    pub fn all_from_vkeys(origin: &str, vkeys: &[String]) -> Result<Vec<Self>, KeyTextError> {
+        let pairs = vkeys.chunks(2);
+        pairs.map(|pair| Self::from_vkeys(origin, pair)).collect()
+    }
+
+    /// Reads the pair of vkeys that signs now, the first two of a sheet, in any order.
     ///
     /// # Errors
     /// [`KeyTextError`] when one is missing, malformed, or of another name.
@@ -155,7 +160,7 @@ impl LogVerifier {
             classical: Vec::new(),
             post_quantum: Vec::new(),
         };
-        for vkey in vkeys {
+        for vkey in vkeys.iter().take(2) {
             let (name, kind, key) = parse_vkey(vkey)?;
             match kind {
                 _ if name != origin => return Err(KeyTextError::Form),
@@ -181,6 +186,17 @@ impl LogVerifier {
             vkey(TYPE_ED25519, &self.classical),
             vkey(TYPE_MLDSA44, &self.post_quantum),
         ]
+    }
+
+    /// Id of the pair.
+    pub fn id(&self) -> KeyId {
+        let Self {
+            classical,
+            post_quantum,
+            ..
+        } = self;
+        let both = [classical.as_slice(), post_quantum].concat();
+        KeyId::of(LOG_ALGORITHM, &both)
     }
 
     /// Name in signature lines: the log's origin.

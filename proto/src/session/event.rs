@@ -30,6 +30,8 @@ pub enum Event {
         manifest: Signed,
         /// The whole package, when it is small; else empty.
         inline: Bytes,
+        /// The receipt of the peer that has accepted it for us; nothing is verified.
+        accepted: Option<Signed>,
     },
     /// Read this part of an offered package, then call `on_read`.
     Read {

@@ -25,6 +25,16 @@ impl Session {
     ///
     /// `inline` is the whole of it, which a control lane needs; on a bulk lane it is empty.
     pub fn offer(&mut self, manifest: &VerifiedManifest, inline: Bytes) -> u32 {
+        self.offer_accepted(manifest, inline, None)
+    }
+
+    /// As [`Session::offer`], with the receipt that the recipient's agent judges it by.
+    pub fn offer_accepted(
+        &mut self,
+        manifest: &VerifiedManifest,
+        inline: Bytes,
+        accepted: Option<v1::Signed>,
+    ) -> u32 {
         let slot = self.next_slot;
         self.next_slot += 1;
         self.offers.insert(slot, Offering::new(manifest));
@@ -32,6 +42,7 @@ impl Session {
             slot,
             manifest: Some(manifest.signed().clone()),
             inline,
+            accepted,
         }));
         slot
     }

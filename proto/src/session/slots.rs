@@ -1,5 +1,6 @@
 //! The packages that the peer offers on a stream.
 
+use super::statements::check_length;
 use super::{Accepting, Answer, DATA_LEN_MAX, Event, Fault, Held, OFFERS_MAX, Session};
 use crate::v1::{self, Lane, frame};
 use crate::{INLINE_LEN_MAX, MANIFEST_LEN_MAX, VerifiedManifest};
@@ -36,6 +37,7 @@ impl Session {
         if inline.len() as u64 > INLINE_LEN_MAX {
             return Err(Fault::TooLong("package inside an offer"));
         }
+        offer.accepted.as_ref().map_or(Ok(()), check_length)?;
         self.last_peer_slot = Some(slot);
         if self.bye_sent {
             // It was under way when we wanted to end.
@@ -47,6 +49,7 @@ impl Session {
             slot,
             manifest,
             inline,
+            accepted: offer.accepted,
         });
         Ok(())
     }

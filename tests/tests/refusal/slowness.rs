@@ -135,6 +135,7 @@ fn offer(scene: &Scene, slot: u32) -> frame::Frame {
         slot,
         manifest: Some(offer.manifest),
         inline: offer.inline.into(),
+        accepted: None,
     })
 }
 

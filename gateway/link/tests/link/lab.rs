@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use passerelle_link::{Dialer, Identity, Listener, RefusalSink, TransportChoice, Trust};
 use passerelle_proto::fixture::{self, PARTIES, keys};
-use passerelle_proto::{Directory, Hop, Role, Roots, TlsName};
+use passerelle_proto::{Directory, Hop, Revocation, Role, Roots, TlsName};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -97,7 +97,7 @@ impl Lab {
     pub fn new() -> Self {
         let authorities = PARTIES.map(|name| (name, Authority::new())).into();
         let addresses = BTreeMap::new();
-        let directory = directory(&authorities, &addresses, 1, None);
+        let directory = directory(&authorities, &addresses, 1, None, None);
         Self {
             folder: tempfile::tempdir().unwrap(),
             authorities,
@@ -120,8 +120,18 @@ impl Lab {
 
     /// The next sheets; `without` loses its TLS names.
     pub fn publish(&mut self, without: Option<&str>) {
+        self.publish_with(without, None);
+    }
+
+    /// The next sheets; that of `party` revokes its agent's key.
+    pub fn revoke_key(&mut self, party: &str) {
+        self.publish_with(None, Some(party));
+    }
+
+    fn publish_with(&mut self, without: Option<&str>, revoking: Option<&str>) {
         self.seq += 1;
-        let next = directory(&self.authorities, &self.addresses, self.seq, without);
+        let (authorities, addresses) = (&self.authorities, &self.addresses);
+        let next = directory(authorities, addresses, self.seq, without, revoking);
         self.trust.send_replace(next);
     }
 
@@ -203,6 +213,7 @@ fn directory(
     addresses: &BTreeMap<&'static str, Vec<String>>,
     seq: u64,
     without: Option<&str>,
+    revoking: Option<&str>,
 ) -> Directory {
     let sheets: Vec<Vec<u8>> = PARTIES
         .iter()
@@ -217,6 +228,13 @@ fn directory(
             });
             if without == Some(*party) {
                 sheet.tls.names.clear();
+            }
+            if revoking == Some(*party) {
+                sheet.revocations.push(Revocation {
+                    key: keys(party).agent.id(),
+                    at: fixture::NOW,
+                    reason: "lost".into(),
+                });
             }
             sheet.sign(&keys(party).root).unwrap()
         })

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use passerelle_link::{
-    Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, WriteError,
+    Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, Trust, WriteError,
 };
 use passerelle_proto::fixture::{keys, plan, seal_files, world};
 use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
@@ -25,6 +25,7 @@ use crate::lab::DEADLINE;
 #[derive(Debug, PartialEq)]
 pub enum Happened {
     Greeted(Lane),
+    Noted(Vec<u8>),
     Statement(StatementId),
     Acked(Vec<StatementId>),
     /// All parts of a package, one after the other, are there.
@@ -107,6 +108,8 @@ pub struct Behaviour {
     pub never_syncs: bool,
     /// Statements are not committed.
     pub commits_nothing: bool,
+    /// What the peer is told.
+    pub trust: Option<Trust>,
 }
 
 pub struct MemoryExchange {
@@ -184,17 +187,29 @@ impl Exchange for MemoryExchange {
         }
     }
 
-    async fn greeted(&self, _: &Peer, hello: &v1::Hello) -> Result<Vec<Vec<u8>>, LaneError> {
+    fn trust(&self) -> Option<Trust> {
+        self.behaviour.trust.clone()
+    }
+
+    async fn greeted(&self, _: &Peer, hello: &v1::Hello) -> Result<(), LaneError> {
         if let Some(why) = &self.behaviour.refuses {
             return Err(LaneError(why.clone()));
         }
         self.happened(Happened::Greeted(hello.lane()));
-        Ok(Vec::new())
+        Ok(())
     }
 
-    async fn note(&self, _: &Peer, _: Vec<u8>) {}
+    async fn note(&self, _: &Peer, note: Vec<u8>) {
+        self.happened(Happened::Noted(note));
+    }
 
-    async fn offered(&self, _: &Peer, manifest: Signed, inline: Bytes) -> OfferAnswer {
+    async fn offered(
+        &self,
+        _: &Peer,
+        manifest: Signed,
+        inline: Bytes,
+        _: Option<Signed>,
+    ) -> OfferAnswer {
         let manifest = UntrustedManifest::parse(manifest).unwrap();
         let manifest = manifest
             .verify(keys("caf21").agent.verifying_key())

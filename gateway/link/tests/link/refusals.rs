@@ -208,9 +208,11 @@ async fn a_renewed_certificate_is_taken_up_and_one_of_another_name_is_not() {
     let lab = Lab::new();
     let identity = lab.identity("caf21", Role::Gateway);
     let before = identity.not_after_s();
+    assert!(!identity.reload_if_changed().unwrap());
     lab.identity_from("caf21", with_dates("gateway.caf21.test", 2020, 2050));
-    identity.reload().unwrap();
+    assert!(identity.reload_if_changed().unwrap());
     assert_ne!(identity.not_after_s(), before);
+    assert!(!identity.reload_if_changed().unwrap());
     lab.identity_from("caf21", ordinary("agent.caf21.test"));
     let error = identity.reload().unwrap_err().to_string();
     assert!(error.contains("is for agent.caf21.test"), "{error}");

@@ -8,9 +8,10 @@ use passerelle_link::{
     Connection, ExchangeService, Link, LinkStatus, Peer, SessionError, Transport, TransportChoice,
     run_session,
 };
+use passerelle_proto::fixture::{keys, sheet, world};
 use passerelle_proto::session::Answer;
 use passerelle_proto::v1::{self, Frame, Lane, Signed, frame};
-use passerelle_proto::{Digest, Role, StatementId};
+use passerelle_proto::{Adopted, Digest, Role, StatementId};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -389,4 +390,29 @@ async fn an_operator_does_not_exchange_packages() {
     let status = connection.exchange().session(tokio_stream::empty()).await;
     let status = status.unwrap_err();
     assert_eq!(status.code(), tonic::Code::PermissionDenied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sheet_that_comes_into_force_is_told_at_once_on_open_connections() {
+    for (choice, _) in BOTH {
+        let world = world();
+        let (trust, _) = watch::channel(world.directory);
+        let (far, far_events) = MemoryExchange::behaving(Behaviour {
+            trust: Some(trust.subscribe()),
+            ..Behaviour::default()
+        });
+        let mut pair = Pair::with(choice, far, far_events).await;
+        let told = |note: &[u8]| Happened::Noted(note.to_vec());
+        for note in [world.convention_note].iter().chain(&world.sheet_notes) {
+            until(&mut pair.near_events, |event| *event == told(note)).await;
+        }
+        let mut second = sheet("caf21");
+        second.seq = 2;
+        let note = second.sign(&keys("caf21").root).unwrap();
+        let Adopted::Newer(directory) = trust.borrow().adopt_note(&note).unwrap() else {
+            panic!("the sheet is newer");
+        };
+        trust.send_replace(directory);
+        until(&mut pair.near_events, |event| *event == told(&note)).await;
+    }
 }

@@ -189,3 +189,20 @@ async fn a_sheet_without_the_name_ends_the_connection_on_both_sides() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_ends_the_connections_of_its_party_which_may_connect_again() {
+    for choice in [TransportChoice::Quic, TransportChoice::Tcp] {
+        for loser in ["caf21", "grand-dijon"] {
+            let mut lab = Lab::new();
+            let _serving = lab.serve("grand-dijon", Routes::default()).await;
+            let dialer = lab.dialer(lab.identity("caf21", Role::Gateway), choice);
+            let mut connection = dialer.dial(&gateway("grand-dijon")).await.unwrap();
+            lab.revoke_key(loser);
+            let closed = tokio::time::timeout(DEADLINE, connection.closed()).await;
+            let why = closed.expect("the connection lives on");
+            assert!(loser == "caf21" || why.contains("revokes its key"), "{why}");
+            dialer.dial(&gateway("grand-dijon")).await.unwrap();
+        }
+    }
+}

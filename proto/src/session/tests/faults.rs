@@ -302,6 +302,7 @@ fn offer(slot: u32) -> v1::Offer {
         slot,
         manifest: Some(v1::Signed::default()),
         inline: Bytes::new(),
+        accepted: None,
     }
 }
 
