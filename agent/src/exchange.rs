@@ -132,11 +132,12 @@ impl Exchange for AgentExchange {
     }
 
     async fn note(&self, peer: &Peer, note: Vec<u8>) {
-        let node = self.node.clone();
-        let adopted = tokio::task::spawn_blocking(move || node.trust.adopt(&note)).await;
-        if let Ok(adopted) = adopted {
-            renewal::note_adopted(&peer.to_string(), adopted);
-        }
+        let (node, peer) = (self.node.clone(), peer.clone());
+        // It may revoke a key of the peer, which ends the stream that it came on.
+        let taken = tokio::task::spawn_blocking(move || {
+            renewal::note_adopted(&peer.to_string(), node.trust.adopt(&note));
+        });
+        let _ = taken.await;
     }
 
     async fn offered(

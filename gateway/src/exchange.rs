@@ -134,11 +134,16 @@ impl Exchange for GatewayExchange {
     }
 
     async fn note(&self, peer: &Peer, note: Vec<u8>) {
-        let node = self.node.clone();
-        let adopted = tokio::task::spawn_blocking(move || node.trust.adopt(&note)).await;
-        if let Ok(adopted) = adopted {
-            renewal::note_adopted(&self.node, &peer.to_string(), Some(&peer.hop), adopted);
-        }
+        let (node, peer) = (self.node.clone(), peer.clone());
+        // It may revoke a key of the peer, which ends the stream that it came on.
+        let taken = tokio::spawn(async move {
+            let adopting = node.clone();
+            let adopted = tokio::task::spawn_blocking(move || adopting.trust.adopt(&note)).await;
+            if let Ok(adopted) = adopted {
+                renewal::note_adopted(&node, &peer.to_string(), Some(&peer.hop), adopted);
+            }
+        });
+        let _ = taken.await;
     }
 
     async fn offered(
