@@ -7,11 +7,11 @@ use std::fmt::{self, Display};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use passerelle_proto::PartyId;
+use passerelle_proto::{Directory, FlowId, PartyId};
 use serde::Serialize;
 
 use super::arguments::SendArguments;
-use super::configured;
+use super::configured::{self, Configured};
 use super::failure::{Exit, Failure};
 use super::output::Output;
 use crate::durable;
@@ -78,6 +78,10 @@ pub(crate) struct Parcel {
 /// Drops what the command line names.
 pub(super) fn run(arguments: &SendArguments, output: &mut Output<'_>) -> Result<(), Failure> {
     let config = configured::agent(&arguments.config)?;
+    if !arguments.to.is_empty() {
+        let trusted = Configured::Agent(Box::new(config.clone())).trust()?;
+        check_recipients(&trusted, &arguments.flow, &arguments.to)?;
+    }
     let parcel = Parcel {
         source: arguments.file.clone(),
         flow: arguments.flow.to_string(),
@@ -93,6 +97,29 @@ pub(super) fn run(arguments: &SendArguments, output: &mut Output<'_>) -> Result<
         outbox,
         recipients: parcel.recipients,
     })
+}
+
+/// What the agent would refuse later, when nobody stands at the keyboard any more. A flow that the
+/// convention does not have is told by the outbox.
+fn check_recipients(trusted: &Directory, flow: &FlowId, to: &[PartyId]) -> Result<(), Failure> {
+    let Some(flow) = trusted.convention().flow(flow) else {
+        return Ok(());
+    };
+    for party in to {
+        if !flow.to.contains(party) {
+            let (flow_id, article) = (&flow.id, &flow.article);
+            let what = format_args!("{party} may not receive on flow {flow_id} ({article})");
+            let allowed: Vec<&str> = flow.to.iter().map(PartyId::as_str).collect();
+            let remedy = format_args!("send to one of: {}", allowed.join(", "));
+            return Err(Failure::new(Exit::NoPermission, what, remedy));
+        }
+        if trusted.recipient_key(party).is_none() {
+            let what = format_args!("no sheet of {party} with a recipient key is known");
+            let remedy = format_args!("ask {party} for its sheet, and put it beside the others");
+            return Err(Failure::new(Exit::NoInput, what, remedy));
+        }
+    }
+    Ok(())
 }
 
 /// Copies a parcel into an agent's outbox; says under which name it stands there.
