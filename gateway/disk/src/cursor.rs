@@ -16,6 +16,11 @@ impl FileCursor {
         Self { file, at: 0 }
     }
 
+    /// The file, without the place.
+    pub fn into_file(self) -> Box<dyn DiskFile> {
+        self.file
+    }
+
     /// The file.
     pub fn file(&self) -> &dyn DiskFile {
         self.file.as_ref()

@@ -38,6 +38,13 @@ impl DiskError {
     }
 }
 
+impl From<DiskError> for io::Error {
+    /// The same kind of error, with operation and place in its words.
+    fn from(error: DiskError) -> Self {
+        Self::new(error.source.kind(), error)
+    }
+}
+
 /// Names `operation` and `path` in an I/O error.
 pub trait At<T> {
     /// The same result, with a place.
