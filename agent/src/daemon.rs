@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use passerelle_disk::{Disk, DiskError};
 use passerelle_link::{Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
 use passerelle_proto::v1::agent_server::AgentServer;
 use passerelle_proto::{
@@ -20,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{AgentConfig, ConfigError};
-use crate::durable::DiskError;
 use crate::event::{AgentEvent, EVENTS_MAX};
 use crate::exchange::AgentExchange;
 use crate::incoming::Incoming;
@@ -78,7 +78,7 @@ impl Agent {
     /// # Errors
     /// Every problem at once.
     pub fn check(config: &AgentConfig) -> Result<(), ConfigError> {
-        load(config).map(drop)
+        load(&passerelle_disk::system(), config).map(drop)
     }
 
     /// Starts an agent in this tokio runtime: lock, recovery, link, outbox.
@@ -86,8 +86,10 @@ impl Agent {
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub async fn start(config: AgentConfig) -> Result<Self, StartError> {
-        let materials = load(&config)?;
-        let prepared = tokio::task::spawn_blocking(move || prepare(config, materials)).await;
+        let disk = passerelle_disk::system();
+        let materials = load(&disk, &config)?;
+        let prepared = move || prepare(&disk, config, materials);
+        let prepared = tokio::task::spawn_blocking(prepared).await;
         let interrupted = |_| StartError::Path {
             path: PathBuf::from("agent"),
             why: "the start was interrupted".into(),
@@ -196,7 +198,7 @@ impl Agent {
     }
 }
 
-fn load(config: &AgentConfig) -> Result<Materials, ConfigError> {
+fn load(disk: &Arc<dyn Disk>, config: &AgentConfig) -> Result<Materials, ConfigError> {
     let mut problems = Vec::new();
     let key = secret(
         &config.agent_key,
@@ -221,7 +223,7 @@ fn load(config: &AgentConfig) -> Result<Materials, ConfigError> {
         roots: config.roots.clone(),
         kept: config.directory.join("state").join("trust"),
     };
-    let trust = TrustStore::open(&source)
+    let trust = TrustStore::open(disk, &source)
         .map_err(|found| problems.extend(found))
         .ok();
     if let (Some(key), Some(recipient), Some(identity), Some(trust)) =
@@ -310,12 +312,18 @@ fn problem(file: &Path, what: String, remedy: &str) -> Problem {
 
 type Prepared = (Arc<Node>, Identity, Vec<PackageId>);
 
-fn prepare(config: AgentConfig, materials: Materials) -> Result<Prepared, StartError> {
-    let store = Store::open(&config.directory)?;
+fn prepare(
+    disk: &Arc<dyn Disk>,
+    config: AgentConfig,
+    materials: Materials,
+) -> Result<Prepared, StartError> {
+    let store = Store::open(disk, &config.directory)?;
     let directory = materials.trust.directory();
     for flow in directory.convention().flows() {
         if flow.from.contains(&config.party) {
-            crate::durable::create_directory(&store.outbox().join(flow.id.as_str()))?;
+            store
+                .disk()
+                .create_directories(&store.outbox().join(flow.id.as_str()))?;
         }
     }
     let register = Register::load(&store)?;

@@ -1,12 +1,12 @@
 //! The agent's side of every stream with its gateway.
 
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use passerelle_disk::{DiskFile, FileCursor};
 use passerelle_link::{
     Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, WriteError,
 };
@@ -19,7 +19,6 @@ use passerelle_proto::{
 use tokio::sync::mpsc;
 use tonic::async_trait;
 
-use crate::durable;
 use crate::event::AgentEvent;
 use crate::incoming::{Arriving, is_complete};
 use crate::node::{Node, now};
@@ -42,7 +41,7 @@ pub(crate) struct AgentExchange {
 
 impl AgentExchange {
     pub(crate) fn new(node: Arc<Node>, arrived: mpsc::UnboundedSender<PackageId>) -> Arc<Self> {
-        let before = std::fs::read(checkpoint_path(&node)).unwrap_or_default();
+        let before = kept_checkpoint(&node);
         Arc::new(Self {
             node,
             before: Mutex::new(before),
@@ -54,7 +53,7 @@ impl AgentExchange {
     fn copy(&self, lane: Lane) -> Vec<u8> {
         let mut before = self.before.lock().unwrap_or_else(|p| p.into_inner());
         if lane == Lane::Control {
-            *before = std::fs::read(checkpoint_path(&self.node)).unwrap_or_default();
+            *before = kept_checkpoint(&self.node);
         }
         before.clone()
     }
@@ -72,10 +71,10 @@ impl AgentExchange {
             return;
         };
         let path = checkpoint_path(&self.node);
-        let kept = std::fs::read(&path).unwrap_or_default();
+        let kept = kept_checkpoint(&self.node);
         let old = Checkpoint::verify(&kept, &log).map_or(0, |old| old.size);
         if new.size > old
-            && let Err(error) = durable::write_file(&path, note)
+            && let Err(error) = self.node.store.disk().replace(&path, note)
         {
             tracing::warn!(%error, "the gateway's checkpoint was not kept");
         }
@@ -85,6 +84,11 @@ impl AgentExchange {
 /// The newest checkpoint of our gateway's log.
 fn checkpoint_path(node: &Node) -> PathBuf {
     node.store.state().join("checkpoint.note")
+}
+
+fn kept_checkpoint(node: &Node) -> Vec<u8> {
+    let kept = node.store.disk().read(&checkpoint_path(node));
+    kept.unwrap_or_default()
 }
 
 /// Name and version, for people.
@@ -447,14 +451,14 @@ struct Handing {
     node: Arc<Node>,
     peer: Peer,
     sent: Sent,
-    file: Arc<std::fs::File>,
+    file: Arc<dyn DiskFile>,
     inline: Bytes,
     settled: bool,
 }
 
 impl Handing {
     fn new(node: &Arc<Node>, peer: &Peer, sent: Sent) -> io::Result<Self> {
-        let file = std::fs::File::open(sent.job.package())?;
+        let mut pack = FileCursor::new(node.store.disk().open(&sent.job.package())?);
         let mut inline = Vec::new();
         if sent.manifest.total_length() <= INLINE_LEN_MAX {
             for section in [
@@ -463,14 +467,14 @@ impl Handing {
                 Section::Index,
                 Section::Chunks,
             ] {
-                inline.extend(sent.layout.read_section(&mut &file, section)?);
+                inline.extend(sent.layout.read_section(&mut pack, section)?);
             }
         }
         Ok(Self {
             node: node.clone(),
             peer: peer.clone(),
             sent,
-            file: Arc::new(file),
+            file: pack.into_file().into(),
             inline: inline.into(),
             settled: false,
         })

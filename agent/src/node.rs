@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use passerelle_disk::DiskError;
 use passerelle_link::{LinkStatus, TrustStore};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{
@@ -14,7 +15,6 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AgentConfig;
-use crate::durable::{self, DiskError};
 use crate::event::AgentEvent;
 use crate::incoming::Incoming;
 use crate::metrics::AgentMetrics;
@@ -143,7 +143,11 @@ impl Node {
             .iter()
             .map(|(party, seq, id)| format!("{party} {seq} {id}\n"));
         let text: String = lines.collect();
-        if let Err(error) = durable::write_file(&self.chain_path(), text.as_bytes()) {
+        if let Err(error) = self
+            .store
+            .disk()
+            .replace(&self.chain_path(), text.as_bytes())
+        {
             // The register has the statement too, and the next start reads it there.
             tracing::warn!(%error, "where the sequence of statements stands was not noted");
         }
@@ -171,7 +175,9 @@ impl Node {
 /// Where our sequence of statements stands: what was noted, and what the register holds.
 pub(crate) fn read_chain(store: &Store, register: &Register) -> Result<StatementChain, DiskError> {
     let mut chain = StatementChain::default();
-    let text = std::fs::read_to_string(store.state().join("chain")).unwrap_or_default();
+    let bytes = store.disk().read(&store.state().join("chain"));
+    let bytes = bytes.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     for line in text.lines() {
         let mut parts = line.split(' ');
         let (party, seq, id) = (parts.next(), parts.next(), parts.next());

@@ -1,18 +1,17 @@
 //! From an arrived package to the inbox: decide, open, register, rename, receipt.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor};
 use passerelle_proto::v1::{self, Reason, statement::What};
 use passerelle_proto::{
     EntryName, EntrySink, Facts, OpenError, PackLayout, PackageId, Place, UntrustedManifest,
     VerifiedManifest, decide, open,
 };
 
-use crate::durable::{self, At, DiskError};
 use crate::event::AgentEvent;
 use crate::hook::{self, HookFacts};
 use crate::incoming::pack_path;
@@ -73,19 +72,21 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
             node.outgoing.statement(entry.id(), id, signed);
         }
     }
-    for left in durable::list(&node.store.opening())? {
+    for left in node.store.disk().entries(&node.store.opening())? {
         // What is registered has been renamed above; the rest is opened again from its package.
-        durable::remove_tree(&left)?;
+        node.store.disk().remove_tree(&left)?;
     }
     let mut arrived = Vec::new();
-    for path in durable::list(&node.store.incoming())? {
+    for path in node.store.disk().entries(&node.store.incoming())? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(id) = name.strip_suffix(".pack").and_then(|id| id.parse().ok()) else {
             continue;
         };
         if node.register.find(id).is_some() {
-            durable::remove_file(&path.with_extension("part"))?;
-            durable::remove_file(&path)?;
+            node.store
+                .disk()
+                .remove_synced(&path.with_extension("part"))?;
+            node.store.disk().remove_synced(&path)?;
         } else if crate::incoming::is_complete(node, &id) {
             arrived.push(id);
         }
@@ -102,10 +103,11 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
         if unsaid {
             finish(node, &entry, &entry.manifest()?.1)?;
         }
-        durable::remove_file(&path)?;
+        node.store.disk().remove_synced(&path)?;
         return Ok(unsaid.then_some(entry));
     }
-    let mut file = File::open(&path).at("open", &path)?;
+    let file = node.store.disk().open(&path).at("open", &path)?;
+    let mut file = FileCursor::new(file);
     let entry = match read_manifest(&mut file) {
         Ok(manifest) => open_file(node, &manifest, &mut file, &path)?,
         Err(why) => {
@@ -115,14 +117,14 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
             None
         }
     };
-    durable::remove_file(&path)?;
+    node.store.disk().remove_synced(&path)?;
     Ok(entry)
 }
 
 fn open_file(
     node: &Arc<Node>,
     manifest: &VerifiedManifest,
-    file: &mut File,
+    file: &mut FileCursor,
     path: &Path,
 ) -> Result<Option<Entry>, DiskError> {
     let package = manifest.id();
@@ -143,13 +145,13 @@ fn open_file(
         sender: manifest.sender().to_string(),
     });
     let unfinished = node.store.opening().join(format!("{package}.tmp"));
-    durable::remove_tree(&unfinished)?;
-    let mut sink = Files::new(&unfinished);
+    node.store.disk().remove_tree(&unfinished)?;
+    let mut sink = Files::new(node.store.disk(), &unfinished);
     let opened = match open(manifest, &node.recipient, file, &mut sink) {
         Ok(opened) => opened,
         Err(OpenError::Io { source, .. }) => return Err(DiskError::new("open", path, source)),
         Err(error) => {
-            durable::remove_tree(&unfinished)?;
+            node.store.disk().remove_tree(&unfinished)?;
             let reason = error.reason().unwrap_or(Reason::Other);
             refuse(node, manifest, reason, "", &error.to_string())?;
             return Ok(None);
@@ -159,10 +161,10 @@ fn open_file(
     let place = (!manifest.is_test()).then(|| inbox_place(node, manifest, &title));
     let whole = node.store.opening().join(package.to_string());
     if place.is_some() {
-        durable::remove_tree(&whole)?;
-        durable::rename(&unfinished, &whole)?;
+        node.store.disk().remove_tree(&whole)?;
+        node.store.disk().rename_synced(&unfinished, &whole)?;
     } else {
-        durable::remove_tree(&unfinished)?;
+        node.store.disk().remove_tree(&unfinished)?;
     }
     let description = &opened.description;
     let entry = node
@@ -180,9 +182,9 @@ fn finish(node: &Arc<Node>, entry: &Entry, manifest: &v1::Manifest) -> Result<()
         && whole.is_dir()
     {
         if let Some(parent) = place.parent() {
-            durable::create_directory(parent)?;
+            node.store.disk().create_directories(parent)?;
         }
-        durable::rename(&whole, place)?;
+        node.store.disk().rename_synced(&whole, place)?;
     }
     let sender = manifest
         .sender
@@ -233,7 +235,7 @@ fn refuse(
     Ok(())
 }
 
-fn read_manifest(file: &mut File) -> Result<VerifiedManifest, String> {
+fn read_manifest(file: &mut (impl Read + Seek)) -> Result<VerifiedManifest, String> {
     let (_, signed) = PackLayout::read(file).map_err(|error| error.to_string())?;
     let manifest = UntrustedManifest::parse(signed).map_err(|error| error.to_string())?;
     // It was verified before the first byte of it was taken.
@@ -271,13 +273,21 @@ async fn run_hook(node: &Arc<Node>, entry: &Entry) {
 
 /// Files below a directory, synced as a whole.
 struct Files {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
-    current: Option<(PathBuf, File)>,
+    current: Option<Current>,
+}
+
+/// The file that is being written.
+struct Current {
+    file: Box<dyn DiskFile>,
+    length: u64,
 }
 
 impl Files {
-    fn new(root: &Path) -> Self {
+    fn new(disk: &Arc<dyn Disk>, root: &Path) -> Self {
         Self {
+            disk: disk.clone(),
             root: root.to_owned(),
             current: None,
         }
@@ -288,22 +298,22 @@ impl EntrySink for Files {
     fn begin(&mut self, name: &EntryName, _: u64) -> io::Result<()> {
         let path = self.root.join(name.as_str());
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+            self.disk.create_directories(parent)?;
         }
-        let file = File::options().write(true).create_new(true).open(&path)?;
-        self.current = Some((path, file));
+        let file = self.disk.create_new(&path)?;
+        self.current = Some(Current { file, length: 0 });
         Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.current {
-            Some((_, file)) => file.write_all(bytes),
-            None => Err(io::ErrorKind::InvalidInput.into()),
-        }
+        let current = self.current.as_mut().ok_or(io::ErrorKind::InvalidInput)?;
+        current.file.write_at(bytes, current.length)?;
+        current.length += bytes.len() as u64;
+        Ok(())
     }
 
     fn finish(&mut self) -> io::Result<()> {
         self.current = None;
-        durable::sync_tree(&self.root).map_err(io::Error::other)
+        Ok(self.disk.sync_tree(&self.root)?)
     }
 }

@@ -3,11 +3,10 @@
 //! In memory; what it holds can be read again from `work/` and `received/`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
+use passerelle_disk::{At, DiskError, FileCursor};
 use passerelle_proto::v1::{Signed, statement::What};
 use passerelle_proto::{
     PackLayout, PackageId, StatementId, UntrustedManifest, UntrustedStatement, VerifiedManifest,
@@ -15,7 +14,6 @@ use passerelle_proto::{
 };
 use prost::Message;
 
-use crate::durable::{self, At, DiskError};
 use crate::job::{Job, JobStage, jobs};
 use crate::store::Store;
 
@@ -38,8 +36,8 @@ struct State {
     not_before: BTreeMap<PackageId, Instant>,
     statements: BTreeMap<StatementId, (PackageId, Signed)>,
     on_the_way: BTreeSet<StatementId>,
-    /// Directories of packages that are over, for statements that come later.
-    finished: BTreeMap<PackageId, PathBuf>,
+    /// Packages that are over, for statements that come later.
+    finished: BTreeMap<PackageId, Job>,
 }
 
 /// See the module's text.
@@ -69,10 +67,11 @@ impl Outgoing {
             }
         }
         for place in [store.sent(), store.rejected()] {
-            for date in durable::list(&place)? {
-                for directory in durable::list(&date)? {
-                    if let Some(manifest) = read_manifest(&Job::at(directory.clone())) {
-                        outgoing.state().finished.insert(manifest.id(), directory);
+            for date in store.disk().entries(&place)? {
+                for directory in store.disk().entries(&date)? {
+                    let job = Job::at(store.disk(), directory);
+                    if let Some(manifest) = read_manifest(&job) {
+                        outgoing.state().finished.insert(manifest.id(), job);
                     }
                 }
             }
@@ -86,7 +85,8 @@ impl Outgoing {
     /// [`DiskError`] when its package cannot be read.
     pub(crate) fn sealed(&self, job: Job) -> Result<VerifiedManifest, DiskError> {
         let path = job.package();
-        let mut file = File::open(&path).at("open", &path)?;
+        let file = job.disk().open(&path).at("open", &path)?;
+        let mut file = FileCursor::new(file);
         let (layout, signed) = PackLayout::read(&mut file)
             .map_err(std::io::Error::other)
             .at("read", &path)?;
@@ -165,7 +165,7 @@ impl Outgoing {
 
     /// Directory of a package that is over.
     pub(crate) fn find_finished(&self, package: &PackageId) -> Option<Job> {
-        self.state().finished.get(package).cloned().map(Job::at)
+        self.state().finished.get(package).cloned()
     }
 
     /// A package is over.
@@ -174,7 +174,7 @@ impl Outgoing {
         state.sent.remove(package);
         state.offered.remove(package);
         state.not_before.remove(package);
-        state.finished.insert(*package, job.directory().to_owned());
+        state.finished.insert(*package, job.clone());
     }
 
     /// All packages on their way.
@@ -184,12 +184,7 @@ impl Outgoing {
 
     /// All directories of packages that are over.
     pub(crate) fn all_finished(&self) -> Vec<Job> {
-        self.state()
-            .finished
-            .values()
-            .cloned()
-            .map(Job::at)
-            .collect()
+        self.state().finished.values().cloned().collect()
     }
 
     /// All packages, on their way or over.
@@ -240,7 +235,7 @@ impl Outgoing {
 
 /// The manifest of a job, from its package or from what is kept of it.
 pub(crate) fn read_manifest(job: &Job) -> Option<VerifiedManifest> {
-    let bytes = std::fs::read(job.manifest()).ok()?;
+    let bytes = job.disk().read(&job.manifest()).ok()?;
     let signed = Signed::decode(bytes.as_slice()).ok()?;
     Some(UntrustedManifest::parse(signed).ok()?.verified_before())
 }

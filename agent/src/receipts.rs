@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use passerelle_disk::DiskError;
 use passerelle_link::Peer;
 use passerelle_proto::v1::{Signed, statement::What};
 use passerelle_proto::{
@@ -9,7 +10,6 @@ use passerelle_proto::{
 };
 use prost::Message;
 
-use crate::durable::DiskError;
 use crate::event::AgentEvent;
 use crate::job::Job;
 use crate::node::{Node, now};
@@ -188,7 +188,7 @@ pub(crate) fn close_if_over(
 
 /// Title of a job, as it was sealed.
 pub(crate) fn title_of(job: &Job) -> Option<String> {
-    let bytes = std::fs::read(job.description()).ok()?;
+    let bytes = job.disk().read(&job.description()).ok()?;
     let description = passerelle_proto::v1::Description::decode(bytes.as_slice()).ok()?;
     Some(description.title)
 }

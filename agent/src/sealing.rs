@@ -1,11 +1,12 @@
 //! From the outbox to a sealed package: claim, check, seal, commit.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use passerelle_disk::{At, Disk, DiskError, FileCursor};
 use passerelle_proto::v1::{Description, Kind};
 use passerelle_proto::{
     Denial, EntryName, Facts, FlowId, PackageId, PackagePrefix, PartyId, Place, RecipientKey,
@@ -13,7 +14,6 @@ use passerelle_proto::{
 };
 use prost::Message;
 
-use crate::durable::{self, At, DiskError};
 use crate::event::AgentEvent;
 use crate::instructions::{INSTRUCTIONS, Instructions};
 use crate::job::{Job, JobKind, JobRecord, JobStage, jobs, reject_dropped};
@@ -52,7 +52,11 @@ pub(crate) fn resume(node: &Arc<Node>) -> Result<(), DiskError> {
 
 /// Looks into the outbox until the agent stops.
 pub(crate) async fn watch_outbox(node: Arc<Node>) {
-    let mut outbox = Outbox::new(node.store.outbox(), node.config.limits.settle);
+    let mut outbox = Outbox::new(
+        node.store.disk(),
+        node.store.outbox(),
+        node.config.limits.settle,
+    );
     let mut poll = tokio::time::interval(node.config.limits.poll);
     loop {
         tokio::select! {
@@ -139,17 +143,12 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
         .title
         .clone()
         .unwrap_or_else(|| record.name.clone());
-    let (entries, paths) = entries(&dropped)?;
+    let (entries, paths) = entries(node.store.disk().as_ref(), &dropped)?;
     let plan = plan(node, record, &instructions, title)?;
     let unfinished = job.unfinished_package();
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&unfinished)
-        .at("create", &unfinished)?;
+    let disk = node.store.disk();
+    let file = disk.create(&unfinished).at("create", &unfinished)?;
+    let mut file = FileCursor::new(file);
     let open = |entry: usize| File::open(&paths[entry]);
     let sealed = seal(&plan, &node.key, &entries, open, &mut file, |_| {});
     let sealed = sealed.map_err(|error| match error {
@@ -168,15 +167,16 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
         first_accepted: None,
     };
     decide(&facts, now()).map_err(|denial: Denial| rejected(denial))?;
-    file.sync_all().at("sync", &unfinished)?;
+    file.file().sync().at("sync", &unfinished)?;
     drop(file);
-    durable::write_file(&job.manifest(), &sealed.manifest.signed().encode_to_vec())?;
+    disk.replace(&job.manifest(), &sealed.manifest.signed().encode_to_vec())?;
     Ok(commit(node, job, sealed.description)?)
 }
 
 /// Writes what is to be known of the job when its package is gone, and commits the package.
 fn commit(node: &Node, job: &Job, described: Description) -> Result<(), DiskError> {
-    durable::write_file(&job.description(), &described.encode_to_vec())?;
+    let disk = node.store.disk();
+    disk.replace(&job.description(), &described.encode_to_vec())?;
     job.commit_package()?;
     let manifest = node.outgoing.sealed(job.clone())?;
     node.tell(AgentEvent::Sealed {
@@ -272,10 +272,13 @@ fn find_package(node: &Node, text: &str) -> Result<PackageId, Unsealable> {
 }
 
 /// Files below what was dropped, by name, but for the instructions.
-fn entries(dropped: &Path) -> Result<(Vec<SourceEntry>, Vec<PathBuf>), Unsealable> {
+fn entries(
+    disk: &dyn Disk,
+    dropped: &Path,
+) -> Result<(Vec<SourceEntry>, Vec<PathBuf>), Unsealable> {
     let mut paths = Vec::new();
     if dropped.is_dir() {
-        collect(dropped, 0, &mut paths)?;
+        collect(disk, dropped, 0, &mut paths)?;
         paths.retain(|path| path != &dropped.join(INSTRUCTIONS));
     } else {
         paths.push(dropped.to_owned());
@@ -306,18 +309,23 @@ fn entries(dropped: &Path) -> Result<(Vec<SourceEntry>, Vec<PathBuf>), Unsealabl
     Ok((entries, paths))
 }
 
-fn collect(directory: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), Unsealable> {
+fn collect(
+    disk: &dyn Disk,
+    directory: &Path,
+    depth: usize,
+    paths: &mut Vec<PathBuf>,
+) -> Result<(), Unsealable> {
     if depth > DEPTH_MAX {
         return Err(rejected(format!(
             "directories are nested deeper than {DEPTH_MAX}"
         )));
     }
-    for path in durable::list(directory)? {
+    for path in disk.entries(directory)? {
         let kind = fs::symlink_metadata(&path)
             .at("inspect", &path)?
             .file_type();
         if kind.is_dir() {
-            collect(&path, depth + 1, paths)?;
+            collect(disk, &path, depth + 1, paths)?;
         } else if kind.is_file() {
             paths.push(path);
         } else {
@@ -360,7 +368,7 @@ pub(crate) fn ping(
                 .ok_or_else(|| "its manifest is gone".into())
         }
         Err(why) => {
-            let _ = durable::remove_tree(job.directory());
+            let _ = node.store.disk().remove_tree(job.directory());
             Err(why.to_string())
         }
     }

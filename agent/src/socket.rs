@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use passerelle_disk::DiskError;
 use passerelle_proto::v1::agent_server::Agent as AgentRpc;
 use passerelle_proto::v1::statement::What;
 use passerelle_proto::v1::{
@@ -17,7 +18,6 @@ use passerelle_proto::{
 use prost::Message;
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::durable::DiskError;
 use crate::event::AgentEvent;
 use crate::exchange::software;
 use crate::job::Job;
@@ -54,9 +54,16 @@ fn status(node: &Node) -> AgentStatusResponse {
     let link = node.link.borrow().clone();
     let today = now().date();
     let count = |place: std::path::PathBuf| {
-        crate::durable::list(&place.join(&today)).map_or(0, |found| found.len() as u64)
+        node.store
+            .disk()
+            .entries(&place.join(&today))
+            .map_or(0, |found| found.len() as u64)
     };
-    let incoming = crate::durable::list(&node.store.incoming()).unwrap_or_default();
+    let incoming = node
+        .store
+        .disk()
+        .entries(&node.store.incoming())
+        .unwrap_or_default();
     let packs = incoming
         .iter()
         .filter(|path| path.extension().is_some_and(|e| e == "pack"));
@@ -188,7 +195,7 @@ fn show(node: &Node, id: &str) -> Result<ShowResponse, Status> {
     let unknown = || Status::unavailable("the package is being moved: ask again");
     let job = job.ok_or_else(unknown)?;
     let manifest = read_manifest(&job).ok_or_else(unknown)?;
-    let description = std::fs::read(job.description()).ok();
+    let description = job.disk().read(&job.description()).ok();
     Ok(ShowResponse {
         job: Some(out_job(node, &job, &manifest)?),
         manifest: Some(manifest.signed().clone()),

@@ -15,10 +15,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use passerelle_disk::{At, Disk, DiskError};
 use rustix::fs::{FlockOperation, flock};
-
-use crate::durable::{self, At, DiskError};
 
 /// The directories of the agent, in the order of a package's way.
 const DIRECTORIES: [&str; 9] = [
@@ -28,6 +28,7 @@ const DIRECTORIES: [&str; 9] = [
 /// The agent's directory, locked by this process.
 #[derive(Debug)]
 pub struct Store {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
     /// Held for its lock, which the system releases with the file.
     _lock: File,
@@ -61,8 +62,8 @@ pub enum StoreError {
 
 impl Store {
     /// Creates what is missing under `root`, checks it and takes its lock.
-    pub fn open(root: &Path) -> Result<Store, StoreError> {
-        durable::create_directory(root)?;
+    pub fn open(disk: &Arc<dyn Disk>, root: &Path) -> Result<Store, StoreError> {
+        disk.create_directories(root)?;
         let root = root.canonicalize().at("resolve", root)?;
         let lock_path = root.join(".lock");
         let lock = File::create(&lock_path).at("create", &lock_path)?;
@@ -74,12 +75,21 @@ impl Store {
         let device = device_of(&root)?;
         for name in DIRECTORIES {
             let part = root.join(name);
-            durable::create_directory(&part)?;
+            disk.create_directories(&part)?;
             if device_of(&part)? != device {
                 return Err(StoreError::OtherFileSystem { root, part });
             }
         }
-        Ok(Store { root, _lock: lock })
+        Ok(Store {
+            disk: disk.clone(),
+            root,
+            _lock: lock,
+        })
+    }
+
+    /// The disk that it lies on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// The agent's directory.
@@ -156,20 +166,22 @@ mod tests {
     #[test]
     fn a_second_agent_on_the_same_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Store::open(dir.path()).unwrap();
+        let first = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         assert!(matches!(
-            Store::open(dir.path()),
+            Store::open(&passerelle_disk::system(), dir.path()),
             Err(StoreError::Locked(_))
         ));
         drop(first);
-        Store::open(dir.path()).unwrap();
+        Store::open(&passerelle_disk::system(), dir.path()).unwrap();
     }
 
     #[test]
     fn a_file_in_the_place_of_a_state_directory_is_named() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("work"), b"").unwrap();
-        let error = Store::open(dir.path()).unwrap_err().to_string();
+        let error = Store::open(&passerelle_disk::system(), dir.path())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("work"), "{error}");
     }
 }

@@ -213,7 +213,12 @@ mod tests {
     use super::*;
 
     fn log(dir: &std::path::Path) -> Log {
-        Log::open(dir, LogSigner::from_seed(&party("caf21"), &[1; 64])).unwrap()
+        Log::open(
+            &passerelle_disk::system(),
+            dir,
+            LogSigner::from_seed(&party("caf21"), &[1; 64]),
+        )
+        .unwrap()
     }
 
     fn entry(event: Event) -> Vec<u8> {

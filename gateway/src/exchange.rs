@@ -16,7 +16,7 @@ use crate::anchor::{self, Hold};
 use crate::breaker::FIRST_RETRY;
 use crate::clock::Moment;
 use crate::courier::{self, StatementLease};
-use crate::node::{Node, now, read_if_there};
+use crate::node::{Node, now};
 use crate::queue::Settle;
 use crate::receipts;
 
@@ -129,8 +129,12 @@ impl Exchange for GatewayExchange {
                     seq: sheet.seq,
                 })
                 .collect(),
-            checkpoint: read_if_there(&self.node.log_dir().join("checkpoint")),
-            cosigned: read_if_there(&self.node.witnessed_path(&peer.hop.party)),
+            checkpoint: self
+                .node
+                .read_if_there(&self.node.log_dir().join("checkpoint")),
+            cosigned: self
+                .node
+                .read_if_there(&self.node.witnessed_path(&peer.hop.party)),
             now_ms: now().as_ms(),
             software: software(),
         }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use passerelle_disk::{Disk, DiskError};
 use passerelle_link::{
     Dialer, ExchangeService, Identity, Link, ListenError, Listener, RefusalSink, reset_key,
 };
@@ -28,7 +29,6 @@ use crate::anchor::{self, Anchor, Hold};
 use crate::breaker::Circuits;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::disk;
 use crate::exchange::GatewayExchange;
 use crate::expiry::{EXPIRY_EVERY, clear_partials, expire};
 use crate::gauges;
@@ -84,6 +84,14 @@ pub enum StartError {
     },
 }
 
+impl From<DiskError> for StartError {
+    fn from(error: DiskError) -> Self {
+        let why = format!("cannot {}: {}", error.operation, error.source);
+        let path = error.path;
+        Self::Path { path, why }
+    }
+}
+
 impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
         match error {
@@ -121,7 +129,7 @@ impl Gateway {
     /// # Errors
     /// Every problem at once.
     pub fn check(config: &Config) -> Result<(), ConfigError> {
-        Materials::load(config).map(drop)
+        Materials::load(&passerelle_disk::system(), config).map(drop)
     }
 
     /// Starts a gateway in this tokio runtime: lock, log, queue, sweep, then it listens.
@@ -129,11 +137,12 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let materials = Materials::load(&config)?;
-        let lock = lock_directory(&config.data_dir)?;
+        let disk = passerelle_disk::system();
+        let materials = Materials::load(&disk, &config)?;
+        let lock = lock_directory(disk.as_ref(), &config.data_dir)?;
         let opened = {
-            let config = config.clone();
-            tokio::task::spawn_blocking(move || open(&config, materials)).await
+            let (disk, config) = (disk.clone(), config.clone());
+            tokio::task::spawn_blocking(move || open(&disk, &config, materials)).await
         };
         let stopped = |_| StartError::Queue("the start was interrupted".into());
         let (node, identity, thread) = opened.map_err(stopped)??;
@@ -143,7 +152,8 @@ impl Gateway {
         }
         let exchange = GatewayExchange::new(node.clone());
         let reset = config.data_dir.join("reset.secret");
-        let reset = reset_key(&reset).map_err(|why| StartError::Path { path: reset, why })?;
+        let reset = reset_key(disk.as_ref(), &reset)
+            .map_err(|why| StartError::Path { path: reset, why })?;
         let trust = node.trust.subscribe();
         let connections = config.limits.connections_max;
         let listener =
@@ -250,8 +260,8 @@ impl Gateway {
     }
 }
 
-fn lock_directory(dir: &Path) -> Result<File, StartError> {
-    fs::create_dir_all(dir).map_err(path_error(dir))?;
+fn lock_directory(disk: &dyn Disk, dir: &Path) -> Result<File, StartError> {
+    disk.create_directories(dir)?;
     let permissions = fs::Permissions::from_mode(0o700);
     fs::set_permissions(dir, permissions).map_err(path_error(dir))?;
     let path = dir.join("lock");
@@ -262,17 +272,17 @@ fn lock_directory(dir: &Path) -> Result<File, StartError> {
         why: "another gateway uses this directory: stop it first".into(),
     })?;
     let format = dir.join("format");
-    match fs::read_to_string(&format) {
-        Ok(found) if found == FORMAT => Ok(file),
+    match disk.read(&format) {
+        Ok(found) if found == FORMAT.as_bytes() => Ok(file),
         Ok(found) => Err(StartError::Path {
             path: format,
             why: format!(
                 "the directory has layout {}, and this program knows 1: update the program",
-                found.trim()
+                String::from_utf8_lossy(&found).trim()
             ),
         }),
         Err(_) => {
-            disk::replace(&format, FORMAT.as_bytes()).map_err(path_error(&format))?;
+            disk.replace(&format, FORMAT.as_bytes())?;
             Ok(file)
         }
     }
@@ -280,16 +290,18 @@ fn lock_directory(dir: &Path) -> Result<File, StartError> {
 
 type Opened = (Arc<Node>, Identity, JoinHandle<()>);
 
-fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
+fn open(disk: &Arc<dyn Disk>, config: &Config, materials: Materials) -> Result<Opened, StartError> {
     let dir = &config.data_dir;
-    let log = Log::open(&dir.join("log"), materials.log_key)?;
-    let queue = open_queue(&dir.join("queue"))?;
+    let log = Log::open(disk, &dir.join("log"), materials.log_key)?;
+    let queue = open_queue(disk, &dir.join("queue"))?;
     let (key, anchor) = (materials.key.clone(), Anchor::closed());
-    let (sequencer, thread) = Sequencer::start(log, queue.clone(), key, dir, anchor.clone(), now)?;
-    let spool = Spool::open(&dir.join("spool"), config.limits)?;
+    let (sequencer, thread) =
+        Sequencer::start(disk, log, queue.clone(), key, dir, anchor.clone(), now)?;
+    let spool = Spool::open(disk, &dir.join("spool"), config.limits)?;
     sweep(queue.as_ref(), &spool)?;
     let (failure, _) = watch::channel(None);
     let node = Arc::new(Node {
+        disk: disk.clone(),
         party: config.party.clone(),
         data_dir: dir.clone(),
         limits: config.limits,
@@ -312,15 +324,15 @@ fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
 }
 
 /// Opens the queue; one that cannot be opened is moved aside and made again from the log.
-fn open_queue(dir: &Path) -> Result<Arc<dyn Queue>, StartError> {
-    let first = match SledQueue::open(dir) {
+fn open_queue(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Arc<dyn Queue>, StartError> {
+    let first = match SledQueue::open(disk, dir) {
         Ok(queue) => return Ok(Arc::new(queue)),
         Err(error) => error,
     };
     let aside = dir.with_extension(format!("unreadable-{}", now().as_ms()));
     tracing::warn!(error = %first, aside = %aside.display(), "the queue is made again");
-    fs::rename(dir, &aside).map_err(path_error(dir))?;
-    let again = SledQueue::open(dir).map_err(|error| StartError::Queue(error.to_string()))?;
+    disk.rename_synced(dir, &aside)?;
+    let again = SledQueue::open(disk, dir).map_err(|error| StartError::Queue(error.to_string()))?;
     Ok(Arc::new(again))
 }
 

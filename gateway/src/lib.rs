@@ -12,7 +12,6 @@ mod breaker;
 mod clock;
 mod config;
 mod courier;
-mod disk;
 mod exchange;
 mod expiry;
 mod gateway;

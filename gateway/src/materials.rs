@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use passerelle_disk::Disk;
 use passerelle_link::{Identity, TrustSource, TrustStore};
 use passerelle_proto::{Hop, KeyRole, LogSigner, SigningKey, log_origin, read_secret_file};
 
@@ -21,7 +22,7 @@ impl Materials {
     ///
     /// # Errors
     /// Every problem at once, each with its file and a remedy.
-    pub(crate) fn load(config: &Config) -> Result<Self, ConfigError> {
+    pub(crate) fn load(disk: &Arc<dyn Disk>, config: &Config) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let key = secret(
             &config.gateway_key,
@@ -47,7 +48,7 @@ impl Materials {
             roots: config.roots.clone(),
             kept: config.data_dir.join("trust"),
         };
-        let trust = TrustStore::open(&source)
+        let trust = TrustStore::open(disk, &source)
             .map_err(|found| problems.extend(found))
             .ok();
         if let (Some(key), Some(log_key), Some(identity), Some(trust)) =

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use passerelle_disk::{Disk, DiskError};
 use passerelle_link::{Peer, RefusalSink, TrustStore};
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
@@ -30,6 +31,7 @@ use crate::spool::Spool;
 
 /// The parts.
 pub(crate) struct Node {
+    pub(crate) disk: Arc<dyn Disk>,
     pub(crate) party: PartyId,
     pub(crate) data_dir: PathBuf,
     pub(crate) limits: Limits,
@@ -117,6 +119,19 @@ impl Node {
         self.log_dir()
             .join("cosigned")
             .join(format!("{party}.note"))
+    }
+
+    /// Reads a small file that may not be there.
+    pub(crate) fn read_if_there(&self, path: &Path) -> Vec<u8> {
+        self.disk.read(path).unwrap_or_default()
+    }
+
+    /// Replaces a small file whose directory may not be there; durable on return.
+    pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+        if let Some(parent) = path.parent() {
+            self.disk.create_directories(parent)?;
+        }
+        self.disk.replace(path, bytes)
     }
 
     /// A signed answer outside of any sequence: the same offer gets the like again.
@@ -257,9 +272,4 @@ impl RefusalSink for Node {
         let mut budget = self.refusals.lock().unwrap_or_else(|p| p.into_inner());
         budget.count(class);
     }
-}
-
-/// Reads a small file that may not be there.
-pub(crate) fn read_if_there(path: &Path) -> Vec<u8> {
-    std::fs::read(path).unwrap_or_default()
 }

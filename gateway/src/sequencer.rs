@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
+use passerelle_disk::Disk;
 use passerelle_proto::v1::{self, ObjectType, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Digest, PackageId, SigningKey, StatementChain, StatementDraft, StatementId, Timestamp, envelope,
@@ -118,6 +119,7 @@ pub struct Sequencer {
 }
 
 struct Worker {
+    disk: Arc<dyn Disk>,
     anchor: Arc<Anchor>,
     ledger: Arc<Mutex<Ledger>>,
     queue: Arc<dyn Queue>,
@@ -158,6 +160,7 @@ impl Sequencer {
     /// # Errors
     /// [`OpenError`].
     pub fn start(
+        disk: &Arc<dyn Disk>,
         log: Log,
         queue: Arc<dyn Queue>,
         key: Arc<SigningKey>,
@@ -166,16 +169,17 @@ impl Sequencer {
         clock: fn() -> Timestamp,
     ) -> Result<(Self, JoinHandle<()>), OpenError> {
         let failed = |what| move |source| OpenError::Io { what, source };
-        let index = PackageIndex::open(&dir.join("index")).map_err(failed("index"))?;
+        let index = PackageIndex::open(disk, &dir.join("index")).map_err(failed("index"))?;
         let mut ledger = Ledger { log, index };
         let chain_path = dir.join("chain");
-        let (mut chain, from) = recovery::read_chain(&chain_path, ledger.log.size());
+        let (mut chain, from) = recovery::read_chain(disk.as_ref(), &chain_path, ledger.log.size());
         let last = recovery::catch_up(&mut ledger, queue.as_ref(), &key, &mut chain, from)?;
         let (size, size_receiver) = watch::channel(ledger.log.size());
         let (fatal, fatal_receiver) = watch::channel(None);
         let ledger = Arc::new(Mutex::new(ledger));
         let (sender, receiver) = sync_channel(WAITING_MAX);
         let worker = Worker {
+            disk: disk.clone(),
             anchor,
             ledger: ledger.clone(),
             queue,
@@ -309,7 +313,9 @@ impl Worker {
             }
         }
         let size = *self.size.borrow();
-        if let Err(error) = recovery::write_chain(&self.chain_path, size, &self.chain) {
+        if let Err(error) =
+            recovery::write_chain(self.disk.as_ref(), &self.chain_path, size, &self.chain)
+        {
             tracing::warn!(%error, "the sequence of statements is read from the log next time");
         }
     }

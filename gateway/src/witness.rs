@@ -16,9 +16,8 @@ use passerelle_proto::{
 use prost::Message;
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::disk;
 use crate::metrics::Gauge;
-use crate::node::{Node, now, read_if_there};
+use crate::node::{Node, now};
 
 /// Shortest time between two checkpoints.
 pub(crate) const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
@@ -82,7 +81,7 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
     let path = node.witnessed_path(party);
     // One request at a time: two must never be answered for one size with two roots.
     let ledger = node.sequencer.ledger();
-    let kept = read_if_there(&path);
+    let kept = node.read_if_there(&path);
     let known = match kept.is_empty() {
         true => None,
         false => Some(
@@ -98,7 +97,8 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
             .position(|pair| pair == b"\n\n")
             .map_or(0, |at| at + 2);
         let note = with_cosignatures(&body[start..], &answer.body);
-        disk::replace(&path, &note).map_err(|error| Status::unavailable(error.to_string()))?;
+        let kept = node.replace(&path, &note);
+        kept.map_err(|error| Status::unavailable(error.to_string()))?;
         seen = Some(note);
     }
     let answer = AddCheckpointResponse {
@@ -230,7 +230,7 @@ pub(crate) fn cosigned_size(node: &Node, party: &PartyId) -> u64 {
 
 /// Entries of our log that a partner has cosigned, and when.
 pub(crate) fn cosigned(node: &Node, party: &PartyId) -> Option<(u64, Timestamp)> {
-    let note = read_if_there(&node.cosigned_path(party));
+    let note = node.read_if_there(&node.cosigned_path(party));
     let partner = log_of(node, party)?;
     let (checkpoint, at) = Checkpoint::verify_cosigned(&note, &partner).ok()?;
     Some((checkpoint.size, at))
@@ -242,7 +242,8 @@ async fn keep(node: &Arc<Node>, party: &PartyId, note: &[u8], lines: &[u8]) -> R
     let verified = Checkpoint::verify_cosigned(&cosigned, &partner);
     let (checkpoint, _) = verified.map_err(|error| error.to_string())?;
     let path = node.cosigned_path(party);
-    disk::replace(&path, &cosigned).map_err(|error| error.to_string())?;
+    let kept = node.replace(&path, &cosigned);
+    kept.map_err(|error| error.to_string())?;
     let label = party.to_string();
     let size = checkpoint.size as f64;
     node.metrics

@@ -64,7 +64,8 @@ impl Configured {
                 kept: config.data_dir.join("trust"),
             },
         };
-        let store = TrustStore::open(&source).map_err(Failure::config)?;
+        let store =
+            TrustStore::open(&passerelle_disk::system(), &source).map_err(Failure::config)?;
         Ok(store.directory())
     }
 }

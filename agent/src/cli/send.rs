@@ -7,6 +7,7 @@ use std::fmt::{self, Display};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use passerelle_disk::At;
 use passerelle_proto::{Directory, FlowId, PartyId};
 use serde::Serialize;
 
@@ -14,7 +15,6 @@ use super::arguments::SendArguments;
 use super::configured::{self, Configured};
 use super::failure::{Exit, Failure};
 use super::output::Output;
-use crate::durable;
 use crate::instructions::INSTRUCTIONS;
 
 /// Names tried before it is given up that one is free.
@@ -153,7 +153,9 @@ pub(crate) fn drop_into(outbox: &Path, parcel: &Parcel) -> Result<PathBuf, Failu
 }
 
 fn unknown_flow(outbox: &Path, flow: &str) -> Failure {
-    let flows = durable::list(outbox).unwrap_or_default();
+    let flows = passerelle_disk::system()
+        .entries(outbox)
+        .unwrap_or_default();
     let names = flows.iter().filter_map(|flow| flow.file_name()?.to_str());
     let names: Vec<&str> = names.filter(|name| !name.starts_with('.')).collect();
     let what = format_args!("this party sends nothing on the flow {flow}");
@@ -238,12 +240,14 @@ fn copy(
         }
         fs::write(&path, text).map_err(|error| Failure::writing(&path, &error))?;
     }
-    durable::sync_tree(growing).map_err(|error| Failure::writing(growing, &error.source))
+    passerelle_disk::system()
+        .sync_tree(growing)
+        .map_err(|error| Failure::writing(growing, &error.source))
 }
 
 fn copy_tree(source: &Path, target: &Path) -> Result<(), Failure> {
     fs::create_dir(target).map_err(|error| Failure::writing(target, &error))?;
-    let listed = durable::list(source);
+    let listed = passerelle_disk::system().entries(source);
     for path in listed.map_err(|error| Failure::reading(source, &error.source))? {
         let Some(name) = path.file_name() else {
             continue;
@@ -289,7 +293,7 @@ fn place(growing: &Path, flow: &Path, name: &str) -> Result<PathBuf, Failure> {
         };
         match renameat_with(CWD, growing, CWD, &target, RenameFlags::NOREPLACE) {
             Ok(()) => {
-                let synced = durable::sync_directory(flow);
+                let synced = passerelle_disk::system().sync_dir(flow).at("sync", flow);
                 synced.map_err(|error| Failure::writing(flow, &error.source))?;
                 return Ok(target);
             }

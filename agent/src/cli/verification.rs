@@ -227,7 +227,7 @@ fn cosigned_copies(
     witnessed: &[PathBuf],
 ) -> Result<Vec<Copy>, Failure> {
     let folder = dir.join("cosigned");
-    let own = crate::durable::list(&folder);
+    let own = passerelle_disk::system().entries(&folder);
     let mut paths = own.map_err(|error| Failure::reading(&folder, &error.source))?;
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "note"));
     paths.extend_from_slice(witnessed);

@@ -4,10 +4,11 @@
 //! program's data before they count, so that a restart never goes back to an older one.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use passerelle_disk::{Disk, DiskError};
 use passerelle_proto::{
     Adopted, Digest, Directory, DirectoryError, NOTE_LEN_MAX, PartyId, Placed, Problem, Roots,
 };
@@ -33,6 +34,7 @@ pub struct TrustSource {
 
 /// Everything that is believed about parties, and the folder where newer notes are kept.
 pub struct TrustStore {
+    disk: Arc<dyn Disk>,
     folder: PathBuf,
     current: watch::Sender<Directory>,
     // One note is taken over at a time: read, decide, write, publish.
@@ -46,13 +48,8 @@ pub enum AdoptError {
     #[error(transparent)]
     Note(#[from] DirectoryError),
     /// It could not be written.
-    #[error("{path}: the note could not be kept: {source}", path = .path.display())]
-    Write {
-        /// Where it was to be kept.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    #[error("the note could not be kept: {0}; make room or mend the disk, it is sent again")]
+    Write(#[from] DiskError),
 }
 
 impl AdoptError {
@@ -67,12 +64,12 @@ impl TrustStore {
     ///
     /// # Errors
     /// Every file that cannot be used, with a remedy.
-    pub fn open(config: &TrustSource) -> Result<Self, Vec<Problem>> {
+    pub fn open(disk: &Arc<dyn Disk>, config: &TrustSource) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let roots = roots(config, &mut problems);
         let folder = config.kept.clone();
         let mut conventions = Vec::new();
-        match read_note(&config.convention) {
+        match read_note(disk.as_ref(), &config.convention) {
             Ok(note) => conventions.push(note),
             Err(error) => problems.push(unreadable(
                 &config.convention,
@@ -80,7 +77,7 @@ impl TrustStore {
                 "name the signed convention in [trust] convention",
             )),
         }
-        let mut sheets = match read_notes(&config.sheets) {
+        let mut sheets = match read_notes(disk.as_ref(), &config.sheets) {
             Ok(notes) => notes,
             Err(error) => {
                 let remedy = "name the folder of signed sheets in [trust] sheets";
@@ -90,7 +87,7 @@ impl TrustStore {
         };
         for (kept, into) in [("conventions", &mut conventions), ("sheets", &mut sheets)] {
             let kept = folder.join(kept);
-            match read_notes(&kept) {
+            match read_notes(disk.as_ref(), &kept) {
                 Ok(notes) => into.extend(notes),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
@@ -118,6 +115,7 @@ impl TrustStore {
         let current = watch::Sender::new(directory);
         let adopting = Mutex::new(());
         Ok(Self {
+            disk: disk.clone(),
             folder,
             current,
             adopting,
@@ -155,7 +153,8 @@ impl TrustStore {
         };
         let folder = self.folder.join(kind);
         let path = folder.join(format!("{digest}.note"));
-        keep(&folder, &path, note).map_err(|source| AdoptError::Write { path, source })?;
+        self.disk.create_directories(&folder)?;
+        self.disk.replace(&path, note)?;
         self.current.send_replace(directory);
         Ok(Some(digest))
     }
@@ -188,36 +187,22 @@ fn unreadable(file: &Path, error: &io::Error, remedy: &str) -> Problem {
     }
 }
 
-fn read_note(path: &Path) -> io::Result<Vec<u8>> {
+fn read_note(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+    // What is configured may be a link.
     let length = fs::metadata(path)?.len();
     if length > NOTE_LEN_MAX as u64 {
         let what = format!("{length} bytes; a note has at most {NOTE_LEN_MAX}");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
-    fs::read(path)
+    disk.read(path)
 }
 
-fn read_notes(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder)?.take(NOTES_MAX) {
-        let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "note")
-        {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    paths.iter().map(|path| read_note(path)).collect()
-}
-
-fn keep(folder: &Path, path: &Path, note: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let unfinished = path.with_extension("tmp");
-    let mut file = fs::File::create(&unfinished)?;
-    file.write_all(note)?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    fs::File::open(folder)?.sync_all()
+fn read_notes(disk: &dyn Disk, folder: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let mut paths = disk.list(folder)?;
+    paths.retain(|path| {
+        let extension = path.extension();
+        extension.is_some_and(|extension| extension == "note")
+    });
+    let notes = paths.iter().take(NOTES_MAX);
+    notes.map(|path| read_note(disk, path)).collect()
 }
