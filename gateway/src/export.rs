@@ -85,6 +85,13 @@ impl Snapshot {
                 Wanted::Entry(index) => vec![*index],
                 Wanted::About(package) => ledger.find(package).map_err(unavailable)?,
             };
+            if indices.iter().any(|index| *index >= self.size) && !node.anchor.is_held() {
+                return Err(Status::unavailable(
+                    "nobody has shown a copy of the log since its start, so its newest entries \
+                     are not signed yet",
+                ));
+            }
+            // What was appended since the checkpoint was signed is for the next export.
             let signed = indices.into_iter().filter(|index| *index < self.size);
             let entry = |index| Ok((index, ledger.log.entry(index)?));
             let entries = signed.map(entry).collect::<Result<Vec<_>, crate::Fatal>>();

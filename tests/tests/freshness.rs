@@ -80,15 +80,27 @@ fn packages_are_put_off_while_a_partner_that_can_be_reached_does_not_cosign() {
     let whole = fs::read(&copy).unwrap();
     fs::write(&copy, b"unreadable\n").unwrap();
     let late = warning(&lab, |words| !words.is_empty());
-    assert!(late.starts_with("grand-dijon has not cosigned our log"), "{late}");
-    metric(&lab, r#"passerelle_cosignature_late{gateway="caf21",partner="grand-dijon"} 1"#);
+    assert!(
+        late.starts_with("grand-dijon has not cosigned our log"),
+        "{late}"
+    );
+    metric(
+        &lab,
+        r#"passerelle_cosignature_late{gateway="caf21",partner="grand-dijon"} 1"#,
+    );
     warning(&lab, |words| words.contains("packages are put off"));
     metric(&lab, r#"passerelle_uncosigned{gateway="caf21"} 1"#);
     lab.drop_file("caf21", FLOW, "second.csv", TABLE);
-    metric(&lab, r#"passerelle_busy_total{gateway="caf21",reason="uncosigned"}"#);
+    metric(
+        &lab,
+        r#"passerelle_busy_total{gateway="caf21",reason="uncosigned"}"#,
+    );
     wait_for(&lab, "second.csv", "sealed");
     let printed = fs::read_to_string(lab.log(CAF_GATEWAY)).unwrap();
-    assert!(printed.contains("grand-dijon has not cosigned our log"), "{printed}");
+    assert!(
+        printed.contains("grand-dijon has not cosigned our log"),
+        "{printed}"
+    );
     fs::write(&copy, whole).unwrap();
     wait_for(&lab, "second.csv", "delivered");
     assert_eq!(warning(&lab, str::is_empty), "");
