@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "passerelle/v1/package.proto",
     "passerelle/v1/statement.proto",
     "passerelle/v1/session.proto",
     "passerelle/v1/log.proto",
     "passerelle/v1/admin.proto",
     "passerelle/v1/agent.proto",
+    "passerelle/v1/evidence.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -137,6 +137,10 @@ fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<
         let why = "it is larger than this gateway's configuration allows";
         return Err(final_refusal(Reason::TooLarge, why));
     }
+    if node.freshness().stopped {
+        tracing::warn!("no partner has cosigned our log for too long: packages are put off");
+        return Err(Refusal::Busy(BusyReason::Uncosigned));
+    }
     // What is left of the log is for statements about packages that are here already.
     if !node.sequencer.ledger().log.has_next_segment() {
         tracing::warn!("the disk is full: packages are put off");

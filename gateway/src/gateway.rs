@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::exchange::GatewayExchange;
 use crate::expiry::{EXPIRY_EVERY, clear_partials, expire};
+use crate::freshness::{self, FRESHNESS_EVERY};
 use crate::gauges;
 use crate::log::{Fatal, Log};
 use crate::materials::Materials;
@@ -311,6 +312,7 @@ fn open(disk: &Arc<dyn Disk>, config: &Config, materials: Materials) -> Result<O
         peers: Peers::default(),
         circuits: Circuits::default(),
         clock: Clock::default(),
+        freshness: Mutex::default(),
         refusals: Mutex::new(RefusalBudget::new(Instant::now())),
         stop: CancellationToken::new(),
         failure,
@@ -459,8 +461,16 @@ async fn housekeeping(node: Arc<Node>, identity: Identity) {
     let mut minute = tokio::time::interval(WINDOW);
     let mut checkpoints = tokio::time::interval(CHECKPOINT_EVERY);
     let mut deadlines = tokio::time::interval(EXPIRY_EVERY);
+    let mut ages = tokio::time::interval(FRESHNESS_EVERY);
     // What waits for the log to be anchored is done once then, not once for every time missed.
-    for every in [&mut gauges, &mut minute, &mut checkpoints, &mut deadlines] {
+    let timers = [
+        &mut gauges,
+        &mut minute,
+        &mut checkpoints,
+        &mut deadlines,
+        &mut ages,
+    ];
+    for every in timers {
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     loop {
@@ -472,6 +482,10 @@ async fn housekeeping(node: Arc<Node>, identity: Identity) {
             _ = minute.tick(), if node.anchor.is_held() => {
                 record_counts(&node).await;
                 clear_partials(&node).await;
+            }
+            _ = ages.tick() => {
+                let looking = node.clone();
+                let _ = tokio::task::spawn_blocking(move || freshness::look(&looking)).await;
             }
             _ = deadlines.tick(), if node.anchor.is_held() => expire(&node).await,
             why = first(&mut fatal) => return node.fail(why),

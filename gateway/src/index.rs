@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fst::{IntoStreamer, Set, SetBuilder, Streamer};
 use passerelle_disk::Disk;
-use passerelle_proto::v1::{self, entry::Event};
-use passerelle_proto::{Digest, PackageId};
+use passerelle_proto::{PackageId, package_of, v1};
 
 use self::filter::Filter;
 
@@ -238,32 +237,11 @@ fn parse(key: &[u8]) -> Option<(PackageId, u64)> {
     Some((PackageId::from_slice(package).ok()?, index))
 }
 
-/// The package that an entry speaks of.
-pub(crate) fn package_of(entry: &v1::Entry) -> Option<PackageId> {
-    use prost::Message;
-    let id = |bytes: &[u8]| PackageId::from_slice(bytes).ok();
-    match entry.event.as_ref()? {
-        Event::Accepted(event) => Some(PackageId(Digest::of(&event.manifest.as_ref()?.body))),
-        Event::Forwarded(event) => id(&event.package),
-        Event::Statement(event) => {
-            let body = &event.statement.as_ref()?.body;
-            id(&v1::Statement::decode(body.as_slice()).ok()?.package)
-        }
-        Event::Refused(event) => id(&event.package),
-        Event::Held(event) | Event::Released(event) | Event::Retried(event) => id(&event.package),
-        Event::Operator(event) => id(&event.package),
-        Event::Started(_)
-        | Event::Stopped(_)
-        | Event::Configured(_)
-        | Event::Cosigned(_)
-        | Event::Counted(_)
-        | Event::HandedOver(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use passerelle_proto::Digest;
+    use passerelle_proto::v1::entry::Event;
 
     use super::*;
 

@@ -14,6 +14,8 @@ mod config;
 mod courier;
 mod exchange;
 mod expiry;
+mod export;
+mod freshness;
 mod gateway;
 mod gauges;
 mod index;
@@ -33,6 +35,7 @@ mod witness;
 pub use anchor::Anchor;
 pub use breaker::{Breaker, FAILURES_UNTIL_OPEN, FIRST_RETRY, RETRY_MAX};
 pub use config::{Config, ConfigError, Limits};
+pub use freshness::{COSIGN_EVERY_MAX, Cosigner, Freshness, RENEWAL_GRACE_MAX};
 pub use gateway::{EXIT_CONFIG, EXIT_STOPPED, Gateway, StartError};
 pub use index::INDEX_SPAN;
 pub use log::{

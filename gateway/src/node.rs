@@ -20,6 +20,7 @@ use crate::anchor::Anchor;
 use crate::breaker::Circuits;
 use crate::clock::Clock;
 use crate::config::Limits;
+use crate::freshness::Freshness;
 use crate::gateway::{EXIT_CONFIG, EXIT_STOPPED};
 use crate::log::Fatal;
 use crate::metrics::{Counter, Metrics};
@@ -45,6 +46,7 @@ pub(crate) struct Node {
     pub(crate) peers: Peers,
     pub(crate) circuits: Circuits,
     pub(crate) clock: Clock,
+    pub(crate) freshness: Mutex<Freshness>,
     pub(crate) refusals: Mutex<RefusalBudget>,
     pub(crate) stop: CancellationToken,
     pub(crate) failure: watch::Sender<Option<Failure>>,
@@ -73,6 +75,18 @@ impl Node {
     /// What is believed about parties now.
     pub(crate) fn directory(&self) -> Directory {
         self.trust.directory()
+    }
+
+    /// What is to be done about the age of cosignatures.
+    pub(crate) fn freshness(&self) -> Freshness {
+        let known = self.freshness.lock();
+        known.unwrap_or_else(|p| p.into_inner()).clone()
+    }
+
+    /// Keeps what was found about the age of cosignatures; what was known before.
+    pub(crate) fn set_freshness(&self, found: Freshness) -> Freshness {
+        let known = self.freshness.lock();
+        std::mem::replace(&mut *known.unwrap_or_else(|p| p.into_inner()), found)
     }
 
     /// Stops the gateway: it must not go on.

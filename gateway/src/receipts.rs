@@ -5,8 +5,7 @@ use std::sync::Arc;
 use passerelle_link::Peer;
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
-    Digest, KeyRole, Role, SigningKeyEntry, StatementId, UntrustedStatement, VerifiedManifest,
-    VerifiedStatement,
+    Digest, Role, StatementId, UntrustedStatement, VerifiedManifest, VerifiedStatement,
 };
 
 use crate::metrics::Counter;
@@ -74,7 +73,7 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     if key.revoked.is_some() {
         return refuse(Reason::SignerRevoked, "its signing key is revoked");
     }
-    if !may_say(key, statement.what()) {
+    if !key.may_say(statement.what()) {
         return refuse(Reason::Role, "its signing key may not say this");
     }
     let issuer = statement.issuer();
@@ -118,17 +117,6 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
             Reason::Route,
             "it is not its issuer's to say, or not to its sender",
         ),
-    }
-}
-
-fn may_say(key: &SigningKeyEntry, what: &What) -> bool {
-    match what {
-        What::Accepted(_) | What::Forwarded(_) | What::NotCollected(_) | What::NotReceipted(_) => {
-            key.may(KeyRole::Gateway)
-        }
-        What::Delivered(_) | What::Acknowledged(_) => key.may(KeyRole::Agent),
-        What::Refused(_) => key.may(KeyRole::Agent) || key.may(KeyRole::Gateway),
-        What::Busy(_) => false,
     }
 }
 

@@ -102,7 +102,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Log indices of the entries about a package, ascending.
-    fn find(&self, package: &PackageId) -> Result<Vec<u64>, Fatal> {
+    pub(crate) fn find(&self, package: &PackageId) -> Result<Vec<u64>, Fatal> {
         let path = PathBuf::from("index");
         let found = self.index.find(package);
         found.map_err(|source| Fatal::Io { path, source })

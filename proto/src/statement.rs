@@ -303,6 +303,7 @@ pub fn busy_words(reason: BusyReason) -> &'static str {
         BusyReason::Quota => "quota",
         BusyReason::Offers => "offers",
         BusyReason::Unanchored => "unanchored",
+        BusyReason::Uncosigned => "uncosigned",
     }
 }
 

@@ -149,6 +149,7 @@ struct GatewayView {
     spool_bytes: u64,
     peers: Vec<PeerView>,
     cosigned: Vec<CosignedView>,
+    cosignature_warning: String,
 }
 
 impl GatewayView {
@@ -173,6 +174,7 @@ impl GatewayView {
             daemon: "gateway",
             peers: peers.collect(),
             cosigned: cosigned.collect(),
+            cosignature_warning: answer.cosignature_warning,
             party: answer.party,
             software: answer.software,
             started_ms: answer.started_ms,
@@ -225,6 +227,9 @@ impl Display for GatewayView {
                 count(cosigned.size, "entry", "entries"),
                 cosigned.party
             )?;
+        }
+        if !self.cosignature_warning.is_empty() {
+            writeln!(f, "  WARNING      {}", self.cosignature_warning)?;
         }
         let spool = Bytes(self.spool_bytes);
         writeln!(
