@@ -19,6 +19,7 @@ use passerelle_proto::{
 use tokio::sync::mpsc;
 use tonic::async_trait;
 
+use crate::cancel;
 use crate::event::AgentEvent;
 use crate::incoming::{Arriving, is_complete};
 use crate::node::{Node, now};
@@ -226,11 +227,8 @@ impl Exchange for AgentExchange {
         let node = self.node.clone();
         let done = tokio::task::spawn_blocking(move || {
             for (package, id) in node.outgoing.settle_statements(&ids, true) {
-                let Some(entry) = node.register.find(package) else {
-                    continue;
-                };
-                match entry.acked(id) {
-                    Ok(_) => node.tell(AgentEvent::Acked { package }),
+                match node.acked(package, id) {
+                    Ok(()) => node.tell(AgentEvent::Acked { package }),
                     Err(error) => tracing::error!(%error, "an acknowledgement was not noted"),
                 }
             }
@@ -261,6 +259,17 @@ fn offered(
             return refuse(node, peer, package, reason, article, why);
         }
     };
+    match cancel::is_cancelled(node, &manifest) {
+        Ok(false) => {}
+        Ok(true) => {
+            let (reason, why) = (Reason::Cancelled, cancel::WHY);
+            return refuse(node, peer, package, reason, String::new(), why.to_owned());
+        }
+        Err(error) => {
+            tracing::error!(%error, "an offer cannot be judged now");
+            return OfferAnswer::Decline("it cannot be judged now".into());
+        }
+    }
     let mut arriving = match Arriving::begin(node, &manifest) {
         Ok(arriving) => arriving,
         Err(error) => {

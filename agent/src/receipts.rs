@@ -10,6 +10,7 @@ use passerelle_proto::{
 };
 use prost::Message;
 
+use crate::cancel::{self, Unkept};
 use crate::event::AgentEvent;
 use crate::job::Job;
 use crate::node::{Node, now};
@@ -60,7 +61,9 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
         return refuse("its signing key is revoked");
     }
     let role = match statement.what() {
-        What::Delivered(_) | What::Acknowledged(_) => key.may(KeyRole::Agent),
+        What::Delivered(_) | What::Acknowledged(_) | What::Cancel(_) => {
+            key.may(KeyRole::Agent)
+        }
         What::Refused(_) => key.may(KeyRole::Agent) || key.may(KeyRole::Gateway),
         What::Busy(_) => false,
         _ => key.may(KeyRole::Gateway),
@@ -69,6 +72,13 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
         return refuse("its signing key may not say this");
     }
     tracing::debug!(%peer, package = statement.package().short(), "a statement has come");
+    if matches!(statement.what(), What::Cancel(_)) {
+        return match cancel::keep(node, &statement) {
+            Ok(()) => Ok(Taken::Stored),
+            Err(Unkept::Refused(why)) => refuse(why),
+            Err(Unkept::Disk(error)) => Err(error),
+        };
+    }
     let taking = node.outgoing.taking.lock();
     let _one = taking.unwrap_or_else(|poisoned| poisoned.into_inner());
     match node.outgoing.find(&statement.package()) {
