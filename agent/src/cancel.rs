@@ -28,7 +28,11 @@ const KEPT_MAX: usize = 10_000;
 const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3_600);
 
 /// Asks every recipient that has not answered yet to let go of a package. Blocks.
-pub(crate) fn ask(node: &Arc<Node>, package: PackageId, comment: &str) -> Result<Cancelled, Status> {
+pub(crate) fn ask(
+    node: &Arc<Node>,
+    package: PackageId,
+    comment: &str,
+) -> Result<Cancelled, Status> {
     let disk = |error: DiskError| Status::internal(error.to_string());
     if comment.len() > COMMENT_LEN_MAX {
         let why = format!("a comment has at most {COMMENT_LEN_MAX} bytes");
@@ -69,7 +73,9 @@ fn never_left(node: &Arc<Node>, sent: Sent) -> Result<Cancelled, DiskError> {
         "{title}\npackage {package}\n\nIt was cancelled here. Nothing has left this institution.\n"
     );
     let place = node.store.rejected();
-    let job = sent.job.finish(&place, Some(package), &title, &report, now())?;
+    let job = sent
+        .job
+        .finish(&place, Some(package), &title, &report, now())?;
     node.outgoing.finished(&package, &job);
     tracing::info!(package = package.short(), "cancelled before it left");
     Ok(Cancelled {

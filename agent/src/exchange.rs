@@ -16,7 +16,7 @@ use passerelle_proto::{
     Checkpoint, Denial, Digest, Facts, INLINE_LEN_MAX, LogVerifier, PackageId, Place, Role,
     StatementId, UntrustedManifest, VerifiedManifest, busy_words, decide,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{RwLock, mpsc};
 use tonic::async_trait;
 
 use crate::cancel;
@@ -38,6 +38,8 @@ pub(crate) struct AgentExchange {
     // not prove itself by what it has just told us.
     before: Mutex<Vec<u8>>,
     arrived: mpsc::UnboundedSender<PackageId>,
+    // Statements that are being stored: an offer that came after them is judged after them.
+    storing: RwLock<()>,
 }
 
 impl AgentExchange {
@@ -47,6 +49,7 @@ impl AgentExchange {
             node,
             before: Mutex::new(before),
             arrived,
+            storing: RwLock::default(),
         })
     }
 
@@ -160,6 +163,7 @@ impl Exchange for AgentExchange {
     }
 
     async fn offered(&self, peer: &Peer, manifest: Signed, inline: Bytes) -> OfferAnswer {
+        drop(self.storing.write().await);
         let (node, peer) = (self.node.clone(), peer.clone());
         let arrived = self.arrived.clone();
         let work = move || offered(&node, &peer, manifest, &inline, arrived);
@@ -168,6 +172,7 @@ impl Exchange for AgentExchange {
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
+        let _storing = self.storing.read().await;
         let (node, from) = (self.node.clone(), peer.clone());
         let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &from, signed)).await;
         match taken {

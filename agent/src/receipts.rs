@@ -61,9 +61,7 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
         return refuse("its signing key is revoked");
     }
     let role = match statement.what() {
-        What::Delivered(_) | What::Acknowledged(_) | What::Cancel(_) => {
-            key.may(KeyRole::Agent)
-        }
+        What::Delivered(_) | What::Acknowledged(_) | What::Cancel(_) => key.may(KeyRole::Agent),
         What::Refused(_) => key.may(KeyRole::Agent) || key.may(KeyRole::Gateway),
         What::Busy(_) => false,
         _ => key.may(KeyRole::Gateway),

@@ -8,8 +8,8 @@ use passerelle_proto::v1::agent_server::Agent as AgentRpc;
 use passerelle_proto::v1::statement::What;
 use passerelle_proto::v1::{
     AcknowledgeRequest, AcknowledgeResponse, Acknowledged, AgentStatusRequest, AgentStatusResponse,
-    CancelRequest, Cancelled, JobsRequest, JobsResponse, PingRequest, PingResponse, RecipientState, ShowRequest,
-    ShowResponse, Signed,
+    CancelRequest, Cancelled, JobsRequest, JobsResponse, PingRequest, PingResponse, RecipientState,
+    ShowRequest, ShowResponse, Signed,
 };
 use passerelle_proto::{
     COMMENT_LEN_MAX, PackageId, PackagePrefix, PartyId, PrefixError, VerifiedManifest,

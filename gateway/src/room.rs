@@ -182,10 +182,7 @@ impl RefusalSink for Waiting {
 
 #[async_trait]
 impl Admin for Waiting {
-    async fn status(
-        &self,
-        _: Request<StatusRequest>,
-    ) -> Result<Response<StatusResponse>, Status> {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         Ok(Response::new(StatusResponse {
             party: self.party.to_string(),
             software: software(),
@@ -213,10 +210,7 @@ impl Admin for Waiting {
         self.unavailable()
     }
 
-    async fn anchor(
-        &self,
-        _: Request<AnchorRequest>,
-    ) -> Result<Response<AnchorResponse>, Status> {
+    async fn anchor(&self, _: Request<AnchorRequest>) -> Result<Response<AnchorResponse>, Status> {
         self.unavailable()
     }
 }

@@ -56,7 +56,9 @@ Example:
     #[command(after_help = "Example:\n  passerelle ack 0a1b2c3d4e5f --comment \"bien reçu\"")]
     Ack(AckArguments),
     /// Take back a package that was sent: whoever has not opened it yet refuses it.
-    #[command(after_help = "Example:\n  passerelle cancel 0a1b2c3d4e5f --comment \"erreur de fichier\"")]
+    #[command(
+        after_help = "Example:\n  passerelle cancel 0a1b2c3d4e5f --comment \"erreur de fichier\""
+    )]
     Cancel(CancelArguments),
     /// Send a test package along the whole path; it is receipted and not delivered.
     #[command(after_help = "Example:\n  passerelle ping grand-dijon --timeout-s 30")]

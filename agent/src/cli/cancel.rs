@@ -28,7 +28,11 @@ impl Display for Asked {
         }
         writeln!(f, "asked to let go of it: {}", self.asked.join(", "))?;
         writeln!(f, "  whoever opens it before the request comes keeps it")?;
-        writeln!(f, "  follow it with `passerelle package show {}`", self.package)
+        writeln!(
+            f,
+            "  follow it with `passerelle package show {}`",
+            self.package
+        )
     }
 }
 
