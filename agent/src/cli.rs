@@ -4,6 +4,7 @@
 
 mod arguments;
 mod audit;
+mod cancel;
 mod configured;
 mod convention;
 mod endpoint;
@@ -93,6 +94,7 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
         Command::Package {
             command: PackageCommand::Show(show),
         } => runtime()?.block_on(show::run(&show, output)),
+        Command::Cancel(line) => runtime()?.block_on(cancel::run(&line, output)),
         Command::Ack(ack) => runtime()?.block_on(show::acknowledge(&ack, output)),
         Command::Ping(ping) => runtime()?.block_on(ping::run(&ping, output)),
         Command::Audit { command } => match command {

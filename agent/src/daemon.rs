@@ -105,15 +105,7 @@ impl Agent {
         tasks.spawn(opening::open_arrived(node.clone(), receiver));
         let exchange = AgentExchange::new(node.clone(), sender);
         start_link(&node, &tasks, identity.clone(), exchange)?;
-        let resuming = node.clone();
-        tasks.spawn(async move {
-            let resumed = resuming.clone();
-            let done = tokio::task::spawn_blocking(move || sealing::resume(&resumed)).await;
-            if let Ok(Err(error)) = done {
-                tracing::error!(%error, "a claimed job waits for the next start");
-            }
-            sealing::watch_outbox(resuming).await;
-        });
+        tasks.spawn(sealing::watch_outbox(node.clone()));
         tasks.spawn(gauges(node.clone(), identity));
         tracing::info!(party = %node.party, "the agent runs");
         Ok(Self {
@@ -327,8 +319,8 @@ fn prepare(
         }
     }
     let register = Register::load(&store)?;
-    let chain = read_chain(&store, &register)?;
     let outgoing = Outgoing::load(&store)?;
+    let chain = read_chain(&store, &register, &outgoing)?;
     let node = Arc::new(Node {
         party: config.party.clone(),
         metrics: AgentMetrics::new(config.party.as_str()),
@@ -337,6 +329,7 @@ fn prepare(
         key: Arc::new(materials.key),
         recipient: Arc::new(materials.recipient),
         outgoing,
+        sealing: Mutex::default(),
         incoming: Incoming::default(),
         chain: Mutex::new(chain),
         events: broadcast::Sender::new(EVENTS_MAX),
@@ -348,6 +341,14 @@ fn prepare(
         config,
     });
     let arrived = opening::recover(&node)?;
+    for job in node.outgoing.jobs() {
+        for signed in job.said().unacked()? {
+            if let Some(package) = crate::cancel::package_of(&signed) {
+                let id = crate::cancel::id_of(&signed);
+                node.outgoing.statement(package, id, signed);
+            }
+        }
+    }
     for sent in node.outgoing.all() {
         crate::receipts::close_if_over(&node, sent.job, &sent.manifest)?;
     }

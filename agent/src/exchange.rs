@@ -16,9 +16,10 @@ use passerelle_proto::{
     Checkpoint, Denial, Digest, Facts, INLINE_LEN_MAX, LogVerifier, PackageId, Place, Role,
     StatementId, UntrustedManifest, VerifiedManifest, busy_words, decide,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{RwLock, mpsc};
 use tonic::async_trait;
 
+use crate::cancel;
 use crate::event::AgentEvent;
 use crate::incoming::{Arriving, is_complete};
 use crate::node::{Node, now};
@@ -37,6 +38,8 @@ pub(crate) struct AgentExchange {
     // not prove itself by what it has just told us.
     before: Mutex<Vec<u8>>,
     arrived: mpsc::UnboundedSender<PackageId>,
+    // Statements that are being stored: an offer that came after them is judged after them.
+    storing: RwLock<()>,
 }
 
 impl AgentExchange {
@@ -46,6 +49,7 @@ impl AgentExchange {
             node,
             before: Mutex::new(before),
             arrived,
+            storing: RwLock::default(),
         })
     }
 
@@ -159,6 +163,7 @@ impl Exchange for AgentExchange {
     }
 
     async fn offered(&self, peer: &Peer, manifest: Signed, inline: Bytes) -> OfferAnswer {
+        drop(self.storing.write().await);
         let (node, peer) = (self.node.clone(), peer.clone());
         let arrived = self.arrived.clone();
         let work = move || offered(&node, &peer, manifest, &inline, arrived);
@@ -167,6 +172,7 @@ impl Exchange for AgentExchange {
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
+        let _storing = self.storing.read().await;
         let (node, from) = (self.node.clone(), peer.clone());
         let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &from, signed)).await;
         match taken {
@@ -226,11 +232,8 @@ impl Exchange for AgentExchange {
         let node = self.node.clone();
         let done = tokio::task::spawn_blocking(move || {
             for (package, id) in node.outgoing.settle_statements(&ids, true) {
-                let Some(entry) = node.register.find(package) else {
-                    continue;
-                };
-                match entry.acked(id) {
-                    Ok(_) => node.tell(AgentEvent::Acked { package }),
+                match node.acked(package, id) {
+                    Ok(()) => node.tell(AgentEvent::Acked { package }),
                     Err(error) => tracing::error!(%error, "an acknowledgement was not noted"),
                 }
             }
@@ -261,6 +264,17 @@ fn offered(
             return refuse(node, peer, package, reason, article, why);
         }
     };
+    match cancel::is_cancelled(node, &manifest) {
+        Ok(false) => {}
+        Ok(true) => {
+            let (reason, why) = (Reason::Cancelled, cancel::WHY);
+            return refuse(node, peer, package, reason, String::new(), why.to_owned());
+        }
+        Err(error) => {
+            tracing::error!(%error, "an offer cannot be judged now");
+            return OfferAnswer::Decline("it cannot be judged now".into());
+        }
+    }
     let mut arriving = match Arriving::begin(node, &manifest) {
         Ok(arriving) => arriving,
         Err(error) => {

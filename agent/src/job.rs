@@ -17,6 +17,7 @@ use passerelle_proto::{PackageId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::outbox::Dropped;
+use crate::said::Said;
 use crate::store::Store;
 
 /// File with what was known at the claim.
@@ -243,6 +244,11 @@ impl Job {
             .filter(|p| p.extension().is_none())
             .map(|p| self.disk.read(p).at("read", p))
             .collect()
+    }
+
+    /// What this party has said about it itself.
+    pub fn said(&self) -> Said {
+        Said::below(&self.disk, &self.directory.join("said"))
     }
 
     /// Moves a finished job to `place/<date>/<id12>-<title>`, with its report, and frees the

@@ -5,6 +5,7 @@
 //! is one transition. What both ends must agree on is in `passerelle-proto`, and how the gateway is
 //! reached is in `passerelle-link`.
 
+mod cancel;
 pub mod cli;
 mod config;
 mod daemon;
@@ -24,6 +25,7 @@ mod outgoing;
 mod progress;
 mod receipts;
 mod received;
+mod said;
 mod sealing;
 mod socket;
 mod store;
@@ -38,4 +40,5 @@ pub use outbox::{DEPTH_MAX, Dropped, ENTRIES_MAX, Find, Outbox, Shape, Unfit};
 pub use passerelle_disk::DiskError;
 pub use progress::{Gateways, Progress, Stage, progress};
 pub use received::{Entry, KEPT_AFTER, Register};
+pub use said::Said;
 pub use store::{Store, StoreError};

@@ -1,7 +1,7 @@
 //! What all parts of one running agent share.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use passerelle_disk::DiskError;
@@ -18,7 +18,7 @@ use crate::config::AgentConfig;
 use crate::event::AgentEvent;
 use crate::incoming::Incoming;
 use crate::metrics::AgentMetrics;
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Outgoing, Sent};
 use crate::received::{Entry, Register};
 use crate::store::Store;
 
@@ -32,6 +32,8 @@ pub(crate) struct Node {
     pub(crate) key: Arc<SigningKey>,
     pub(crate) recipient: Arc<RecipientSecret>,
     pub(crate) outgoing: Outgoing,
+    // Held while a claimed job is sealed.
+    pub(crate) sealing: Mutex<()>,
     pub(crate) incoming: Incoming,
     pub(crate) chain: Mutex<StatementChain>,
     pub(crate) events: broadcast::Sender<AgentEvent>,
@@ -55,6 +57,13 @@ impl Node {
     /// What is believed about parties now.
     pub(crate) fn directory(&self) -> Directory {
         self.trust.directory()
+    }
+
+    /// Jobs are sealed one at a time.
+    pub(crate) fn sealing(&self) -> MutexGuard<'_, ()> {
+        self.sealing
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The gateway that serves this party.
@@ -96,6 +105,39 @@ impl Node {
         self.speak(entry.id(), destination, what, |id, signed| {
             entry.store_statement(id, signed).map(|()| id)
         })
+    }
+
+    /// Signs a statement about a package of ours and keeps it until the gateway has it.
+    ///
+    /// Blocks. On return the statement is durable.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing was said then.
+    pub(crate) fn say_of_sent(
+        &self,
+        sent: &Sent,
+        destination: &PartyId,
+        what: What,
+    ) -> Result<StatementId, DiskError> {
+        self.speak(sent.manifest.id(), destination, what, |id, signed| {
+            sent.job.said().store(id, signed).map(|()| id)
+        })
+    }
+
+    /// The gateway has committed a statement of ours. Blocks.
+    ///
+    /// # Errors
+    /// [`DiskError`]; it is sent once more after the next start then.
+    pub(crate) fn acked(&self, package: PackageId, id: StatementId) -> Result<(), DiskError> {
+        if let Some(entry) = self.register.find(package) {
+            return entry.acked(id).map(drop);
+        }
+        // The job may be moved when it is over: not between the question and the rename.
+        let taking = self.outgoing.taking.lock();
+        let _one = taking.unwrap_or_else(|poisoned| poisoned.into_inner());
+        let sent = self.outgoing.find(&package).map(|sent| sent.job);
+        let job = sent.or_else(|| self.outgoing.find_finished(&package));
+        job.map_or(Ok(()), |job| job.said().acked(id).map(drop))
     }
 
     /// Enters a package that is refused for good, with the statement that says so.
@@ -173,7 +215,11 @@ impl Node {
 }
 
 /// Where our sequence of statements stands: what was noted, and what the register holds.
-pub(crate) fn read_chain(store: &Store, register: &Register) -> Result<StatementChain, DiskError> {
+pub(crate) fn read_chain(
+    store: &Store,
+    register: &Register,
+    outgoing: &Outgoing,
+) -> Result<StatementChain, DiskError> {
     let mut chain = StatementChain::default();
     let bytes = store.disk().read(&store.state().join("chain"));
     let bytes = bytes.unwrap_or_default();
@@ -189,11 +235,16 @@ pub(crate) fn read_chain(store: &Store, register: &Register) -> Result<Statement
             chain.set(party, seq, id);
         }
     }
+    let mut said = Vec::new();
     for entry in register.all() {
-        for signed in entry.statements()? {
-            if let Ok(statement) = UntrustedStatement::parse(signed) {
-                chain.seen(&statement.verified_before());
-            }
+        said.extend(entry.statements()?);
+    }
+    for job in outgoing.jobs() {
+        said.extend(job.said().all()?);
+    }
+    for signed in said {
+        if let Ok(statement) = UntrustedStatement::parse(signed) {
+            chain.seen(&statement.verified_before());
         }
     }
     Ok(chain)

@@ -12,6 +12,7 @@ use passerelle_proto::{
     VerifiedManifest, decide, open,
 };
 
+use crate::cancel;
 use crate::event::AgentEvent;
 use crate::hook::{self, HookFacts};
 use crate::incoming::pack_path;
@@ -138,6 +139,10 @@ fn open_file(
     if let Err(denial) = decide(&facts, now()) {
         let (reason, article) = (denial.reason(), denial.article());
         refuse(node, manifest, reason, article, &denial.to_string())?;
+        return Ok(None);
+    }
+    if cancel::is_cancelled(node, manifest)? {
+        refuse(node, manifest, Reason::Cancelled, "", cancel::WHY)?;
         return Ok(None);
     }
     node.tell(AgentEvent::Arrived {

@@ -25,6 +25,8 @@ pub(crate) struct Sent {
     pub(crate) layout: PackLayout,
     /// Whether our gateway has signed for it.
     pub(crate) submitted: bool,
+    /// Whether our gateway may have it: it was offered, by this process or one before.
+    pub(crate) tried: bool,
 }
 
 #[derive(Default)]
@@ -63,7 +65,7 @@ impl Outgoing {
         let outgoing = Self::default();
         for job in jobs(store)? {
             if job.stage()? == JobStage::Sealed {
-                outgoing.sealed(job)?;
+                outgoing.insert(job, true)?;
             }
         }
         for place in [store.sent(), store.rejected()] {
@@ -84,6 +86,11 @@ impl Outgoing {
     /// # Errors
     /// [`DiskError`] when its package cannot be read.
     pub(crate) fn sealed(&self, job: Job) -> Result<VerifiedManifest, DiskError> {
+        self.insert(job, false)
+    }
+
+    /// `before`: a process before this one may have offered it.
+    fn insert(&self, job: Job, before: bool) -> Result<VerifiedManifest, DiskError> {
         let path = job.package();
         let file = job.disk().open(&path).at("open", &path)?;
         let mut file = FileCursor::new(file);
@@ -102,6 +109,7 @@ impl Outgoing {
             manifest: manifest.clone(),
             layout,
             submitted,
+            tried: submitted || before,
         };
         self.state().sent.insert(manifest.id(), sent);
         Ok(manifest)
@@ -122,7 +130,11 @@ impl Outgoing {
             .filter(|(id, sent)| ready(id, sent))
             .min_by_key(|(_, sent)| sent.job.name())
             .map(|(_, sent)| sent.clone())?;
-        state.offered.insert(found.manifest.id());
+        let id = found.manifest.id();
+        if let Some(sent) = state.sent.get_mut(&id) {
+            sent.tried = true;
+        }
+        state.offered.insert(id);
         Some(found)
     }
 
@@ -149,6 +161,17 @@ impl Outgoing {
     /// The gateway is there again: nothing waits any more.
     pub(crate) fn wake(&self) {
         self.state().not_before.clear();
+    }
+
+    /// Takes back a package that was never offered, or is not being offered: nobody has it, and
+    /// nobody gets it any more. `None`: it is too late for that.
+    pub(crate) fn withdraw(&self, package: &PackageId) -> Option<Sent> {
+        let mut state = self.state();
+        let here = state.sent.get(package).is_some_and(|sent| !sent.tried);
+        match here && !state.offered.contains(package) {
+            true => state.sent.remove(package),
+            false => None,
+        }
     }
 
     /// Our gateway has signed for a package.
@@ -180,6 +203,13 @@ impl Outgoing {
     /// All packages on their way.
     pub(crate) fn all(&self) -> Vec<Sent> {
         self.state().sent.values().cloned().collect()
+    }
+
+    /// All jobs, of packages on their way or over.
+    pub(crate) fn jobs(&self) -> Vec<Job> {
+        let state = self.state();
+        let open = state.sent.values().map(|sent| sent.job.clone());
+        open.chain(state.finished.values().cloned()).collect()
     }
 
     /// All directories of packages that are over.

@@ -4,8 +4,7 @@
 //! manifest         the signed manifest, verbatim
 //! description      entry names, title, period (not for what was refused)
 //! place            where it goes in the inbox, relative to the agent's directory
-//! unacked/<id>     our statements that the gateway has not committed yet
-//! acked/<id>       … and those that it has: one rename per statement
+//! unacked/, acked/ what we have said about it
 //! ```
 //!
 //! This register, never the inbox, says whether a package has been received.
@@ -20,6 +19,7 @@ use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{PackageId, StatementId, Timestamp};
 use prost::Message;
 
+use crate::said::Said;
 use crate::store::Store;
 
 /// How long an entry outlives the `not_after` of its package.
@@ -236,43 +236,28 @@ impl Entry {
         }
     }
 
+    fn said(&self) -> Said {
+        Said::below(&self.disk, &self.directory)
+    }
+
     /// Stores a statement of ours. On return it is durable, to be sent until it is acked.
     pub fn store_statement(&self, id: StatementId, signed: &v1::Signed) -> Result<(), DiskError> {
-        let (unacked, acked) = (self.directory.join("unacked"), self.directory.join("acked"));
-        let name = id.to_string();
-        let stored = |place: &Path| self.disk.is_file(&place.join(&name));
-        if stored(&acked) || stored(&unacked) {
-            return Ok(());
-        }
-        self.disk.create_directories(&unacked)?;
-        self.disk
-            .replace(&unacked.join(name), &signed.encode_to_vec())
+        self.said().store(id, signed)
     }
 
     /// The gateway has committed this one. `false` if it was not waiting.
     pub fn acked(&self, id: StatementId) -> Result<bool, DiskError> {
-        let name = id.to_string();
-        let from = self.directory.join("unacked").join(&name);
-        if !self.disk.is_file(&from) {
-            return Ok(false);
-        }
-        let acked = self.directory.join("acked");
-        self.disk.create_directories(&acked)?;
-        self.disk
-            .rename_synced(&from, &acked.join(name))
-            .map(|()| true)
+        self.said().acked(id)
     }
 
     /// Our statements that are to be sent.
     pub fn unacked(&self) -> Result<Vec<v1::Signed>, DiskError> {
-        statements_in(self.disk.as_ref(), &self.directory.join("unacked"))
+        self.said().unacked()
     }
 
     /// All our statements about it.
     pub fn statements(&self) -> Result<Vec<v1::Signed>, DiskError> {
-        let mut all = statements_in(self.disk.as_ref(), &self.directory.join("acked"))?;
-        all.extend(self.unacked()?);
-        Ok(all)
+        self.said().all()
     }
 
     /// The statement that answers every further offer: our `Delivered` or `Refused`, the very
@@ -284,14 +269,6 @@ impl Entry {
             matches!(what, Some(What::Delivered(_) | What::Refused(_)))
         }))
     }
-}
-
-fn statements_in(disk: &dyn Disk, directory: &Path) -> Result<Vec<v1::Signed>, DiskError> {
-    let paths = disk.entries(directory)?;
-    let whole = paths.iter().filter(|p| p.extension().is_none());
-    whole
-        .map(|p| decode(p, &disk.read(p).at("read", p)?))
-        .collect()
 }
 
 fn decode<M: Message + Default>(path: &Path, bytes: &[u8]) -> Result<M, DiskError> {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use passerelle_disk::{At, Disk, DiskError, FileCursor};
 use passerelle_proto::v1::{Description, Kind};
@@ -35,22 +35,32 @@ fn rejected(why: impl ToString) -> Unsealable {
     Unsealable::Rejected(why.to_string())
 }
 
-/// Goes on with jobs that were claimed and not sealed when the agent stopped. Blocks.
+/// How long nothing is sealed after the disk has failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Goes on with jobs that were claimed and are not sealed, because the agent was stopped or the
+/// disk was full. One that cannot be sealed now does not keep the others waiting. Blocks.
 ///
 /// # Errors
-/// [`DiskError`].
-pub(crate) fn resume(node: &Arc<Node>) -> Result<(), DiskError> {
+/// The last [`DiskError`].
+fn resume(node: &Arc<Node>) -> Result<(), DiskError> {
+    let mut outcome = Ok(());
     for job in jobs(&node.store)? {
-        match job.stage()? {
-            JobStage::Empty => job.discard_empty()?,
-            JobStage::Claimed => seal_job(node, job)?,
-            JobStage::Sealed => {}
+        // A test package is made and sealed under this lock: it is never met half made.
+        let _one = node.sealing();
+        let went_on = match job.stage()? {
+            JobStage::Empty => job.discard_empty(),
+            JobStage::Claimed => seal_job(node, job),
+            JobStage::Sealed => Ok(()),
+        };
+        if went_on.is_err() {
+            outcome = went_on;
         }
     }
-    Ok(())
+    outcome
 }
 
-/// Looks into the outbox until the agent stops.
+/// Goes on with what was claimed, and looks into the outbox, until the agent stops.
 pub(crate) async fn watch_outbox(node: Arc<Node>) {
     let mut outbox = Outbox::new(
         node.store.disk(),
@@ -58,6 +68,7 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
         node.config.limits.settle,
     );
     let mut poll = tokio::time::interval(node.config.limits.poll);
+    let mut unsealed = true;
     loop {
         tokio::select! {
             _ = poll.tick() => {}
@@ -65,15 +76,21 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
         }
         let looking = node.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let outcome = look(&looking, &mut outbox);
+            let resumed = if unsealed { resume(&looking) } else { Ok(()) };
+            let outcome = look(&looking, &mut outbox).and(resumed);
             (outbox, outcome)
         });
         let Ok((back, outcome)) = looked.await else {
             return;
         };
         outbox = back;
+        unsealed = outcome.is_err();
         if let Err(error) = outcome {
             tracing::error!(%error, "the outbox is looked at again");
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = node.stop.cancelled() => return,
+            }
         }
     }
 }
@@ -89,6 +106,7 @@ fn look(node: &Arc<Node>, outbox: &mut Outbox) -> Result<(), DiskError> {
                     flow: dropped.flow.clone(),
                     name: name.to_string_lossy().into_owned(),
                 });
+                let _one = node.sealing();
                 seal_job(node, job)?;
             }
             Find::Unfit(dropped, unfit) => {
@@ -117,7 +135,11 @@ pub(crate) fn seal_job(node: &Arc<Node>, job: Job) -> Result<(), DiskError> {
     let record = job.record()?;
     match seal_claimed(node, &job, &record) {
         Ok(()) => Ok(()),
-        Err(Unsealable::Disk(error)) => Err(error),
+        Err(Unsealable::Disk(error)) => {
+            // Where the disk is full, what was sealed of it is in the way.
+            let _ = node.store.disk().remove_if_there(&job.unfinished_package());
+            Err(error)
+        }
         Err(Unsealable::Rejected(why)) => {
             let name = record.name;
             let report = report(&name, &why);
@@ -357,6 +379,7 @@ pub(crate) fn ping(
             node.party
         )
     })?;
+    let _one = node.sealing();
     let job = Job::test(&node.store, flow.id.as_str(), recipient.as_str(), at);
     let job = job.map_err(|error| error.to_string())?;
     let record = job.record().map_err(|error| error.to_string())?;

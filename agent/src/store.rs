@@ -25,6 +25,9 @@ const DIRECTORIES: [&str; 9] = [
     "outbox", "work", "sent", "rejected", "incoming", "opening", "received", "inbox", "state",
 ];
 
+/// Version of the directory's layout.
+const FORMAT: &str = "1\n";
+
 /// The agent's directory, locked by this process.
 #[derive(Debug)]
 pub struct Store {
@@ -46,6 +49,17 @@ pub enum StoreError {
         .0.display()
     )]
     Locked(PathBuf),
+    /// A later program has written it.
+    #[error(
+        "{}: the directory has layout {found}, and this program knows 1: update the program",
+        .path.display()
+    )]
+    Newer {
+        /// Where the layout is noted.
+        path: PathBuf,
+        /// Which layout it has.
+        found: String,
+    },
     /// A part of it is mounted from elsewhere, so that no rename into it is possible.
     #[error(
         "{} lies on another file system than {}; every state of a package must be on one, \
@@ -80,6 +94,7 @@ impl Store {
                 return Err(StoreError::OtherFileSystem { root, part });
             }
         }
+        check_format(disk.as_ref(), &root.join("state/format"))?;
         Ok(Store {
             disk: disk.clone(),
             root,
@@ -140,6 +155,21 @@ impl Store {
     /// The latest statement per destination, conventions and sheets that arrived in-band.
     pub fn state(&self) -> PathBuf {
         self.root.join("state")
+    }
+}
+
+/// A directory of a later program is left as it is; a new one is marked as ours.
+fn check_format(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+    match disk.read(path) {
+        Ok(found) if found == FORMAT.as_bytes() => Ok(()),
+        Ok(found) => Err(StoreError::Newer {
+            path: path.to_owned(),
+            found: String::from_utf8_lossy(&found).trim().to_owned(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(disk.replace(path, FORMAT.as_bytes())?)
+        }
+        Err(error) => Err(DiskError::new("read", path, error).into()),
     }
 }
 

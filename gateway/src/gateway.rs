@@ -13,7 +13,7 @@ use passerelle_link::{
     Dialer, ExchangeService, Identity, Link, ListenError, Listener, RefusalSink, reset_key,
 };
 use passerelle_proto::Hop;
-use passerelle_proto::v1::admin_server::AdminServer;
+use passerelle_proto::v1::admin_server::{Admin, AdminServer};
 use passerelle_proto::v1::witness_server::WitnessServer;
 use passerelle_proto::v1::{self, entry::Event};
 use tokio::net::UnixListener;
@@ -40,6 +40,7 @@ use crate::node::{Failure, Node, now};
 use crate::peers::Peers;
 use crate::queue::{ItemKey, PAGE_MAX, Queue, SledQueue};
 use crate::refusals::{RefusalBudget, WINDOW};
+use crate::room;
 use crate::sequencer::{OpenError, Sequencer};
 use crate::spool::{Spool, SpoolError};
 use crate::witness::{self, CHECKPOINT_EVERY, WitnessService};
@@ -141,6 +142,7 @@ impl Gateway {
         let disk = passerelle_disk::system();
         let materials = Materials::load(&disk, &config)?;
         let lock = lock_directory(disk.as_ref(), &config.data_dir)?;
+        room::wait(&disk, &config, &materials).await?;
         let opened = {
             let (disk, config) = (disk.clone(), config.clone());
             tokio::task::spawn_blocking(move || open(&disk, &config, materials)).await
@@ -157,8 +159,7 @@ impl Gateway {
             .map_err(|why| StartError::Path { path: reset, why })?;
         let trust = node.trust.subscribe();
         let connections = config.limits.connections_max;
-        let listener =
-            Listener::bind(config.listen, &identity, trust.clone(), &reset, connections).await?;
+        let listener = room::bind(&config, &identity, trust.clone(), &reset, connections).await?;
         let address = listener.address();
         let (tasks, streams) = (TaskTracker::new(), TaskTracker::new());
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -176,8 +177,10 @@ impl Gateway {
         for hop in partners(&node) {
             spawn_link(&node, &tasks, &dialer, hop, exchange.clone());
         }
-        serve_admin(&node, &tasks, &config.admin_socket)?;
-        let metrics = serve_metrics(&node, &tasks, config.metrics_listen).await?;
+        let admin = AdminService(node.clone());
+        serve_admin(admin, &node.stop, &tasks, &config.admin_socket)?;
+        let page = node.metrics.clone();
+        let metrics = serve_metrics(page, &node.stop, &tasks, config.metrics_listen).await?;
         tasks.spawn(housekeeping(node.clone(), identity));
         tracing::info!(party = %node.party, %address, "the gateway runs");
         if !node.anchor.is_held() {
@@ -401,7 +404,12 @@ fn spawn_link(
     });
 }
 
-fn serve_admin(node: &Arc<Node>, tasks: &TaskTracker, path: &Path) -> Result<(), StartError> {
+pub(crate) fn serve_admin(
+    admin: impl Admin,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+    path: &Path,
+) -> Result<(), StartError> {
     // The directory is locked by us: a socket that is left over is of a process that is gone.
     let _ = fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(path_error(path))?;
@@ -418,10 +426,10 @@ fn serve_admin(node: &Arc<Node>, tasks: &TaskTracker, path: &Path) -> Result<(),
         why: format!("reflection: {error}"),
     };
     let server = tonic::transport::Server::builder()
-        .add_service(AdminServer::new(AdminService(node.clone())))
+        .add_service(AdminServer::new(admin))
         .add_service(reflection().build_v1().map_err(why)?)
         .add_service(reflection().build_v1alpha().map_err(why)?);
-    let stop = node.stop.clone();
+    let stop = stop.clone();
     tasks.spawn(async move {
         let incoming = UnixListenerStream::new(listener);
         let stopped = stop.cancelled_owned();
@@ -432,8 +440,9 @@ fn serve_admin(node: &Arc<Node>, tasks: &TaskTracker, path: &Path) -> Result<(),
     Ok(())
 }
 
-async fn serve_metrics(
-    node: &Arc<Node>,
+pub(crate) async fn serve_metrics(
+    page: Arc<Metrics>,
+    stop: &CancellationToken,
     tasks: &TaskTracker,
     listen: Option<SocketAddr>,
 ) -> Result<Option<SocketAddr>, StartError> {
@@ -446,11 +455,7 @@ async fn serve_metrics(
     };
     let listener = metrics::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    tasks.spawn(metrics::serve(
-        listener,
-        node.metrics.clone(),
-        node.stop.clone(),
-    ));
+    tasks.spawn(metrics::serve(listener, page, stop.clone()));
     Ok(Some(address))
 }
 

@@ -28,6 +28,7 @@ mod peers;
 mod queue;
 mod receipts;
 mod refusals;
+mod room;
 mod sequencer;
 mod spool;
 mod witness;
@@ -48,5 +49,6 @@ pub use queue::{
     LeaseToken, MemQueue, PAGE_MAX, Queue, QueueError, Settle, SledQueue, StoreError, fold,
 };
 pub use refusals::{Counted, ENTRIES_PER_MINUTE_MAX, RefusalBudget, WINDOW};
+pub use room::START_BYTES_MIN;
 pub use sequencer::{Acceptance, Committed, OpenError, Sequencer, SubmitError};
 pub use spool::{FREE_BYTES_MIN, PackReader, Partial, Spool, SpoolError};

@@ -108,7 +108,12 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     }
     let manifest = manifest.and_then(|m| passerelle_proto::UntrustedManifest::parse(m).ok());
     let Some(manifest) = manifest.map(passerelle_proto::UntrustedManifest::verified_before) else {
-        return refuse(Reason::Other, "its package was never accepted here");
+        // A request to cancel may overtake its package. Its recipient's agent judges it then.
+        let ours = directory.convention().gateway_of(statement.destination()) == Some(&node.party);
+        return match statement.what() {
+            What::Cancel(_) if ours && peer.hop.role == Role::Gateway => Looked::New(statement),
+            _ => refuse(Reason::Other, "its package was never accepted here"),
+        };
     };
     let gateway = directory.convention().gateway_of(issuer) == Some(issuer);
     match concerns(&statement, &manifest, gateway) {
@@ -120,9 +125,15 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     }
 }
 
-/// Whether the issuer has a part in the package, speaks for itself, and to its sender.
+/// Whether the issuer has a part in the package, speaks for itself, and to its sender; only the
+/// sender speaks to a recipient, to take the package back.
 fn concerns(statement: &VerifiedStatement, manifest: &VerifiedManifest, gateway: bool) -> bool {
     let issuer = statement.issuer();
+    if let What::Cancel(said) = statement.what() {
+        let to = statement.destination();
+        let recipient = manifest.recipients().contains(to) && said.recipient == to.as_str();
+        return recipient && manifest.sender() == issuer;
+    }
     let speaks_for = match statement.what() {
         What::Delivered(said) => Some(&said.recipient),
         What::Acknowledged(said) => Some(&said.recipient),

@@ -101,7 +101,9 @@ impl SigningKeyEntry {
             | What::Forwarded(_)
             | What::NotCollected(_)
             | What::NotReceipted(_) => self.may(KeyRole::Gateway),
-            What::Delivered(_) | What::Acknowledged(_) => self.may(KeyRole::Agent),
+            What::Delivered(_) | What::Acknowledged(_) | What::Cancel(_) => {
+                self.may(KeyRole::Agent)
+            }
             What::Refused(_) => self.may(KeyRole::Agent) || self.may(KeyRole::Gateway),
             What::Busy(_) => false,
         }

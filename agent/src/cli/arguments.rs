@@ -62,6 +62,11 @@ Example:
     /// Acknowledge a package that was received: its sender gets your signature.
     #[command(after_help = "Example:\n  passerelle ack 0a1b2c3d4e5f --comment \"bien reçu\"")]
     Ack(AckArguments),
+    /// Take back a package that was sent: whoever has not opened it yet refuses it.
+    #[command(
+        after_help = "Example:\n  passerelle cancel 0a1b2c3d4e5f --comment \"erreur de fichier\""
+    )]
+    Cancel(CancelArguments),
     /// Send a test package along the whole path; it is receipted and not delivered.
     #[command(after_help = "Example:\n  passerelle ping grand-dijon --timeout-s 30")]
     Ping(PingArguments),
@@ -214,6 +219,17 @@ pub(super) struct AckArguments {
     /// Package id, at least its first 12 digits.
     pub(super) id: String,
     /// A sentence for the sender.
+    #[arg(long, default_value = "")]
+    pub(super) comment: String,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CancelArguments {
+    /// Package id, at least its first 12 digits.
+    pub(super) id: String,
+    /// A sentence for the recipients.
     #[arg(long, default_value = "")]
     pub(super) comment: String,
     #[command(flatten)]

@@ -69,6 +69,7 @@ fn recipient(what: &What) -> Option<&str> {
         What::Acknowledged(said) => Some(&said.recipient),
         What::NotCollected(said) => Some(&said.recipient),
         What::NotReceipted(said) => Some(&said.recipient),
+        What::Cancel(said) => Some(&said.recipient),
         What::Accepted(_) | What::Refused(_) | What::Busy(_) => None,
     }
 }
@@ -115,6 +116,13 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
         What::Busy(b) => {
             let (why, after) = (busy_words(b.reason()), b.retry_after_ms);
             ("busy", format!("not now ({why}), again in {after} ms"))
+        }
+        What::Cancel(c) => {
+            let mut says = format!("{issuer} asks {} to let go of it unopened", c.recipient);
+            if !c.comment.is_empty() {
+                says.push_str(&format!(": “{}”", one_line(&c.comment)));
+            }
+            ("cancel", says)
         }
         What::NotCollected(n) => {
             let (from, until) = (When(n.held_from_ms), When(n.held_until_ms));

@@ -16,7 +16,7 @@ pub struct Meaning {
 }
 
 /// All statements that stand in evidence.
-pub const MEANINGS: [Meaning; 7] = [
+pub const MEANINGS: [Meaning; 8] = [
     Meaning {
         statement: "accepted",
         by: "an institution's gateway",
@@ -58,6 +58,12 @@ pub const MEANINGS: [Meaning; 7] = [
         by: "the sender's own gateway",
         proves: "no receipt had reached its log when that log had this many entries",
         not: "anything about the other side",
+    },
+    Meaning {
+        statement: "cancel",
+        by: "the sender's agent",
+        proves: "it asked this recipient to let go of the package unopened",
+        not: "that the recipient did",
     },
 ];
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -107,6 +108,8 @@ pub struct Behaviour {
     pub never_syncs: bool,
     /// Statements are not committed.
     pub commits_nothing: bool,
+    /// So many statements are not committed, and then all are.
+    pub commits_after: u32,
 }
 
 pub struct MemoryExchange {
@@ -115,6 +118,7 @@ pub struct MemoryExchange {
     more: Arc<Notify>,
     events: mpsc::UnboundedSender<Happened>,
     behaviour: Behaviour,
+    asked_to_commit: AtomicU32,
 }
 
 impl MemoryExchange {
@@ -130,6 +134,7 @@ impl MemoryExchange {
             more: Arc::default(),
             events,
             behaviour,
+            asked_to_commit: AtomicU32::new(0),
         };
         (Arc::new(exchange), receiver)
     }
@@ -215,7 +220,8 @@ impl Exchange for MemoryExchange {
 
     async fn statement(&self, _: &Peer, signed: Signed) -> bool {
         self.happened(Happened::Statement(StatementId(Digest::of(&signed.body))));
-        !self.behaviour.commits_nothing
+        let before = self.asked_to_commit.fetch_add(1, Ordering::SeqCst);
+        !self.behaviour.commits_nothing && before >= self.behaviour.commits_after
     }
 
     async fn next(&self, _: &Peer, lane: Lane, room: Room) -> Outgoing {
