@@ -14,7 +14,7 @@ use passerelle_proto::{Checkpoint, Directory, PackageId, TileReader, copy_log};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::node::{Node, now, read_if_there};
+use crate::node::{Node, now};
 use crate::witness::log_of;
 
 /// Longest piece of a file in one message, in bytes.
@@ -59,7 +59,7 @@ impl Snapshot {
         let directory = node.directory();
         let mut cosigned = Vec::new();
         for sheet in directory.sheets() {
-            let note = read_if_there(&node.cosigned_path(&sheet.party));
+            let note = node.read_if_there(&node.cosigned_path(&sheet.party));
             let partner = log_of(node, &sheet.party);
             let signed = partner.and_then(|partner| {
                 let verified = Checkpoint::verify_cosigned(&note, &partner);

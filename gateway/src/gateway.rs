@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use passerelle_disk::{Disk, DiskError};
 use passerelle_link::{
-    Dialer, ExchangeService, Identity, Link, ListenError, Listener, RefusalSink, reset_key,
+    Dialer, ExchangeService, Identity, Link, ListenError, RefusalSink, reset_key,
 };
 use passerelle_proto::Hop;
 use passerelle_proto::v1::admin_server::{Admin, AdminServer};

@@ -239,9 +239,9 @@ fn parse(key: &[u8]) -> Option<(PackageId, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use passerelle_proto::Digest;
     use passerelle_proto::v1::entry::Event;
+    use std::fs;
 
     use super::*;
 

@@ -15,8 +15,9 @@ use passerelle_disk::Disk;
 use passerelle_link::{Identity, ListenError, Listener, RefusalSink, Trust};
 use passerelle_proto::v1::admin_server::Admin;
 use passerelle_proto::v1::{
-    AnchorRequest, AnchorResponse, LogRecord, LogRequest, PackageRequest, PackageResponse,
-    QueueRequest, QueueResponse, StatusRequest, StatusResponse,
+    AnchorRequest, AnchorResponse, EntryProof, EvidenceRequest, ExportRequest, FilePiece,
+    LogRecord, LogRequest, PackageRequest, PackageResponse, ProveRequest, QueueRequest,
+    QueueResponse, StatusRequest, StatusResponse,
 };
 use passerelle_proto::{PartyId, Timestamp};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -150,6 +151,9 @@ pub(crate) async fn bind(
     }
 }
 
+/// What a call answers with that has many answers.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
 /// A gateway that waits for room.
 #[derive(Clone)]
 struct Waiting {
@@ -204,7 +208,31 @@ impl Admin for Waiting {
         self.unavailable()
     }
 
-    type LogStream = Pin<Box<dyn Stream<Item = Result<LogRecord, Status>> + Send>>;
+    type ProveStream = Answers<EntryProof>;
+
+    async fn prove(&self, _: Request<ProveRequest>) -> Result<Response<Self::ProveStream>, Status> {
+        self.unavailable()
+    }
+
+    type EvidenceStream = Answers<FilePiece>;
+
+    async fn evidence(
+        &self,
+        _: Request<EvidenceRequest>,
+    ) -> Result<Response<Self::EvidenceStream>, Status> {
+        self.unavailable()
+    }
+
+    type ExportStream = Answers<FilePiece>;
+
+    async fn export(
+        &self,
+        _: Request<ExportRequest>,
+    ) -> Result<Response<Self::ExportStream>, Status> {
+        self.unavailable()
+    }
+
+    type LogStream = Answers<LogRecord>;
 
     async fn log(&self, _: Request<LogRequest>) -> Result<Response<Self::LogStream>, Status> {
         self.unavailable()

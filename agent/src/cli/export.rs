@@ -93,7 +93,9 @@ pub(super) async fn prove(
         None => ask_for_proofs(arguments).await?,
     };
     let folder = &arguments.out;
-    passerelle_disk::system().create_directories(folder).map_err(|error| Failure::writing(folder, &error.source))?;
+    passerelle_disk::system()
+        .create_directories(folder)
+        .map_err(|error| Failure::writing(folder, &error.source))?;
     for (index, proof) in proofs {
         let path = folder.join(format!("entry-{index}.tlog-proof"));
         write_new(&path, &proof)?;
@@ -324,7 +326,9 @@ struct Folder {
 
 impl Folder {
     fn new(path: &Path) -> Result<Self, Failure> {
-        let found = passerelle_disk::system().entries(path).map_err(|error| Failure::reading(path, &error.source))?;
+        let found = passerelle_disk::system()
+            .entries(path)
+            .map_err(|error| Failure::reading(path, &error.source))?;
         if !found.is_empty() {
             let what = format_args!("{} is not empty", path.display());
             let remedy = "nothing was overwritten; name a folder that is empty or not there yet";
