@@ -13,8 +13,8 @@
 //!
 //! # Ed25519 at its edges
 //!
-//! Implementations of Ed25519 agree on what an honest signer makes, and differ at the edges. `ring`,
-//! which both the composite and the log's signatures are verified with, decides like this:
+//! Implementations of Ed25519 agree on what an honest signer makes, and differ at the edges.
+//! `ring`, which composite and log signatures are verified with, decides like this:
 //!
 //! - `S` is below the order of the group, or the signature is refused: nobody can make a second
 //!   signature out of a first.
@@ -23,9 +23,9 @@
 //! - `A` may be any bytes that decode to a point: one of small order, one that differs from an
 //!   honest key by a point of small order, one not in canonical form.
 //!
-//! The last one is what an owner can misuse. For an `A` of small order there are signatures that
-//! anybody can make and that hold for many messages, and by an `A` of mixed order some signatures
-//! hold that a verifier with cofactor would judge alike only by chance. It gains nothing here:
+//! The last one is what an owner can misuse. By an `A` of small order signatures hold that anybody
+//! can make, and by an `A` of mixed order it depends on the message whether one holds that a
+//! verifier with cofactor always takes. It gains nothing here:
 //!
 //! - Every signature has a post-quantum part as well (ML-DSA-65 in composites, ML-DSA-44 under
 //!   checkpoints), over the same message, and both must hold. ML-DSA signs the digest of its own

@@ -68,8 +68,8 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Frame<'_>> {
 
 /// The entries in the rest of a frame; `None` when they do not fill it, or are above a limit.
 ///
-/// It is cheap and comes before the digest: entries hold bytes of others, who could write what looks
-/// like the beginnings of many long frames, and looking for an intact one would digest them all.
+/// It is cheap and comes before the digest: entries hold bytes of others, who could write what
+/// looks like the beginnings of many long frames, and looking for an intact one would digest all.
 fn entries(mut rest: &[u8]) -> Option<Vec<&[u8]>> {
     let mut entries = Vec::new();
     while !rest.is_empty() {

