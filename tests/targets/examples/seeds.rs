@@ -4,7 +4,7 @@
 //! cargo run -p passerelle-targets --example seeds -- tests/fuzz/seeds
 //! ```
 //!
-//! Those of `session_accepting` and `session_offering` are not among them: libFuzzer has found
+//! Most of `session_accepting` and `session_offering` are not among them: libFuzzer has found
 //! them, and they are the fewest that reach every line that it has reached
 //! (`-set_cover_merge=1 -use_counters=0`).
 
@@ -64,6 +64,7 @@ fn main() {
     }
     noises(&seeds);
     insides(&seeds);
+    sessions(&seeds);
 }
 
 fn package() -> (Sealed, Vec<u8>) {
@@ -402,4 +403,60 @@ fn insides(seeds: &Seeds) {
         "in-the-way",
         inside(&way, &[raw(b"hello")]).encode_to_vec(),
     );
+}
+
+/// Steps of the session targets, by their numbers there.
+const OFFER: u8 = 1;
+const NEXT_DATA: u8 = 2;
+const NEED_ALL: u8 = 5;
+const PEER_SYNCED_ALL: u8 = 7;
+const PEER_ANSWER: u8 = 8;
+const READ: u8 = 17;
+const ACCEPT: u8 = 19;
+const SYNC_DONE: u8 = 21;
+const ANSWER: u8 = 22;
+const POLL: u8 = 25;
+/// How many kinds of steps there are.
+const STEPS: u64 = 28;
+
+/// A step as `arbitrary` reads it: its number out of the whole range of `u32`, then its fields.
+fn step(number: u8, fields: &[u8]) -> Vec<u8> {
+    let chosen = (u64::from(number) << 32).div_ceil(STEPS) as u32;
+    [&chosen.to_le_bytes()[..], fields].concat()
+}
+
+/// Whole transfers of a package that is longer than the window, in either direction.
+fn sessions(seeds: &Seeds) {
+    // The lowest bit says which lane, the others which package is offered at once.
+    let bulk = |package: u8| vec![package << 1];
+    let sent = [step(READ, &[0]), step(POLL, &[9])].concat();
+    let offering = [
+        bulk(2),
+        step(NEED_ALL, &[0, 0]),
+        sent.repeat(4),
+        step(PEER_SYNCED_ALL, &[0]),
+        step(NEED_ALL, &[0, 1]),
+        sent.repeat(50),
+        step(PEER_SYNCED_ALL, &[0]),
+        sent.repeat(30),
+        step(PEER_ANSWER, &[0, 1]),
+    ];
+    seeds.put(
+        "session_offering",
+        "longer-than-the-window",
+        offering.concat(),
+    );
+    let next = step(NEXT_DATA, &[&[0], &1_048_576u32.to_le_bytes()[..]].concat());
+    let taken = [
+        bulk(0),
+        step(OFFER, &[0, 2, 0, 0, 0, 0]),
+        step(ACCEPT, &[0, 0]),
+        step(POLL, &[9]),
+    ]
+    .concat();
+    let synced = [next.clone(), step(SYNC_DONE, &[]), step(POLL, &[9])].concat();
+    let whole = [taken.clone(), synced.repeat(14), step(ANSWER, &[0, 1])].concat();
+    seeds.put("session_accepting", "longer-than-the-window", whole);
+    let unsynced = [taken, next.repeat(14)].concat();
+    seeds.put("session_accepting", "beyond-the-window", unsynced);
 }
