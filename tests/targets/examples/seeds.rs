@@ -408,6 +408,7 @@ fn insides(seeds: &Seeds) {
 /// Steps of the session targets, by their numbers there.
 const OFFER: u8 = 1;
 const NEXT_DATA: u8 = 2;
+const DATA: u8 = 3;
 const NEED_ALL: u8 = 5;
 const PEER_SYNCED_ALL: u8 = 7;
 const PEER_ANSWER: u8 = 8;
@@ -457,6 +458,23 @@ fn sessions(seeds: &Seeds) {
     let synced = [next.clone(), step(SYNC_DONE, &[]), step(POLL, &[9])].concat();
     let whole = [taken.clone(), synced.repeat(14), step(ANSWER, &[0, 1])].concat();
     seeds.put("session_accepting", "longer-than-the-window", whole);
+    let data = |section: u8, offset: u32, length: u32| {
+        let fields = [
+            &[0, section],
+            &offset.to_le_bytes()[..],
+            &length.to_le_bytes(),
+        ];
+        step(DATA, &fields.concat())
+    };
+    // The head of the small package, then zeros instead of its chunks.
+    let altered = [
+        bulk(0),
+        step(OFFER, &[0, 0, 0, 0, 0, 0]),
+        step(ACCEPT, &[0, 0]),
+        next.repeat(3),
+        data(4, 0, 322),
+    ];
+    seeds.put("session_accepting", "altered", altered.concat());
     let unsynced = [taken, next.repeat(14)].concat();
     seeds.put("session_accepting", "beyond-the-window", unsynced);
 }

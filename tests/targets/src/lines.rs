@@ -76,6 +76,11 @@ pub(crate) fn witness_request(data: &[u8]) {
     if data.len() > WITNESS_BODY_LEN_MAX {
         assert_eq!(answer.status, 400);
     }
+    if answer.status != 400 {
+        let head = data.windows(2).take_while(|pair| pair != b"\n\n");
+        let mut head = head.map(|pair| pair[0]);
+        assert!(head.all(|byte| byte == b'\n' || byte == b' ' || byte.is_ascii_graphic()));
+    }
     let Some(seen) = answer.seen else { return };
     let at = data.windows(2).position(|pair| pair == b"\n\n").unwrap() + 2;
     assert_eq!(

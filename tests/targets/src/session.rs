@@ -284,6 +284,7 @@ impl Scene {
     fn sync_done(&mut self) {
         for (slot, received) in std::mem::take(&mut self.watch.syncs) {
             self.session.on_synced(slot, received);
+            self.watch.synced(slot, received);
         }
         self.events();
     }

@@ -45,6 +45,7 @@ struct Taking {
     written: [u64; 4],
     arrived: u64,
     verified: u64,
+    synced: u64,
     over: bool,
 }
 
@@ -282,9 +283,17 @@ impl Watch {
             written,
             arrived: 0,
             verified: 0,
+            synced: 0,
             over: self.lane == Lane::Control,
         };
         self.taking.insert(slot, taking);
+    }
+
+    /// So many bytes of a transfer from the peer are on stable storage.
+    pub(super) fn synced(&mut self, slot: u32, received: u64) {
+        if let Some(taking) = self.taking.get_mut(&slot) {
+            taking.synced = received;
+        }
     }
 
     /// Our side has said its last word about an offer of the peer.
@@ -365,10 +374,10 @@ impl Watch {
     /// What must hold after every step.
     pub(super) fn check(&mut self, session: &Session, now: Duration) {
         for (slot, taking) in &self.taking {
-            let buffered = taking.arrived.saturating_sub(taking.verified);
+            let unsynced = taking.arrived - taking.synced;
             assert!(
-                taking.over || buffered <= UNSYNCED_MAX,
-                "slot {slot} holds {buffered} bytes"
+                taking.over || unsynced <= UNSYNCED_MAX,
+                "slot {slot}: {unsynced} bytes are not synced"
             );
         }
         let next = session.poll_timeout();
