@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use passerelle_disk::{Disk, DiskError};
+use passerelle_disk::{Disk, DiskError, crash_point};
 use passerelle_link::{Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
 use passerelle_proto::v1::agent_server::AgentServer;
 use passerelle_proto::{
@@ -112,6 +112,7 @@ impl Agent {
             if let Ok(Err(error)) = done {
                 tracing::error!(%error, "a claimed job waits for the next start");
             }
+            crash_point!("start.resumed");
             sealing::watch_outbox(resuming).await;
         });
         tasks.spawn(gauges(node.clone(), identity));
@@ -318,6 +319,7 @@ fn prepare(
     materials: Materials,
 ) -> Result<Prepared, StartError> {
     let store = Store::open(disk, &config.directory)?;
+    crash_point!("start.locked");
     let directory = materials.trust.directory();
     for flow in directory.convention().flows() {
         if flow.from.contains(&config.party) {
@@ -347,7 +349,9 @@ fn prepare(
         store,
         config,
     });
+    crash_point!("start.loaded");
     let arrived = opening::recover(&node)?;
+    crash_point!("start.recovered");
     for sent in node.outgoing.all() {
         crate::receipts::close_if_over(&node, sent.job, &sent.manifest)?;
     }

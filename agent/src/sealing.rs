@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use passerelle_disk::{At, Disk, DiskError, FileCursor};
+use passerelle_disk::{At, Disk, DiskError, FileCursor, crash_point};
 use passerelle_proto::v1::{Description, Kind};
 use passerelle_proto::{
     Denial, EntryName, Facts, FlowId, PackageId, PackagePrefix, PartyId, Place, RecipientKey,
@@ -19,6 +19,10 @@ use crate::instructions::{INSTRUCTIONS, Instructions};
 use crate::job::{Job, JobKind, JobRecord, JobStage, jobs, reject_dropped};
 use crate::node::{Node, now};
 use crate::outbox::{DEPTH_MAX, Find, Outbox};
+use crate::outgoing::read_manifest;
+
+/// Wait before what the disk did not do is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Why a job cannot be sealed: for a person to read.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +54,27 @@ pub(crate) fn resume(node: &Arc<Node>) -> Result<(), DiskError> {
     Ok(())
 }
 
+/// Goes on with what a failure of the disk has left half done. A test package is its maker's.
+fn go_on(node: &Arc<Node>) -> Result<(), DiskError> {
+    for job in jobs(&node.store)? {
+        // One that is just being made has no record yet.
+        let ours = job.record().is_ok_and(|it| it.kind == JobKind::Data);
+        match job.stage()? {
+            _ if !ours => {}
+            JobStage::Empty => job.discard_empty()?,
+            JobStage::Claimed => seal_job(node, job)?,
+            JobStage::Sealed => {
+                let id = read_manifest(&job).map(|manifest| manifest.id());
+                if id.is_none_or(|id| node.outgoing.find(&id).is_none()) {
+                    node.outgoing.sealed(job)?;
+                    node.news.notify_waiters();
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Looks into the outbox until the agent stops.
 pub(crate) async fn watch_outbox(node: Arc<Node>) {
     let mut outbox = Outbox::new(
@@ -58,6 +83,7 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
         node.config.limits.settle,
     );
     let mut poll = tokio::time::interval(node.config.limits.poll);
+    let mut failed = false;
     loop {
         tokio::select! {
             _ = poll.tick() => {}
@@ -65,15 +91,21 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
         }
         let looking = node.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let outcome = look(&looking, &mut outbox);
+            let left = if failed { go_on(&looking) } else { Ok(()) };
+            let outcome = left.and_then(|()| look(&looking, &mut outbox));
             (outbox, outcome)
         });
         let Ok((back, outcome)) = looked.await else {
             return;
         };
         outbox = back;
+        failed = outcome.is_err();
         if let Err(error) = outcome {
             tracing::error!(%error, "the outbox is looked at again");
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = node.stop.cancelled() => return,
+            }
         }
     }
 }
@@ -169,6 +201,7 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
     decide(&facts, now()).map_err(|denial: Denial| rejected(denial))?;
     file.file().sync().at("sync", &unfinished)?;
     drop(file);
+    crash_point!("seal.written");
     disk.replace(&job.manifest(), &sealed.manifest.signed().encode_to_vec())?;
     Ok(commit(node, job, sealed.description)?)
 }
@@ -177,7 +210,9 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
 fn commit(node: &Node, job: &Job, described: Description) -> Result<(), DiskError> {
     let disk = node.store.disk();
     disk.replace(&job.description(), &described.encode_to_vec())?;
+    crash_point!("seal.described");
     job.commit_package()?;
+    crash_point!("seal.sealed");
     let manifest = node.outgoing.sealed(job.clone())?;
     node.tell(AgentEvent::Sealed {
         job: job.name(),
@@ -362,7 +397,7 @@ pub(crate) fn ping(
     let record = job.record().map_err(|error| error.to_string())?;
     match seal_claimed(node, &job, &record) {
         Ok(()) => {
-            let manifest = crate::outgoing::read_manifest(&job);
+            let manifest = read_manifest(&job);
             manifest
                 .map(|manifest| manifest.id())
                 .ok_or_else(|| "its manifest is gone".into())
