@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use passerelle_disk::{Disk, DiskError};
+use passerelle_disk::{Disk, DiskError, crash_point};
 use passerelle_link::{Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
 use passerelle_proto::v1::agent_server::AgentServer;
 use passerelle_proto::{
@@ -310,6 +310,7 @@ fn prepare(
     materials: Materials,
 ) -> Result<Prepared, StartError> {
     let store = Store::open(disk, &config.directory)?;
+    crash_point!("start.locked");
     let directory = materials.trust.directory();
     for flow in directory.convention().flows() {
         if flow.from.contains(&config.party) {
@@ -340,7 +341,9 @@ fn prepare(
         store,
         config,
     });
+    crash_point!("start.loaded");
     let arrived = opening::recover(&node)?;
+    crash_point!("start.recovered");
     for job in node.outgoing.jobs() {
         for signed in job.said().unacked()? {
             if let Some(package) = crate::cancel::package_of(&signed) {

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor};
+use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
 use passerelle_proto::session::Held;
 use passerelle_proto::v1::Section;
 use passerelle_proto::{ChunkTable, Digest, PackLayout, PackageId, VerifiedManifest, split_inline};
@@ -103,6 +103,7 @@ impl Arriving {
                 (file, mark, Held::default())
             }
         };
+        crash_point!("arrive.begun");
         Ok(Self {
             turns: node.clone(),
             turn,
@@ -157,11 +158,13 @@ impl Arriving {
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         self.check_turn()?;
         self.file.sync()?;
+        crash_point!("arrive.synced");
         if self.held.table.is_some() || self.head_parts == 3 {
             let mut mark = [0; MARK_LEN];
             mark[..8].copy_from_slice(&self.written.to_le_bytes());
             mark[8..].copy_from_slice(&check(&self.manifest, self.written));
             self.mark.write_at(&mark, 0)?;
+            crash_point!("arrive.marked");
         }
         Ok(())
     }
@@ -185,10 +188,10 @@ impl Arriving {
     /// What the system says.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.sync()?;
-        self.turns
-            .store
-            .disk()
-            .remove_synced(&mark_path(&self.path))?;
+        crash_point!("arrive.whole");
+        let disk = self.turns.store.disk();
+        disk.remove_synced(&mark_path(&self.path))?;
+        crash_point!("arrive.complete");
         self.turns.incoming.ended(&self.manifest.id());
         Ok(())
     }

@@ -12,7 +12,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use passerelle_disk::{At, Disk, DiskError};
+use passerelle_disk::{At, Disk, DiskError, crash_point};
 use passerelle_proto::{PackageId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -87,7 +87,8 @@ impl Job {
     }
 
     /// Takes `dropped` out of the outbox. On return it is durably the agent's; before the
-    /// rename it is untouched. Nothing of it has been read.
+    /// rename it is untouched. Nothing of it has been read. After an error it lies in the outbox,
+    /// or in a claimed job that nobody has heard of yet.
     pub fn claim(store: &Store, dropped: &Dropped, at: Timestamp) -> Result<Job, DiskError> {
         let name = dropped.path.file_name().unwrap_or_default();
         let job = Self::prepare(
@@ -104,9 +105,15 @@ impl Job {
             .disk()
             .rename_synced(&dropped.path, &job.source().join(name))
         {
-            Ok(()) => Ok(job),
+            Ok(()) => {
+                crash_point!("claim.claimed");
+                Ok(job)
+            }
             Err(e) => {
-                store.disk().remove_tree(&job.directory)?;
+                // It may have been moved all the same: then this is a claimed job.
+                if job.dropped()?.is_none() {
+                    store.disk().remove_tree(&job.directory)?;
+                }
                 Err(e)
             }
         }
@@ -142,6 +149,7 @@ impl Job {
             .map_err(std::io::Error::other)
             .at("describe", &job.directory)?;
         disk.replace(&job.directory.join(RECORD), text.as_bytes())?;
+        crash_point!("claim.prepared");
         Ok(job)
     }
 
@@ -264,6 +272,7 @@ impl Job {
     ) -> Result<Job, DiskError> {
         self.disk
             .replace(&self.directory.join(REPORT), report.as_bytes())?;
+        crash_point!("finish.reported");
         let date = place.join(now.date());
         self.disk.create_directories(&date)?;
         let name = match package {
@@ -271,9 +280,17 @@ impl Job {
             None => format!("{}-{}", self.name(), file_name_of(title)),
         };
         let target = date.join(name);
-        self.disk.rename_synced(&self.directory, &target)?;
+        let renamed = self.disk.rename_synced(&self.directory, &target);
+        // It may have been moved all the same. Should a power cut undo that, it ends once more.
+        if let Err(error) = renamed
+            && self.disk.is_dir(&self.directory)
+        {
+            return Err(error);
+        }
         let moved = Job::at(&self.disk, target);
+        crash_point!("finish.moved");
         moved.free_package()?;
+        crash_point!("finish.freed");
         Ok(moved)
     }
 
@@ -311,8 +328,10 @@ pub fn reject_dropped(
     let directory = fresh_directory(disk.as_ref(), &date, now.as_ms())?;
     disk.create_directories(&directory.join("source"))?;
     disk.replace(&directory.join(REPORT), report.as_bytes())?;
+    crash_point!("reject.prepared");
     let name = dropped.path.file_name().unwrap_or_default();
     disk.rename_synced(&dropped.path, &directory.join("source").join(name))?;
+    crash_point!("reject.moved");
     Ok(directory)
 }
 

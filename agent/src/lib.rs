@@ -8,10 +8,13 @@
 mod cancel;
 pub mod cli;
 mod config;
+mod crash;
 mod daemon;
 mod demo;
 mod event;
 mod exchange;
+#[cfg(test)]
+mod faults;
 mod hook;
 mod incoming;
 mod instructions;
@@ -31,6 +34,7 @@ mod socket;
 mod store;
 
 pub use config::{AgentConfig, AgentLimits, ConfigError, EXIT_CONFIG};
+pub use crash::CRASH_POINTS;
 pub use daemon::{Agent, StartError};
 pub use event::{AgentEvent, EVENTS_MAX};
 pub use hook::{HOOK_TIME_MAX, HookError, HookFacts};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use passerelle_disk::DiskError;
+use passerelle_disk::{DiskError, crash_point};
 use passerelle_link::{LinkStatus, TrustStore};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{
@@ -178,6 +178,7 @@ impl Node {
         let signed = draft.sign(&self.key, &mut next);
         let id = StatementId(passerelle_proto::Digest::of(&signed.body));
         let kept = keep(id, &signed)?;
+        crash_point!("say.kept");
         *chain = next;
         self.outgoing.statement(package, id, signed);
         self.news.notify_waiters();
@@ -193,6 +194,7 @@ impl Node {
             // The register has the statement too, and the next start reads it there.
             tracing::warn!(%error, "where the sequence of statements stands was not noted");
         }
+        crash_point!("say.noted");
         Ok(kept)
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor};
+use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
 use passerelle_proto::v1::{self, Reason, statement::What};
 use passerelle_proto::{
     EntryName, EntrySink, Facts, OpenError, PackLayout, PackageId, Place, UntrustedManifest,
@@ -66,6 +66,8 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     for entry in node.register.all() {
         let (_, body) = entry.manifest()?;
         if entry.terminal()?.is_none() {
+            // Whoever gave it its name may not have lived to make that durable.
+            node.store.disk().sync_parent(entry.directory())?;
             finish(node, &entry, &body)?;
         }
         for signed in entry.unacked()? {
@@ -81,6 +83,12 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     for path in node.store.disk().entries(&node.store.incoming())? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(id) = name.strip_suffix(".pack").and_then(|id| id.parse().ok()) else {
+            // A mark whose pack is gone already; nothing else would ever remove it.
+            let orphan =
+                name.ends_with(".part") && !node.store.disk().is_file(&path.with_extension("pack"));
+            if orphan {
+                node.store.disk().remove_synced(&path)?;
+            }
             continue;
         };
         if node.register.find(id).is_some() {
@@ -119,6 +127,7 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
         }
     };
     node.store.disk().remove_synced(&path)?;
+    crash_point!("open.done");
     Ok(entry)
 }
 
@@ -162,12 +171,14 @@ fn open_file(
             return Ok(None);
         }
     };
+    crash_point!("open.written");
     let title = opened.description.title.clone();
     let place = (!manifest.is_test()).then(|| inbox_place(node, manifest, &title));
     let whole = node.store.opening().join(package.to_string());
     if place.is_some() {
         node.store.disk().remove_tree(&whole)?;
         node.store.disk().rename_synced(&unfinished, &whole)?;
+        crash_point!("open.renamed");
     } else {
         node.store.disk().remove_tree(&unfinished)?;
     }
@@ -175,21 +186,35 @@ fn open_file(
     let entry = node
         .register
         .enter(manifest.signed(), description, place.as_deref(), now())?;
+    crash_point!("open.entered");
     finish(node, &entry, manifest.body())?;
     Ok(Some(entry))
 }
 
-/// Renames into the inbox, unless that has happened, and signs the receipt.
+/// Renames into the inbox, unless that has happened. On return it is durable either way: whoever
+/// renamed may not have lived to see to that.
+fn put(node: &Node, whole: &Path, place: &Path) -> Result<(), DiskError> {
+    let disk = node.store.disk();
+    if disk.is_dir(whole) {
+        if let Some(parent) = place.parent() {
+            disk.create_directories(parent)?;
+        }
+        return disk.rename_synced(whole, place);
+    }
+    // The directories belong to the users of the inbox: they may be gone by now.
+    if place.parent().is_some_and(|parent| disk.is_dir(parent)) {
+        disk.sync_parent(place)?;
+    }
+    disk.sync_parent(whole)
+}
+
+/// Puts a package into the inbox and signs the receipt.
 fn finish(node: &Arc<Node>, entry: &Entry, manifest: &v1::Manifest) -> Result<(), DiskError> {
     let whole = node.store.opening().join(entry.id().to_string());
     let place = entry.place()?;
-    if let Some(place) = &place
-        && whole.is_dir()
-    {
-        if let Some(parent) = place.parent() {
-            node.store.disk().create_directories(parent)?;
-        }
-        node.store.disk().rename_synced(&whole, place)?;
+    if let Some(place) = &place {
+        put(node, &whole, place)?;
+        crash_point!("open.placed");
     }
     let sender = manifest
         .sender
@@ -201,6 +226,7 @@ fn finish(node: &Arc<Node>, entry: &Entry, manifest: &v1::Manifest) -> Result<()
         content_commit: manifest.content_commit.clone(),
     });
     node.say(entry, &sender, what)?;
+    crash_point!("open.receipted");
     let title = entry
         .description()?
         .map_or(String::new(), |description| description.title);

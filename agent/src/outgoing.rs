@@ -65,6 +65,9 @@ impl Outgoing {
         let outgoing = Self::default();
         for job in jobs(store)? {
             if job.stage()? == JobStage::Sealed {
+                // Whoever gave the package its name may not have lived to make that durable.
+                let directory = job.directory();
+                job.disk().sync_dir(directory).at("sync", directory)?;
                 outgoing.insert(job, true)?;
             }
         }
@@ -72,6 +75,8 @@ impl Outgoing {
             for date in store.disk().entries(&place)? {
                 for directory in store.disk().entries(&date)? {
                     let job = Job::at(store.disk(), directory);
+                    // The agent may have stopped after the job was moved.
+                    job.free_package()?;
                     if let Some(manifest) = read_manifest(&job) {
                         outgoing.state().finished.insert(manifest.id(), job);
                     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use passerelle_disk::DiskError;
+use passerelle_disk::{DiskError, crash_point};
 use passerelle_link::Peer;
 use passerelle_proto::v1::{Signed, statement::What};
 use passerelle_proto::{
@@ -97,8 +97,10 @@ fn store(
     manifest: &VerifiedManifest,
     statement: &VerifiedStatement,
 ) -> Result<(), DiskError> {
+    crash_point!("statement.verified");
     let bytes = statement.signed().encode_to_vec();
     let new = job.store_statement(&statement.id().to_string(), &bytes)?;
+    crash_point!("statement.stored");
     if matches!(statement.what(), What::Accepted(_)) {
         node.outgoing.submitted(&manifest.id());
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use passerelle_disk::{At, Disk, DiskError, beside};
+use passerelle_disk::{At, Disk, DiskError, beside, crash_point};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{PackageId, StatementId, Timestamp};
 use prost::Message;
@@ -120,6 +120,9 @@ impl Register {
         let id = PackageId(passerelle_proto::Digest::of(&manifest.body));
         let date = self.root.join("received").join(now.date());
         let unfinished = date.join(format!("{id}.tmp"));
+        let directory = date.join(id.to_string());
+        // An attempt before this one may have failed when it was named; nobody was told of it.
+        self.disk.remove_tree(&directory)?;
         self.disk.remove_tree(&unfinished)?;
         self.disk.create_directories(&unfinished)?;
         self.disk
@@ -131,7 +134,7 @@ impl Register {
             }
             self.disk.replace(&path, &bytes)?;
         }
-        let directory = date.join(id.to_string());
+        crash_point!("enter.written");
         self.disk.rename_synced(&unfinished, &directory)?;
         self.entries().insert(id, directory.clone());
         Ok(self.entry(id, directory))

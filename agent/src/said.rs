@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use passerelle_disk::{At, Disk, DiskError};
+use passerelle_disk::{At, Disk, DiskError, crash_point};
 use passerelle_proto::{StatementId, v1};
 use prost::Message;
 
@@ -51,7 +51,9 @@ impl Said {
         }
         self.disk.create_directories(&self.acked)?;
         let to = self.acked.join(name);
-        self.disk.rename_synced(&from, &to).map(|()| true)
+        self.disk.rename_synced(&from, &to)?;
+        crash_point!("say.acknowledged");
+        Ok(true)
     }
 
     /// Those that are to be sent.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use passerelle_disk::{At, Disk, DiskError, FileCursor};
+use passerelle_disk::{At, Disk, DiskError, FileCursor, crash_point};
 use passerelle_proto::v1::{Description, Kind};
 use passerelle_proto::{
     Denial, EntryName, Facts, FlowId, PackageId, PackagePrefix, PartyId, Place, RecipientKey,
@@ -19,6 +19,10 @@ use crate::instructions::{INSTRUCTIONS, Instructions};
 use crate::job::{Job, JobKind, JobRecord, JobStage, jobs, reject_dropped};
 use crate::node::{Node, now};
 use crate::outbox::{DEPTH_MAX, Find, Outbox};
+use crate::outgoing::read_manifest;
+
+/// Wait before what the disk did not do is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Why a job cannot be sealed: for a person to read.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +39,6 @@ fn rejected(why: impl ToString) -> Unsealable {
     Unsealable::Rejected(why.to_string())
 }
 
-/// How long nothing is sealed after the disk has failed.
-const RETRY: Duration = Duration::from_secs(2);
-
 /// Goes on with jobs that were claimed and are not sealed, because the agent was stopped or the
 /// disk was full. One that cannot be sealed now does not keep the others waiting. Blocks.
 ///
@@ -51,13 +52,23 @@ fn resume(node: &Arc<Node>) -> Result<(), DiskError> {
         let went_on = match job.stage()? {
             JobStage::Empty => job.discard_empty(),
             JobStage::Claimed => seal_job(node, job),
-            JobStage::Sealed => Ok(()),
+            JobStage::Sealed => offer(node, job),
         };
         if went_on.is_err() {
             outcome = went_on;
         }
     }
     outcome
+}
+
+/// Offers a sealed package that nobody knows of: its name was made, and then the disk failed.
+fn offer(node: &Arc<Node>, job: Job) -> Result<(), DiskError> {
+    let id = read_manifest(&job).map(|manifest| manifest.id());
+    if id.is_none_or(|id| node.outgoing.find(&id).is_none()) {
+        node.outgoing.sealed(job)?;
+        node.news.notify_waiters();
+    }
+    Ok(())
 }
 
 /// Goes on with what was claimed, and looks into the outbox, until the agent stops.
@@ -77,6 +88,9 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
         let looking = node.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let resumed = if unsealed { resume(&looking) } else { Ok(()) };
+            if unsealed {
+                crash_point!("start.resumed");
+            }
             let outcome = look(&looking, &mut outbox).and(resumed);
             (outbox, outcome)
         });
@@ -191,6 +205,7 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
     decide(&facts, now()).map_err(|denial: Denial| rejected(denial))?;
     file.file().sync().at("sync", &unfinished)?;
     drop(file);
+    crash_point!("seal.written");
     disk.replace(&job.manifest(), &sealed.manifest.signed().encode_to_vec())?;
     Ok(commit(node, job, sealed.description)?)
 }
@@ -199,7 +214,9 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
 fn commit(node: &Node, job: &Job, described: Description) -> Result<(), DiskError> {
     let disk = node.store.disk();
     disk.replace(&job.description(), &described.encode_to_vec())?;
+    crash_point!("seal.described");
     job.commit_package()?;
+    crash_point!("seal.sealed");
     let manifest = node.outgoing.sealed(job.clone())?;
     node.tell(AgentEvent::Sealed {
         job: job.name(),
@@ -385,7 +402,7 @@ pub(crate) fn ping(
     let record = job.record().map_err(|error| error.to_string())?;
     match seal_claimed(node, &job, &record) {
         Ok(()) => {
-            let manifest = crate::outgoing::read_manifest(&job);
+            let manifest = read_manifest(&job);
             manifest
                 .map(|manifest| manifest.id())
                 .ok_or_else(|| "its manifest is gone".into())

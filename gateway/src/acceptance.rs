@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use passerelle_disk::crash_point;
 use passerelle_link::{Incoming, OfferAnswer, Peer, WriteError};
 use passerelle_proto::session::{Answer, Fault, Held};
 use passerelle_proto::v1::{
@@ -293,6 +294,7 @@ impl Taking {
     }
 
     async fn commit(self, location: PackLocation) -> Option<Answer> {
+        crash_point!("accept.kept");
         let accepting = Accepting {
             node: self.node.clone(),
             peer: self.peer.clone(),
@@ -310,6 +312,7 @@ impl Taking {
         }
         match committed {
             Ok(committed) => {
+                crash_point!("accept.committed");
                 self.node.metrics.add(Counter::Accepted, &[], 1);
                 let package = self.manifest.id().short();
                 let (from, index) = (&self.peer.hop, committed.index);
@@ -476,6 +479,7 @@ impl Incoming for Transfer {
             if let Ok(Err(error)) = marked {
                 tracing::warn!(%error, "the mark of a transfer stays");
             }
+            crash_point!("accept.unmarked");
         }
         Some(answer)
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
+use passerelle_disk::crash_point;
 use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room};
 use passerelle_proto::session::{PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Signed, entry::Event};
@@ -231,6 +232,7 @@ impl Exchange for GatewayExchange {
                 error: error.to_string(),
             },
         };
+        crash_point!("statement.handed-over");
         for lease in leases {
             self.node.queue.settle(lease.token, settle.clone());
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use passerelle_disk::{Disk, DiskError};
+use passerelle_disk::{Disk, DiskError, crash_point};
 use passerelle_link::{
     Dialer, ExchangeService, Identity, Link, ListenError, RefusalSink, reset_key,
 };
@@ -142,6 +142,7 @@ impl Gateway {
         let disk = passerelle_disk::system();
         let materials = Materials::load(&disk, &config)?;
         let lock = lock_directory(disk.as_ref(), &config.data_dir)?;
+        crash_point!("start.locked");
         room::wait(&disk, &config, &materials).await?;
         let opened = {
             let (disk, config) = (disk.clone(), config.clone());
@@ -182,6 +183,7 @@ impl Gateway {
         let page = node.metrics.clone();
         let metrics = serve_metrics(page, &node.stop, &tasks, config.metrics_listen).await?;
         tasks.spawn(housekeeping(node.clone(), identity));
+        crash_point!("start.listening");
         tracing::info!(party = %node.party, %address, "the gateway runs");
         if !node.anchor.is_held() {
             tracing::info!("packages are put off until somebody shows a copy of the log");
@@ -243,12 +245,14 @@ impl Gateway {
             why: failure.map_or(String::new(), |failure| failure.why),
         });
         let _ = self.node.sequencer.commit(stopped).await;
+        crash_point!("stop.recorded");
         self.node.sequencer.stop();
         let (node, thread) = (self.node.clone(), self.thread.take());
         let ended = tokio::task::spawn_blocking(move || {
             if let Err(error) = node.checkpoint() {
                 tracing::error!(%error, "there is no last checkpoint");
             }
+            crash_point!("stop.checkpointed");
             if let Some(thread) = thread {
                 let _ = thread.join();
             }
@@ -257,6 +261,7 @@ impl Gateway {
             }
         });
         let _ = ended.await;
+        crash_point!("stop.closed");
         self.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
         let _ = fs::remove_file(&self.admin_socket);
@@ -297,12 +302,16 @@ type Opened = (Arc<Node>, Identity, JoinHandle<()>);
 fn open(disk: &Arc<dyn Disk>, config: &Config, materials: Materials) -> Result<Opened, StartError> {
     let dir = &config.data_dir;
     let log = Log::open(disk, &dir.join("log"), materials.log_key)?;
+    crash_point!("start.log");
     let queue = open_queue(disk, &dir.join("queue"))?;
+    crash_point!("start.queue");
     let (key, anchor) = (materials.key.clone(), Anchor::closed());
     let (sequencer, thread) =
         Sequencer::start(disk, log, queue.clone(), key, dir, anchor.clone(), now)?;
+    crash_point!("start.caught-up");
     let spool = Spool::open(disk, &dir.join("spool"), config.limits)?;
     sweep(queue.as_ref(), &spool)?;
+    crash_point!("start.swept");
     let (failure, _) = watch::channel(None);
     let node = Arc::new(Node {
         disk: disk.clone(),

@@ -12,10 +12,13 @@ mod breaker;
 mod clock;
 mod config;
 mod courier;
+mod crash;
 mod exchange;
 mod expiry;
 mod export;
 mod freshness;
+#[cfg(test)]
+mod faults;
 mod gateway;
 mod gauges;
 mod index;
@@ -36,11 +39,13 @@ mod witness;
 pub use anchor::Anchor;
 pub use breaker::{Breaker, FAILURES_UNTIL_OPEN, FIRST_RETRY, RETRY_MAX};
 pub use config::{Config, ConfigError, Limits};
+pub use crash::CRASH_POINTS;
 pub use freshness::{COSIGN_EVERY_MAX, Cosigner, Freshness, RENEWAL_GRACE_MAX};
 pub use gateway::{EXIT_CONFIG, EXIT_STOPPED, Gateway, StartError};
 pub use index::INDEX_SPAN;
 pub use log::{
     AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log, SEGMENT_LEN,
+    SEGMENT_LEN_ASKED,
 };
 pub use metrics::{Counter, Gauge, Metrics};
 pub use node::Failure;

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use passerelle_disk::{Disk, DiskError};
+use passerelle_disk::{Disk, DiskError, crash_point};
 use passerelle_proto::merkle::{self, Frontier, leaf_hash};
 use passerelle_proto::{Checkpoint, CheckpointError, Digest, LogSigner, Timestamp};
 
@@ -33,6 +33,19 @@ pub const BATCH_ENTRIES_MAX: usize = 256;
 pub const BATCH_LEN_MAX: usize = 4 * 1024 * 1024;
 /// Length of a segment file in bytes.
 pub const SEGMENT_LEN: u64 = 64 * 1024 * 1024;
+
+/// Environment variable with another length of segments in bytes, in builds with debug assertions:
+/// a test does not write 64 MiB to see one end.
+pub const SEGMENT_LEN_ASKED: &str = "PASSERELLE_SEGMENT_LEN";
+
+fn segment_len() -> u64 {
+    if !cfg!(debug_assertions) {
+        return SEGMENT_LEN;
+    }
+    let asked = std::env::var(SEGMENT_LEN_ASKED).ok();
+    let length = asked.and_then(|length| length.parse().ok());
+    length.unwrap_or(SEGMENT_LEN)
+}
 
 /// The log must not be used any more: what is on the disk is not known. Stop, and recover at the
 /// next start.
@@ -154,7 +167,7 @@ impl Log {
     /// # Errors
     /// [`Fatal`] when the log cannot be believed.
     pub fn open(disk: &Arc<dyn Disk>, dir: &Path, signer: LogSigner) -> Result<Self, Fatal> {
-        Self::open_with(disk, dir, signer, SEGMENT_LEN)
+        Self::open_with(disk, dir, signer, segment_len())
     }
 
     /// As [`Log::open`], with segments of another length.
@@ -169,6 +182,7 @@ impl Log {
     ) -> Result<Self, Fatal> {
         let segments = Segments::new(disk, dir, segment_len);
         disk.create_directories(segments.dir())?;
+        segments.remove_unfinished()?;
         let cosigned = dir.join("cosigned");
         disk.create_directories(&cosigned)?;
         let mut numbers = segments.list()?;
@@ -375,9 +389,11 @@ impl Log {
     /// [`Fatal::Io`].
     pub fn checkpoint(&mut self, now: Timestamp) -> Result<Vec<u8>, Fatal> {
         self.tiles.write_partial()?;
+        crash_point!("checkpoint.tiles");
         let note = self.checkpoint_value().sign(&self.signer, now)?;
         let path = self.dir.join("checkpoint");
         self.disk.replace(&path, &note)?;
+        crash_point!("checkpoint.written");
         self.signed = self.size();
         Ok(note)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use passerelle_disk::{Disk, DiskError};
+use passerelle_disk::{Disk, DiskError, crash_point};
 use passerelle_link::{Peer, RefusalSink, TrustStore};
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
@@ -271,6 +271,7 @@ impl Node {
         if open {
             return;
         }
+        crash_point!("purge.decided");
         if let Some((_, event)) = self.accepted(package)
             && let Some(location) = event.pack
             && let Err(error) = self.spool.remove(package, &location)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use passerelle_disk::crash_point;
 use passerelle_link::Peer;
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
@@ -34,8 +35,10 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
             .way_to(statement.destination())
             .map(|hop| hop.to_message()),
     });
+    crash_point!("statement.verified");
     match node.sequencer.commit(event).await {
         Ok(_) => {
+            crash_point!("statement.committed");
             node.metrics.add(Counter::Statements, &[], 1);
             let package = statement.package();
             let _ = tokio::task::spawn_blocking(move || node.tidy(&package)).await;

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use passerelle_disk::Disk;
+use passerelle_disk::{Disk, crash_point};
 use passerelle_proto::v1::{self, ObjectType, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Digest, PackageId, SigningKey, StatementChain, StatementDraft, StatementId, Timestamp, envelope,
@@ -359,6 +359,7 @@ impl Worker {
             return Ok(());
         }
         let bytes: Vec<Vec<u8>> = entries.iter().map(Message::encode_to_vec).collect();
+        crash_point!("commit.signed");
         let range = match ledger.log.append(&bytes) {
             Ok(range) => range,
             Err(AppendError::Full) => {
@@ -370,6 +371,7 @@ impl Worker {
             }
             Err(AppendError::Fatal(fatal)) => return Err(fatal.to_string()),
         };
+        crash_point!("commit.appended");
         for entry in &entries {
             ledger
                 .index
@@ -380,6 +382,7 @@ impl Worker {
         drop(ledger);
         let applied = self.queue.apply(range.start, &entries, root);
         applied.map_err(|error| format!("queue: {error}"))?;
+        crash_point!("commit.applied");
         self.size.send_replace(range.end);
         for ((index, entry), answer) in range.zip(entries).zip(answers) {
             // Whoever asked may be gone; the entry stands all the same.

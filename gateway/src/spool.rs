@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use passerelle_disk::{Disk, DiskError, DiskFile};
+use passerelle_disk::{Disk, DiskError, DiskFile, crash_point};
 use passerelle_proto::v1::{PackLocation, Section};
 use passerelle_proto::{
     InlineError, PACK_HEADER_LEN, PackLayout, PackageId, Timestamp, VerifiedManifest, split_inline,
@@ -128,6 +128,14 @@ impl Spool {
         let mut usage = Usage::default();
         for path in disk.list(dir).map_err(failed(dir))? {
             let Some(id) = pack_id(&path) else {
+                // A mark whose pack is gone already; nothing else would ever remove it.
+                if path
+                    .extension()
+                    .is_some_and(|extension| extension == "part")
+                    && !disk.is_file(&path.with_extension("pack"))
+                {
+                    disk.remove_if_there(&path)?;
+                }
                 continue;
             };
             let length = disk.status(&path).map_err(failed(&path))?.length;
@@ -327,7 +335,9 @@ impl Spool {
         }
         let path = self.pack_path(package);
         self.disk.remove_if_there(&path)?;
+        crash_point!("purge.removed");
         self.disk.remove_if_there(&partial::mark_path(&path))?;
+        crash_point!("purge.done");
         self.forget(package);
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use passerelle_disk::crash_point;
 use passerelle_link::{Channel, Connection, peer_of};
 use passerelle_proto::v1::witness_client::WitnessClient;
 use passerelle_proto::v1::witness_server::Witness;
@@ -103,6 +104,7 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
         let note = with_cosignatures(&body[start..], &answer.body);
         let kept = node.replace(&path, &note);
         kept.map_err(|error| Status::unavailable(error.to_string()))?;
+        crash_point!("witness.kept");
         seen = Some(note);
     }
     let answer = AddCheckpointResponse {
@@ -267,6 +269,7 @@ async fn keep(node: &Arc<Node>, party: &PartyId, note: &[u8], lines: &[u8]) -> R
     let path = node.cosigned_path(party);
     let kept = node.replace(&path, &cosigned);
     kept.map_err(|error| error.to_string())?;
+    crash_point!("witness.cosigned");
     let label = party.to_string();
     let size = checkpoint.size as f64;
     node.metrics

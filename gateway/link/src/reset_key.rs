@@ -61,3 +61,19 @@ pub fn reset_key(disk: &dyn Disk, path: &Path) -> Result<[u8; 64], String> {
     }
     Ok(key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_was_being_made_when_the_process_died_is_made_anew_and_then_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("reset.secret");
+        std::fs::write(beside(&path, ".tmp"), b"half").unwrap();
+        let disk = passerelle_disk::system();
+        let key = reset_key(disk.as_ref(), &path).unwrap();
+        assert_eq!(reset_key(disk.as_ref(), &path).unwrap(), key);
+        assert_eq!(disk.list(dir.path()).unwrap(), [path]);
+    }
+}

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use passerelle_disk::{At, Disk, DiskError, DiskFile};
+use passerelle_disk::{At, Disk, DiskError, DiskFile, crash_point};
 use passerelle_proto::Digest;
 use passerelle_proto::merkle::Frontier;
 
@@ -99,6 +99,16 @@ impl Segments {
         Ok(numbers)
     }
 
+    /// Removes what was being made when the gateway stopped: nothing else would ever do so.
+    pub(super) fn remove_unfinished(&self) -> Result<(), Fatal> {
+        for path in self.disk.list(&self.dir).map_err(io_at(&self.dir))? {
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                self.disk.remove_if_there(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Preallocates the segment after the newest one, unless that is done.
     pub(super) fn reserve(&self) -> Result<(), SegmentError> {
         let path = self.dir.join(SPARE);
@@ -107,8 +117,10 @@ impl Segments {
             return Ok(());
         }
         let unfinished = path.with_extension("tmp");
-        let made = begin(self.disk.as_ref(), &unfinished, &[], self.len)
-            .and_then(|_| self.disk.rename_synced(&unfinished, &path));
+        let made = begin(self.disk.as_ref(), &unfinished, &[], self.len).and_then(|_| {
+            crash_point!("segment.reserved");
+            self.disk.rename_synced(&unfinished, &path)
+        });
         made.map_err(|error| SegmentError::of(self.disk.as_ref(), error, &unfinished))
     }
 
@@ -118,6 +130,7 @@ impl Segments {
             // All entries of the first one lie before the second one's first.
             if pair[1] <= bundled {
                 self.disk.remove_if_there(&self.path(pair[0]))?;
+                crash_point!("segment.removed");
             }
         }
         Ok(())
@@ -134,8 +147,13 @@ impl Segments {
         let path = self.path(frontier.size());
         let unfinished = path.with_extension("tmp");
         let made = self.fill_spare(&unfinished, &encode_head(frontier, tiles));
-        let made = made.and_then(|file| disk.rename_synced(&unfinished, &path).map(|()| file));
         let file = made.map_err(|error| SegmentError::of(disk, error, &unfinished))?;
+        crash_point!("segment.filled");
+        // Once it may have its name, the one before must not be written any more: whatever the
+        // error is, nobody goes on.
+        let named = disk.rename_synced(&unfinished, &path);
+        named.map_err(|error| SegmentError::Fatal(error.into()))?;
+        crash_point!("segment.begun");
         Ok(Segment {
             path,
             file,
@@ -147,6 +165,7 @@ impl Segments {
     fn fill_spare(&self, unfinished: &Path, head: &[u8]) -> Result<Box<dyn DiskFile>, DiskError> {
         let spare = self.dir.join(SPARE);
         self.disk.rename(&spare, unfinished).at("rename", &spare)?;
+        crash_point!("segment.taken");
         let file = self.disk.open(unfinished).at("open", unfinished)?;
         file.write_at(head, 0).at("write", unfinished)?;
         file.sync().at("sync", unfinished)?;
@@ -181,6 +200,7 @@ impl Segments {
         let copy = path.with_extension("tmp");
         let len = bytes.len() as u64;
         let file = begin(self.disk.as_ref(), &copy, &bytes[..end], len)?;
+        crash_point!("start.copied");
         self.disk.rename_synced(&copy, &path)?;
         let segment = Segment {
             path,
@@ -223,10 +243,12 @@ impl Segment {
 
     /// Writes a frame and syncs it.
     pub(super) fn write(&mut self, frame: &[u8]) -> Result<(), Fatal> {
-        let written = self.file.write_at(frame, self.end);
-        written
-            .and_then(|()| self.file.sync())
-            .map_err(io_at(&self.path))?;
+        let failed = io_at(&self.path);
+        let written = self.file.write_at(frame, self.end).and_then(|()| {
+            crash_point!("commit.written");
+            self.file.sync()
+        });
+        written.map_err(failed)?;
         self.end += frame.len() as u64;
         Ok(())
     }

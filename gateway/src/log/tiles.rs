@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use passerelle_disk::{Disk, beside};
+use passerelle_disk::{Disk, beside, crash_point};
 use passerelle_proto::Digest;
 use passerelle_proto::merkle::{StoredHashes, TILE_HEIGHT, node_hash};
 use passerelle_proto::tile::{
@@ -143,6 +143,7 @@ impl Tiles {
             Ok(there) if there == bytes => self.disk.sync_parent(&path)?,
             _ => self.replace(&path, bytes)?,
         }
+        crash_point!("tile.written");
         // What stood for it while it was not full.
         let partial = beside(&path, ".p");
         self.partial.retain(|old| !old.starts_with(&partial));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor};
+use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
 use passerelle_proto::session::Held;
 use passerelle_proto::v1::{self, PackLocation, Section};
 use passerelle_proto::{ChunkTable, Digest, PackLayout, Timestamp, VerifiedManifest};
@@ -128,11 +128,13 @@ impl Partial {
             return Ok(());
         };
         file.sync().map_err(failed(path))?;
+        crash_point!("transfer.synced");
         if has_head {
             let mut bytes = [0; MARK_LEN];
             bytes[..8].copy_from_slice(&self.written.to_le_bytes());
             bytes[8..].copy_from_slice(&check(&self.manifest, self.written));
             mark.write_at(&bytes, 0).map_err(failed(path))?;
+            crash_point!("transfer.marked");
         }
         Ok(())
     }
@@ -234,6 +236,7 @@ fn own(
     };
     let mark = mark.map_err(failed(&mark_file))?;
     disk.sync_parent(&path)?;
+    crash_point!("transfer.begun");
     Ok((Place::Own { path, file, mark }, held))
 }
 
