@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use passerelle_proto::audit::AuditError;
-use passerelle_proto::evidence::{ExcerptError, assemble, excerpt, log_proofs};
+use passerelle_proto::evidence::{assemble, excerpt, log_proofs};
 use passerelle_proto::v1::{EntryProof, FilePiece, LogEvidence};
 use passerelle_proto::{Checkpoint, Directory, PackageId, TileReader, copy_log};
 use tokio::sync::mpsc;
@@ -106,7 +106,7 @@ impl Snapshot {
         let read = |path: &str| fs::read(self.dir.join(path)).ok();
         let tiles = TileReader::new(&read, self.size);
         let made = excerpt(&tiles, &node.party, &self.checkpoint, &cosigned, entries);
-        made.map_err(|error: ExcerptError<AuditError>| unavailable(error))
+        made.map_err(unavailable)
     }
 }
 

@@ -45,15 +45,16 @@ impl<F: LogFiles> StoredHashes for TileReader<'_, F> {
             path: tile_path(level, tile, width.max(1)),
         };
         let mut kept = self.kept.borrow_mut();
-        if !kept.contains_key(&(level, tile)) {
-            if kept.len() == TILES_KEPT_MAX {
-                kept.clear();
-            }
-            kept.insert((level, tile), read_tile(self.files, level, tile, width)?);
+        if let Some(hashes) = kept.get(&(level, tile)) {
+            return hashes.get(at).copied().ok_or_else(missing);
         }
-        let hashes = kept.get(&(level, tile));
-        let hash = hashes.and_then(|hashes| hashes.get(at));
-        hash.copied().ok_or_else(missing)
+        let hashes = read_tile(self.files, level, tile, width)?;
+        let hash = hashes.get(at).copied();
+        if kept.len() == TILES_KEPT_MAX {
+            kept.clear();
+        }
+        kept.insert((level, tile), hashes);
+        hash.ok_or_else(missing)
     }
 }
 

@@ -197,7 +197,7 @@ fn evidence_from(
         }
     }
     assemble(package, directory, excerpts)
-        .map_err(|error| Failure::new(Exit::Data, &error, "name each log once, and fewer of them"))
+        .map_err(|error| Failure::new(Exit::Data, error, "name each log once, and fewer of them"))
 }
 
 /// Writes a whole log.
@@ -248,7 +248,7 @@ struct Stopped(Failure);
 impl From<AuditError> for Stopped {
     fn from(error: AuditError) -> Self {
         let remedy = "export it again; if that fails too, verify the log with `audit verify`";
-        Self(Failure::new(Exit::Data, &error, remedy))
+        Self(Failure::new(Exit::Data, error, remedy))
     }
 }
 
@@ -272,7 +272,7 @@ fn excerpt_of(dir: &Path, read: ReadLog) -> Result<v1::LogEvidence, Failure> {
     let party = PartyId::parse(&verdict.party)
         .map_err(|error| Failure::new(Exit::Data, error, "ask whose log this is"))?;
     excerpt(&tiles, &party, &checkpoint, &cosigned, entries)
-        .map_err(|error| Failure::new(Exit::Data, &error, "export it again"))
+        .map_err(|error| Failure::new(Exit::Data, error, "export it again"))
 }
 
 fn about(entry: &[u8]) -> Option<PackageId> {

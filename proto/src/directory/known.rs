@@ -9,6 +9,8 @@ use crate::{
     UnsignedConvention, VerifyingKey,
 };
 
+type DigestAndNote = (Digest, Arc<[u8]>);
+
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     roots: Roots,
@@ -18,7 +20,7 @@ pub(super) struct Known {
     pub(super) sheets: BTreeMap<PartyId, (Sheet, Arc<[u8]>)>,
     /// All sheets that were ever believed, by number, with the digest of the text and the note: a
     /// number is given once, and what an earlier key has signed must verify elsewhere too.
-    pub(super) texts: BTreeMap<(PartyId, u64), (Digest, Arc<[u8]>)>,
+    pub(super) texts: BTreeMap<(PartyId, u64), DigestAndNote>,
     /// Keys of all sheets that were ever believed, by who listed them: what they signed must
     /// still verify.
     pub(super) keys: BTreeMap<PartyId, BTreeMap<KeyId, SigningKeyEntry>>,

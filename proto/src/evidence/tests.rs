@@ -241,8 +241,6 @@ impl Scene {
     fn cosign(&mut self) {
         self.minutes += 1;
         let now = self.now();
-        let partners = (self.dijon.signer.verifier().clone(), now);
-        assert_eq!(partners.0.name(), "grand-dijon.passerelle/log");
         let lines = self.caf.checkpoint().cosign(&self.dijon.signer, now);
         self.caf.cosigned = vec![with_cosignatures(&self.caf.sign(now), &lines)];
         let lines = self.dijon.checkpoint().cosign(&self.caf.signer, now);
