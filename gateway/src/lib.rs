@@ -16,9 +16,9 @@ mod crash;
 mod exchange;
 mod expiry;
 mod export;
-mod freshness;
 #[cfg(test)]
 mod faults;
+mod freshness;
 mod gateway;
 mod gauges;
 mod index;
