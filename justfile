@@ -13,3 +13,7 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Every fuzz target for so many seconds, one after the other; what breaks one is kept.
+fuzz seconds="60":
+    bash tests/fuzz/run.sh {{seconds}}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "passerelle/v1/expiry.proto",
     "passerelle/v1/package.proto",
     "passerelle/v1/statement.proto",
@@ -12,6 +12,7 @@ const FILES: [&str; 7] = [
     "passerelle/v1/log.proto",
     "passerelle/v1/admin.proto",
     "passerelle/v1/agent.proto",
+    "passerelle/v1/evidence.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -5,10 +5,13 @@
 mod arguments;
 mod audit;
 mod backup;
+mod cancel;
 mod configured;
 mod convention;
 mod endpoint;
+mod evidence;
 mod expiry;
+mod export;
 mod failure;
 mod keys;
 mod laboratory;
@@ -39,8 +42,8 @@ use tokio::runtime::{Builder, Runtime};
 
 pub use self::arguments::DemoArguments;
 use self::arguments::{
-    AgentCommand, AuditCommand, Command, CommandLine, ConventionCommand, KeysCommand,
-    PackageCommand, PkiCommand, SheetCommand,
+    AgentCommand, AuditCommand, Command, CommandLine, ConventionCommand, EvidenceCommand,
+    KeysCommand, PackageCommand, PkiCommand, SheetCommand,
 };
 pub(crate) use self::configured::Configured;
 pub(crate) use self::endpoint::{channel, refused};
@@ -96,12 +99,21 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
         Command::Package {
             command: PackageCommand::Show(show),
         } => runtime()?.block_on(show::run(&show, output)),
+        Command::Cancel(line) => runtime()?.block_on(cancel::run(&line, output)),
         Command::Ack(ack) => runtime()?.block_on(show::acknowledge(&ack, output)),
         Command::Ping(ping) => runtime()?.block_on(ping::run(&ping, output)),
         Command::Audit { command } => match command {
             AuditCommand::Log(log) => runtime()?.block_on(audit::log(&log, output)),
             AuditCommand::Verify(verify) => audit::verify(&verify, output),
+            AuditCommand::Prove(prove) => runtime()?.block_on(export::prove(&prove, output)),
+            AuditCommand::Export(all) => runtime()?.block_on(export::log(&all, output)),
             AuditCommand::Anchor(anchor) => runtime()?.block_on(audit::anchor(&anchor, output)),
+        },
+        Command::Evidence { command } => match command {
+            EvidenceCommand::Export(export) => {
+                runtime()?.block_on(export::evidence(&export, output))
+            }
+            EvidenceCommand::Verify(verify) => evidence::verify(&verify, output),
         },
         Command::Keys { command } => match command {
             KeysCommand::New(new) => keys::new(&new, output),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use passerelle_disk::{Disk, DiskError, crash_point};
 use passerelle_link::{Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
 use passerelle_proto::v1::agent_server::AgentServer;
 use passerelle_proto::{Hop, KeyId, KeyRole, PackageId, PartyId, Problem, VerifiedStatement};
@@ -17,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{AgentConfig, ConfigError};
-use crate::durable::DiskError;
 use crate::event::{AgentEvent, EVENTS_MAX};
 use crate::exchange::AgentExchange;
 use crate::incoming::Incoming;
@@ -75,7 +75,7 @@ impl Agent {
     /// # Errors
     /// Every problem at once.
     pub fn check(config: &AgentConfig) -> Result<(), ConfigError> {
-        load(config).map(drop)
+        load(&passerelle_disk::system(), config).map(drop)
     }
 
     /// Starts an agent in this tokio runtime: lock, recovery, link, outbox.
@@ -83,8 +83,10 @@ impl Agent {
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub async fn start(config: AgentConfig) -> Result<Self, StartError> {
-        let materials = load(&config)?;
-        let prepared = tokio::task::spawn_blocking(move || prepare(config, materials)).await;
+        let disk = passerelle_disk::system();
+        let materials = load(&disk, &config)?;
+        let prepared = move || prepare(&disk, config, materials);
+        let prepared = tokio::task::spawn_blocking(prepared).await;
         let interrupted = |_| StartError::Path {
             path: PathBuf::from("agent"),
             why: "the start was interrupted".into(),
@@ -100,15 +102,7 @@ impl Agent {
         tasks.spawn(opening::open_arrived(node.clone(), receiver));
         let exchange = AgentExchange::new(node.clone(), sender);
         start_link(&node, &tasks, exchange)?;
-        let resuming = node.clone();
-        tasks.spawn(async move {
-            let resumed = resuming.clone();
-            let done = tokio::task::spawn_blocking(move || sealing::resume(&resumed)).await;
-            if let Ok(Err(error)) = done {
-                tracing::error!(%error, "a claimed job waits for the next start");
-            }
-            sealing::watch_outbox(resuming).await;
-        });
+        tasks.spawn(sealing::watch_outbox(node.clone()));
         tasks.spawn(gauges(node.clone()));
         tasks.spawn(renewal::keep_current(node.clone()));
         tracing::info!(party = %node.party, "the agent runs");
@@ -204,7 +198,7 @@ impl Agent {
     }
 }
 
-fn load(config: &AgentConfig) -> Result<Materials, ConfigError> {
+fn load(disk: &Arc<dyn Disk>, config: &AgentConfig) -> Result<Materials, ConfigError> {
     let mut problems = Vec::new();
     let keys = Keys::load(config)
         .map_err(|error| problems.extend(error.problems))
@@ -222,7 +216,7 @@ fn load(config: &AgentConfig) -> Result<Materials, ConfigError> {
         roots: config.roots.clone(),
         kept: config.directory.join("state").join("trust"),
     };
-    let trust = TrustStore::open(&source)
+    let trust = TrustStore::open(disk, &source)
         .map_err(|found| problems.extend(found))
         .ok();
     if let (Some(keys), Some(identity), Some(trust)) = (keys, identity, trust) {
@@ -285,8 +279,13 @@ fn first(paths: &[PathBuf]) -> &Path {
 
 type Prepared = (Arc<Node>, Vec<PackageId>);
 
-fn prepare(config: AgentConfig, materials: Materials) -> Result<Prepared, StartError> {
-    let store = Store::open(&config.directory)?;
+fn prepare(
+    disk: &Arc<dyn Disk>,
+    config: AgentConfig,
+    materials: Materials,
+) -> Result<Prepared, StartError> {
+    let store = Store::open(disk, &config.directory)?;
+    crash_point!("start.locked");
     let kept = materials.trust.keep_in_force();
     kept.map_err(|error| StartError::Path {
         path: config.directory.clone(),
@@ -295,12 +294,14 @@ fn prepare(config: AgentConfig, materials: Materials) -> Result<Prepared, StartE
     let directory = materials.trust.directory();
     for flow in directory.convention().flows() {
         if flow.from.contains(&config.party) {
-            crate::durable::create_directory(&store.outbox().join(flow.id.as_str()))?;
+            store
+                .disk()
+                .create_directories(&store.outbox().join(flow.id.as_str()))?;
         }
     }
     let register = Register::load(&store)?;
-    let chain = read_chain(&store, &register)?;
     let outgoing = Outgoing::load(&store)?;
+    let chain = read_chain(&store, &register, &outgoing)?;
     let node = Arc::new(Node {
         party: config.party.clone(),
         metrics: AgentMetrics::new(config.party.as_str()),
@@ -310,6 +311,7 @@ fn prepare(config: AgentConfig, materials: Materials) -> Result<Prepared, StartE
         keys: materials.keys.signing,
         recipients: materials.keys.recipients,
         outgoing,
+        sealing: Mutex::default(),
         incoming: Incoming::default(),
         chain: Mutex::new(chain),
         events: broadcast::Sender::new(EVENTS_MAX),
@@ -320,7 +322,17 @@ fn prepare(config: AgentConfig, materials: Materials) -> Result<Prepared, StartE
         store,
         config,
     });
+    crash_point!("start.loaded");
     let arrived = opening::recover(&node)?;
+    crash_point!("start.recovered");
+    for job in node.outgoing.jobs() {
+        for signed in job.said().unacked()? {
+            if let Some(package) = crate::cancel::package_of(&signed) {
+                let id = crate::cancel::id_of(&signed);
+                node.outgoing.statement(package, id, signed);
+            }
+        }
+    }
     for sent in node.outgoing.all() {
         crate::receipts::close_if_over(&node, sent.job, &sent.manifest)?;
     }

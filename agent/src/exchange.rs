@@ -1,12 +1,12 @@
 //! The agent's side of every stream with its gateway.
 
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use passerelle_disk::{DiskFile, FileCursor};
 use passerelle_link::{
     Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, Trust, WriteError,
 };
@@ -17,10 +17,10 @@ use passerelle_proto::{
     PackageId, Place, Role, StatementId, Timestamp, UntrustedManifest, UntrustedStatement,
     VerifiedManifest, busy_words, decide,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{RwLock, mpsc};
 use tonic::async_trait;
 
-use crate::durable;
+use crate::cancel;
 use crate::event::AgentEvent;
 use crate::incoming::{Arriving, is_complete};
 use crate::node::{Node, now};
@@ -40,15 +40,18 @@ pub(crate) struct AgentExchange {
     // not prove itself by what it has just told us.
     before: Mutex<Vec<u8>>,
     arrived: mpsc::UnboundedSender<PackageId>,
+    // Statements that are being stored: an offer that came after them is judged after them.
+    storing: RwLock<()>,
 }
 
 impl AgentExchange {
     pub(crate) fn new(node: Arc<Node>, arrived: mpsc::UnboundedSender<PackageId>) -> Arc<Self> {
-        let before = std::fs::read(checkpoint_path(&node)).unwrap_or_default();
+        let before = kept_checkpoint(&node);
         Arc::new(Self {
             node,
             before: Mutex::new(before),
             arrived,
+            storing: RwLock::default(),
         })
     }
 
@@ -56,7 +59,7 @@ impl AgentExchange {
     fn copy(&self, lane: Lane) -> Vec<u8> {
         let mut before = self.before.lock().unwrap_or_else(|p| p.into_inner());
         if lane == Lane::Control {
-            *before = std::fs::read(checkpoint_path(&self.node)).unwrap_or_default();
+            *before = kept_checkpoint(&self.node);
         }
         before.clone()
     }
@@ -70,10 +73,10 @@ impl AgentExchange {
             return;
         };
         let path = checkpoint_path(&self.node);
-        let kept = std::fs::read(&path).unwrap_or_default();
+        let kept = kept_checkpoint(&self.node);
         let old = Checkpoint::verify_any(&kept, known).map_or(0, |old| old.size);
         if new.size > old
-            && let Err(error) = durable::write_file(&path, note)
+            && let Err(error) = self.node.store.disk().replace(&path, note)
         {
             tracing::warn!(%error, "the gateway's checkpoint was not kept");
         }
@@ -83,6 +86,11 @@ impl AgentExchange {
 /// The newest checkpoint of our gateway's log.
 fn checkpoint_path(node: &Node) -> PathBuf {
     node.store.state().join("checkpoint.note")
+}
+
+fn kept_checkpoint(node: &Node) -> Vec<u8> {
+    let kept = node.store.disk().read(&checkpoint_path(node));
+    kept.unwrap_or_default()
 }
 
 /// Name and version, for people.
@@ -147,6 +155,7 @@ impl Exchange for AgentExchange {
         inline: Bytes,
         accepted: Option<Signed>,
     ) -> OfferAnswer {
+        drop(self.storing.write().await);
         let (node, peer) = (self.node.clone(), peer.clone());
         let arrived = self.arrived.clone();
         let offer = (manifest, accepted);
@@ -156,6 +165,7 @@ impl Exchange for AgentExchange {
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
+        let _storing = self.storing.read().await;
         let (node, from) = (self.node.clone(), peer.clone());
         let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &from, signed)).await;
         match taken {
@@ -215,11 +225,8 @@ impl Exchange for AgentExchange {
         let node = self.node.clone();
         let done = tokio::task::spawn_blocking(move || {
             for (package, id) in node.outgoing.settle_statements(&ids, true) {
-                let Some(entry) = node.register.find(package) else {
-                    continue;
-                };
-                match entry.acked(id) {
-                    Ok(_) => node.tell(AgentEvent::Acked { package }),
+                match node.acked(package, id) {
+                    Ok(()) => node.tell(AgentEvent::Acked { package }),
                     Err(error) => tracing::error!(%error, "an acknowledgement was not noted"),
                 }
             }
@@ -250,6 +257,17 @@ fn offered(
             return refuse(node, peer, package, reason, article, why);
         }
     };
+    match cancel::is_cancelled(node, &manifest) {
+        Ok(false) => {}
+        Ok(true) => {
+            let (reason, why) = (Reason::Cancelled, cancel::WHY);
+            return refuse(node, peer, package, reason, String::new(), why.to_owned());
+        }
+        Err(error) => {
+            tracing::error!(%error, "an offer cannot be judged now");
+            return OfferAnswer::Decline("it cannot be judged now".into());
+        }
+    }
     let mut arriving = match Arriving::begin(node, &manifest, accepted_at) {
         Ok(arriving) => arriving,
         Err(error) => {
@@ -468,14 +486,14 @@ struct Handing {
     node: Arc<Node>,
     peer: Peer,
     sent: Sent,
-    file: Arc<std::fs::File>,
+    file: Arc<dyn DiskFile>,
     inline: Bytes,
     settled: bool,
 }
 
 impl Handing {
     fn new(node: &Arc<Node>, peer: &Peer, sent: Sent) -> io::Result<Self> {
-        let file = std::fs::File::open(sent.job.package())?;
+        let mut pack = FileCursor::new(node.store.disk().open(&sent.job.package())?);
         let mut inline = Vec::new();
         if sent.manifest.total_length() <= INLINE_LEN_MAX {
             for section in [
@@ -484,14 +502,14 @@ impl Handing {
                 Section::Index,
                 Section::Chunks,
             ] {
-                inline.extend(sent.layout.read_section(&mut &file, section)?);
+                inline.extend(sent.layout.read_section(&mut pack, section)?);
             }
         }
         Ok(Self {
             node: node.clone(),
             peer: peer.clone(),
             sent,
-            file: Arc::new(file),
+            file: pack.into_file().into(),
             inline: inline.into(),
             settled: false,
         })

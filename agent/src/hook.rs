@@ -7,9 +7,9 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use passerelle_disk::DiskError;
 use tokio::process::Command;
 
-use crate::durable::{self, DiskError};
 use crate::received::Entry;
 
 /// Longest run of the command; it is killed after that.
@@ -110,6 +110,8 @@ pub async fn run(command: &[String], entry: &Entry, facts: &HookFacts) -> Result
             output: text,
         });
     }
-    durable::write_file(&entry.directory().join("hooked"), b"")?;
+    entry
+        .disk()
+        .replace(&entry.directory().join("hooked"), b"")?;
     Ok(())
 }

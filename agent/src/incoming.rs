@@ -4,12 +4,11 @@
 //! more than what is there.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
 use passerelle_proto::session::Held;
 use passerelle_proto::v1::Section;
 use passerelle_proto::{
@@ -17,7 +16,6 @@ use passerelle_proto::{
 };
 use prost::Message;
 
-use crate::durable;
 use crate::node::Node;
 
 const MARK_LEN: usize = 16;
@@ -31,8 +29,8 @@ pub(crate) struct Arriving {
     turns: Arc<Node>,
     turn: u64,
     path: PathBuf,
-    file: File,
-    mark: File,
+    file: Box<dyn DiskFile>,
+    mark: Box<dyn DiskFile>,
     manifest: VerifiedManifest,
     layout: PackLayout,
     held: Held,
@@ -48,7 +46,8 @@ pub(crate) fn pack_path(node: &Node, package: &PackageId) -> PathBuf {
 /// Whether every byte of a package is here.
 pub(crate) fn is_complete(node: &Node, package: &PackageId) -> bool {
     let path = pack_path(node, package);
-    path.is_file() && !mark_path(&path).exists()
+    let disk = node.store.disk();
+    disk.is_file(&path) && !disk.is_file(&mark_path(&path))
 }
 
 fn mark_path(pack: &Path) -> PathBuf {
@@ -59,28 +58,28 @@ fn mark_path(pack: &Path) -> PathBuf {
 /// before it is opened.
 ///
 /// Not synced: after a crash it may be missing, and the package is judged as of then.
-fn keep_accepted_at(pack: &Path, at: Option<Timestamp>) -> io::Result<()> {
+fn keep_accepted_at(disk: &dyn Disk, pack: &Path, at: Option<Timestamp>) -> io::Result<()> {
     match at {
-        Some(at) => fs::write(accepted_path(pack), at.as_ms().to_string()),
-        None => remove_accepted_at(pack),
+        Some(at) => {
+            let file = disk.create(&accepted_path(pack))?;
+            file.write_at(at.as_ms().to_string().as_bytes(), 0)
+        }
+        None => Ok(remove_accepted_at(disk, pack)?),
     }
 }
 
 /// When our gateway accepted an arrived package, where that is known.
-pub(crate) fn accepted_at(pack: &Path) -> Option<Timestamp> {
-    let text = fs::read_to_string(accepted_path(pack)).ok()?;
+pub(crate) fn accepted_at(disk: &dyn Disk, pack: &Path) -> Option<Timestamp> {
+    let text = String::from_utf8(disk.read(&accepted_path(pack)).ok()?).ok()?;
     text.parse().ok().map(Timestamp::from_ms)
 }
 
 /// Forgets when a package was accepted.
 ///
 /// # Errors
-/// What the system says.
-pub(crate) fn remove_accepted_at(pack: &Path) -> io::Result<()> {
-    match fs::remove_file(accepted_path(pack)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+/// [`DiskError`].
+pub(crate) fn remove_accepted_at(disk: &dyn Disk, pack: &Path) -> Result<(), DiskError> {
+    disk.remove_if_there(&accepted_path(pack))
 }
 
 fn accepted_path(pack: &Path) -> PathBuf {
@@ -128,28 +127,22 @@ impl Arriving {
         let path = pack_path(node, &manifest.id());
         let turn = node.incoming.next_turn(&manifest.id());
         let layout = PackLayout::tight(manifest);
-        keep_accepted_at(&path, accepted_at)?;
-        let resumed = resume(&path, manifest, &layout);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        // The mark first: a pack without one counts as complete.
-        let mark = options.open(mark_path(&path))?;
-        let file = options.open(&path)?;
-        let held = match resumed {
-            Some(held) => held,
+        let disk = node.store.disk().as_ref();
+        keep_accepted_at(disk, &path, accepted_at)?;
+        let mark_file = mark_path(&path);
+        let (file, mark, held) = match resume(disk, &path, manifest, &layout) {
+            Some(held) => (disk.open(&path)?, disk.open(&mark_file)?, held),
             None => {
-                mark.set_len(0)?;
-                mark.sync_all()?;
-                durable::sync_directory(&node.store.incoming()).map_err(io::Error::other)?;
-                file.set_len(0)?;
-                file.set_len(layout.file_len())?;
-                file.write_all_at(&layout.header(), 0)?;
-                let signed = manifest.signed().encode_to_vec();
-                file.write_all_at(&signed, layout.manifest_offset())?;
-                file.sync_all()?;
-                Held::default()
+                // The mark first: a pack without one counts as complete.
+                let mark = disk.create(&mark_file)?;
+                // An older one must not come back and speak for a new pack.
+                mark.sync()?;
+                disk.sync_parent(&mark_file)?;
+                let file = begin(disk, &path, manifest, &layout)?;
+                (file, mark, Held::default())
             }
         };
+        crash_point!("arrive.begun");
         Ok(Self {
             turns: node.clone(),
             turn,
@@ -189,7 +182,7 @@ impl Arriving {
     pub(crate) fn write(&mut self, section: Section, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.check_turn()?;
         let at = self.layout.offset_of(section).unwrap_or(0) + offset;
-        self.file.write_all_at(bytes, at)?;
+        self.file.write_at(bytes, at)?;
         match section {
             Section::Chunks => self.written = offset + bytes.len() as u64,
             _ => self.head_parts += 1,
@@ -203,12 +196,14 @@ impl Arriving {
     /// What the system says.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         self.check_turn()?;
-        self.file.sync_data()?;
+        self.file.sync()?;
+        crash_point!("arrive.synced");
         if self.held.table.is_some() || self.head_parts == 3 {
             let mut mark = [0; MARK_LEN];
             mark[..8].copy_from_slice(&self.written.to_le_bytes());
             mark[8..].copy_from_slice(&check(&self.manifest, self.written));
-            self.mark.write_all_at(&mark, 0)?;
+            self.mark.write_at(&mark, 0)?;
+            crash_point!("arrive.marked");
         }
         Ok(())
     }
@@ -232,8 +227,10 @@ impl Arriving {
     /// What the system says.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.sync()?;
-        fs::remove_file(mark_path(&self.path))?;
-        durable::sync_directory(&self.turns.store.incoming()).map_err(io::Error::other)?;
+        crash_point!("arrive.whole");
+        let disk = self.turns.store.disk();
+        disk.remove_synced(&mark_path(&self.path))?;
+        crash_point!("arrive.complete");
         self.turns.incoming.ended(&self.manifest.id());
         Ok(())
     }
@@ -245,10 +242,32 @@ impl Arriving {
     pub(crate) fn discard(self) -> io::Result<()> {
         self.check_turn()?;
         self.turns.incoming.ended(&self.manifest.id());
-        remove_accepted_at(&self.path)?;
-        fs::remove_file(&self.path)?;
-        fs::remove_file(mark_path(&self.path))
+        let disk = self.turns.store.disk();
+        remove_accepted_at(disk.as_ref(), &self.path)?;
+        // In this order, and durably: a pack without a mark counts as complete.
+        disk.remove_synced(&self.path)?;
+        Ok(disk.remove_synced(&mark_path(&self.path))?)
     }
+}
+
+/// A new file, not the old one emptied: an older transfer may still be writing to that.
+fn begin(
+    disk: &dyn Disk,
+    path: &Path,
+    manifest: &VerifiedManifest,
+    layout: &PackLayout,
+) -> Result<Box<dyn DiskFile>, DiskError> {
+    disk.remove_if_there(path)?;
+    let file = disk.create_new(path).at("create", path)?;
+    // The whole length at once: a full disk shows before the transfer, not in its middle.
+    file.allocate(layout.file_len()).at("allocate", path)?;
+    file.write_at(&layout.header(), 0).at("write", path)?;
+    let signed = manifest.signed().encode_to_vec();
+    let written = file.write_at(&signed, layout.manifest_offset());
+    written.at("write", path)?;
+    file.sync().at("sync", path)?;
+    disk.sync_parent(path)?;
+    Ok(file)
 }
 
 fn check(manifest: &VerifiedManifest, written: u64) -> [u8; 8] {
@@ -260,13 +279,18 @@ fn check(manifest: &VerifiedManifest, written: u64) -> [u8; 8] {
 }
 
 /// What an earlier transfer of this very package has left; `None`: begin anew.
-fn resume(path: &Path, manifest: &VerifiedManifest, layout: &PackLayout) -> Option<Held> {
-    let mark = fs::read(mark_path(path)).ok()?;
+fn resume(
+    disk: &dyn Disk,
+    path: &Path,
+    manifest: &VerifiedManifest,
+    layout: &PackLayout,
+) -> Option<Held> {
+    let mark = disk.read(&mark_path(path)).ok()?;
     let written = u64::from_le_bytes(mark.get(..8)?.try_into().ok()?);
     if mark.get(8..MARK_LEN)? != check(manifest, written) {
         return None;
     }
-    let mut file = File::open(path).ok()?;
+    let mut file = FileCursor::new(disk.open(path).ok()?);
     let (found, signed) = PackLayout::read(&mut file).ok()?;
     if found != *layout || signed != *manifest.signed() {
         return None;

@@ -9,14 +9,15 @@
 //!
 //! The whole directory then moves to `sent/<date>/<id12>-<title>` or `rejected/<date>/…`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use passerelle_disk::{At, Disk, DiskError, crash_point};
 use passerelle_proto::{PackageId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{self, At, DiskError};
 use crate::outbox::Dropped;
+use crate::said::Said;
 use crate::store::Store;
 
 /// File with what was known at the claim.
@@ -52,10 +53,20 @@ pub struct JobRecord {
 }
 
 /// A job's directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Job {
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
 }
+
+impl PartialEq for Job {
+    /// A job is its directory.
+    fn eq(&self, other: &Self) -> bool {
+        self.directory == other.directory
+    }
+}
+
+impl Eq for Job {}
 
 /// How far a job in `work/` has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,12 +81,14 @@ pub enum JobStage {
 
 impl Job {
     /// The job in `directory`.
-    pub fn at(directory: PathBuf) -> Job {
-        Job { directory }
+    pub fn at(disk: &Arc<dyn Disk>, directory: PathBuf) -> Job {
+        let disk = disk.clone();
+        Job { disk, directory }
     }
 
     /// Takes `dropped` out of the outbox. On return it is durably the agent's; before the
-    /// rename it is untouched. Nothing of it has been read.
+    /// rename it is untouched. Nothing of it has been read. After an error it lies in the outbox,
+    /// or in a claimed job that nobody has heard of yet.
     pub fn claim(store: &Store, dropped: &Dropped, at: Timestamp) -> Result<Job, DiskError> {
         let name = dropped.path.file_name().unwrap_or_default();
         let job = Self::prepare(
@@ -88,10 +101,19 @@ impl Job {
                 recipients: Vec::new(),
             },
         )?;
-        match durable::rename(&dropped.path, &job.source().join(name)) {
-            Ok(()) => Ok(job),
+        match store
+            .disk()
+            .rename_synced(&dropped.path, &job.source().join(name))
+        {
+            Ok(()) => {
+                crash_point!("claim.claimed");
+                Ok(job)
+            }
             Err(e) => {
-                durable::remove_tree(&job.directory)?;
+                // It may have been moved all the same: then this is a claimed job.
+                if job.dropped()?.is_none() {
+                    store.disk().remove_tree(&job.directory)?;
+                }
                 Err(e)
             }
         }
@@ -112,19 +134,28 @@ impl Job {
             recipients: vec![recipient.to_owned()],
         };
         let job = Self::prepare(store, &record)?;
-        durable::write_file(&job.source().join("ping.txt"), b"passerelle ping\n")?;
+        store
+            .disk()
+            .replace(&job.source().join("ping.txt"), b"passerelle ping\n")?;
         Ok(job)
     }
 
     fn prepare(store: &Store, record: &JobRecord) -> Result<Job, DiskError> {
-        let directory = fresh_directory(&store.work(), record.claimed_ms)?;
-        let job = Job { directory };
-        durable::create_directory(&job.source())?;
+        let disk = store.disk();
+        let directory = fresh_directory(disk.as_ref(), &store.work(), record.claimed_ms)?;
+        let job = Job::at(disk, directory);
+        disk.create_directories(&job.source())?;
         let text = toml::to_string(record)
             .map_err(std::io::Error::other)
             .at("describe", &job.directory)?;
-        durable::write_file(&job.directory.join(RECORD), text.as_bytes())?;
+        disk.replace(&job.directory.join(RECORD), text.as_bytes())?;
+        crash_point!("claim.prepared");
         Ok(job)
+    }
+
+    /// The disk that it lies on.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        self.disk.as_ref()
     }
 
     /// Its directory.
@@ -148,7 +179,7 @@ impl Job {
 
     /// The dropped file or directory itself.
     pub fn dropped(&self) -> Result<Option<PathBuf>, DiskError> {
-        let entries = durable::list(&self.source())?;
+        let entries = self.disk.entries(&self.source())?;
         Ok(entries
             .into_iter()
             .find(|p| p.extension().is_none_or(|e| e != "tmp")))
@@ -177,15 +208,15 @@ impl Job {
     /// What was known at the claim.
     pub fn record(&self) -> Result<JobRecord, DiskError> {
         let path = self.directory.join(RECORD);
-        let text = fs::read_to_string(&path).at("read", &path)?;
-        toml::from_str(&text)
+        let bytes = self.disk.read(&path).at("read", &path)?;
+        toml::from_str(&String::from_utf8_lossy(&bytes))
             .map_err(std::io::Error::other)
             .at("read", &path)
     }
 
     /// How far it has come, told from its files alone.
     pub fn stage(&self) -> Result<JobStage, DiskError> {
-        if self.package().is_file() {
+        if self.disk.is_file(&self.package()) {
             return Ok(JobStage::Sealed);
         }
         match self.dropped()? {
@@ -196,7 +227,8 @@ impl Job {
 
     /// Makes the sealed pack the job's package: its commit point. The pack must be synced.
     pub fn commit_package(&self) -> Result<(), DiskError> {
-        durable::rename(&self.unfinished_package(), &self.package())
+        self.disk
+            .rename_synced(&self.unfinished_package(), &self.package())
     }
 
     /// Stores a statement about it, under its id. On return it is durable; storing the same
@@ -204,22 +236,27 @@ impl Job {
     pub fn store_statement(&self, id: &str, signed: &[u8]) -> Result<bool, DiskError> {
         let statements = self.directory.join("statements");
         let path = statements.join(id);
-        if path.is_file() {
+        if self.disk.is_file(&path) {
             return Ok(false);
         }
-        durable::create_directory(&statements)?;
-        durable::write_file(&path, signed)?;
+        self.disk.create_directories(&statements)?;
+        self.disk.replace(&path, signed)?;
         Ok(true)
     }
 
     /// The stored statements' signed bytes, in the order of their ids.
     pub fn statements(&self) -> Result<Vec<Vec<u8>>, DiskError> {
-        let paths = durable::list(&self.directory.join("statements"))?;
+        let paths = self.disk.entries(&self.directory.join("statements"))?;
         paths
             .iter()
             .filter(|p| p.extension().is_none())
-            .map(|p| fs::read(p).at("read", p))
+            .map(|p| self.disk.read(p).at("read", p))
             .collect()
+    }
+
+    /// What this party has said about it itself.
+    pub fn said(&self) -> Said {
+        Said::below(&self.disk, &self.directory.join("said"))
     }
 
     /// Moves a finished job to `place/<date>/<id12>-<title>`, with its report, and frees the
@@ -233,40 +270,48 @@ impl Job {
         report: &str,
         now: Timestamp,
     ) -> Result<Job, DiskError> {
-        durable::write_file(&self.directory.join(REPORT), report.as_bytes())?;
+        self.disk
+            .replace(&self.directory.join(REPORT), report.as_bytes())?;
+        crash_point!("finish.reported");
         let date = place.join(now.date());
-        durable::create_directory(&date)?;
+        self.disk.create_directories(&date)?;
         let name = match package {
             Some(id) => format!("{}-{}", id.short(), file_name_of(title)),
             None => format!("{}-{}", self.name(), file_name_of(title)),
         };
         let target = date.join(name);
-        durable::rename(&self.directory, &target)?;
-        let moved = Job { directory: target };
+        let renamed = self.disk.rename_synced(&self.directory, &target);
+        // It may have been moved all the same. Should a power cut undo that, it ends once more.
+        if let Err(error) = renamed
+            && self.disk.is_dir(&self.directory)
+        {
+            return Err(error);
+        }
+        let moved = Job::at(&self.disk, target);
+        crash_point!("finish.moved");
         moved.free_package()?;
+        crash_point!("finish.freed");
         Ok(moved)
     }
 
     /// Removes the ciphertext of a job that is terminal.
     pub fn free_package(&self) -> Result<(), DiskError> {
-        durable::remove_file(&self.package())?;
-        durable::remove_file(&self.unfinished_package())
+        self.disk.remove_synced(&self.package())?;
+        self.disk.remove_synced(&self.unfinished_package())
     }
 
     /// Removes a job into which nothing was ever moved.
     pub fn discard_empty(self) -> Result<(), DiskError> {
-        durable::remove_tree(&self.directory)
+        self.disk.remove_tree(&self.directory)
     }
 }
 
 /// The jobs in `work/`, oldest first.
 pub fn jobs(store: &Store) -> Result<Vec<Job>, DiskError> {
-    let paths = durable::list(&store.work())?;
-    Ok(paths
-        .into_iter()
-        .filter(|p| p.is_dir())
-        .map(Job::at)
-        .collect())
+    let disk = store.disk();
+    let mut paths = disk.entries(&store.work())?;
+    paths.retain(|path| disk.is_dir(path));
+    Ok(paths.into_iter().map(|path| Job::at(disk, path)).collect())
 }
 
 /// Moves what can never be sent out of the outbox, as it is and unread, to
@@ -277,23 +322,26 @@ pub fn reject_dropped(
     report: &str,
     now: Timestamp,
 ) -> Result<PathBuf, DiskError> {
+    let disk = store.disk();
     let date = store.rejected().join(now.date());
-    durable::create_directory(&date)?;
-    let directory = fresh_directory(&date, now.as_ms())?;
-    durable::create_directory(&directory.join("source"))?;
-    durable::write_file(&directory.join(REPORT), report.as_bytes())?;
+    disk.create_directories(&date)?;
+    let directory = fresh_directory(disk.as_ref(), &date, now.as_ms())?;
+    disk.create_directories(&directory.join("source"))?;
+    disk.replace(&directory.join(REPORT), report.as_bytes())?;
+    crash_point!("reject.prepared");
     let name = dropped.path.file_name().unwrap_or_default();
-    durable::rename(&dropped.path, &directory.join("source").join(name))?;
+    disk.rename_synced(&dropped.path, &directory.join("source").join(name))?;
+    crash_point!("reject.moved");
     Ok(directory)
 }
 
 /// A directory that did not exist, named after the time and a number that makes it unique.
-fn fresh_directory(parent: &Path, at_ms: i64) -> Result<PathBuf, DiskError> {
+fn fresh_directory(disk: &dyn Disk, parent: &Path, at_ms: i64) -> Result<PathBuf, DiskError> {
     for number in 0_u32.. {
         let path = parent.join(format!("{at_ms:013}-{number:03}"));
-        match fs::create_dir(&path) {
+        match disk.create_dir(&path) {
             Ok(()) => {
-                durable::sync_directory(parent)?;
+                disk.sync_dir(parent).at("sync", parent)?;
                 return Ok(path);
             }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -333,13 +381,15 @@ pub fn file_name_of(title: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_ms(1_480_000_000_000);
 
     fn drop_file(store: &Store, name: &str, bytes: &[u8]) -> Dropped {
         let flow = store.outbox().join("observation-iris");
-        durable::create_directory(&flow).unwrap();
+        fs::create_dir_all(&flow).unwrap();
         let path = flow.join(name);
         fs::write(&path, bytes).unwrap();
         Dropped {
@@ -351,7 +401,7 @@ mod tests {
     #[test]
     fn the_same_content_dropped_twice_is_two_jobs() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let first = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
         let second = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
         assert_ne!(first, second);
@@ -361,7 +411,7 @@ mod tests {
     #[test]
     fn what_is_dropped_under_the_same_name_after_the_claim_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let dropped = drop_file(&store, "t.csv", b"first");
         let job = Job::claim(&store, &dropped, NOW).unwrap();
         drop_file(&store, "t.csv", b"second");
@@ -372,14 +422,16 @@ mod tests {
     #[test]
     fn the_stage_is_told_from_the_files_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let job = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
         assert_eq!(job.stage().unwrap(), JobStage::Claimed);
         fs::write(job.unfinished_package(), b"half").unwrap();
         assert_eq!(job.stage().unwrap(), JobStage::Claimed);
         job.commit_package().unwrap();
         assert_eq!(
-            Job::at(job.directory().to_owned()).stage().unwrap(),
+            Job::at(store.disk(), job.directory().to_owned())
+                .stage()
+                .unwrap(),
             JobStage::Sealed
         );
         assert_eq!(job.record().unwrap().name, "t.csv");
@@ -388,7 +440,7 @@ mod tests {
     #[test]
     fn a_claim_that_fails_leaves_no_job_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let gone = Dropped {
             flow: "f".into(),
             path: store.outbox().join("f/gone"),
@@ -400,7 +452,7 @@ mod tests {
     #[test]
     fn a_crash_between_preparing_and_claiming_leaves_an_empty_job() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let record = JobRecord {
             flow: "f".into(),
             name: "n".into(),
@@ -415,7 +467,7 @@ mod tests {
     #[test]
     fn a_statement_is_stored_once_and_verbatim() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let job = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
         assert!(job.store_statement("ab12", b"signed").unwrap());
         assert!(!job.store_statement("ab12", b"signed").unwrap());
@@ -425,7 +477,7 @@ mod tests {
     #[test]
     fn a_rejected_job_keeps_its_source_and_says_why() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let job = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
         fs::write(job.unfinished_package(), b"half").unwrap();
         let moved = job
@@ -443,9 +495,9 @@ mod tests {
     #[test]
     fn a_link_is_moved_aside_as_a_link() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let flow = store.outbox().join("f");
-        durable::create_directory(&flow).unwrap();
+        fs::create_dir_all(&flow).unwrap();
         let path = flow.join("link");
         std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
         let dropped = Dropped {

@@ -5,13 +5,16 @@
 //! is one transition. What both ends must agree on is in `passerelle-proto`, and how the gateway is
 //! reached is in `passerelle-link`.
 
+mod cancel;
 pub mod cli;
 mod config;
+mod crash;
 mod daemon;
 mod demo;
-mod durable;
 mod event;
 mod exchange;
+#[cfg(test)]
+mod faults;
 mod hook;
 mod incoming;
 mod instructions;
@@ -26,18 +29,21 @@ mod progress;
 mod receipts;
 mod received;
 mod renewal;
+mod said;
 mod sealing;
 mod socket;
 mod store;
 
 pub use config::{AgentConfig, AgentLimits, ConfigError, EXIT_CONFIG};
+pub use crash::CRASH_POINTS;
 pub use daemon::{Agent, StartError};
-pub use durable::DiskError;
 pub use event::{AgentEvent, EVENTS_MAX};
 pub use hook::{HOOK_TIME_MAX, HookError, HookFacts};
 pub use instructions::{INSTRUCTIONS, Instructions, InstructionsError};
 pub use job::{Job, JobKind, JobRecord, JobStage, REPORT, file_name_of};
 pub use outbox::{DEPTH_MAX, Dropped, ENTRIES_MAX, Find, Outbox, Shape, Unfit};
+pub use passerelle_disk::DiskError;
 pub use progress::{Gateways, Progress, Stage, progress};
 pub use received::{Entry, KEPT_AFTER, Register};
+pub use said::Said;
 pub use store::{Store, StoreError};

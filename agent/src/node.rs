@@ -1,9 +1,10 @@
 //! What all parts of one running agent share.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use passerelle_disk::{DiskError, crash_point};
 use passerelle_link::{Identity, LinkStatus, TrustStore};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{
@@ -14,11 +15,10 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AgentConfig;
-use crate::durable::{self, DiskError};
 use crate::event::AgentEvent;
 use crate::incoming::Incoming;
 use crate::metrics::AgentMetrics;
-use crate::outgoing::Outgoing;
+use crate::outgoing::{Outgoing, Sent};
 use crate::received::{Entry, Register};
 use crate::store::Store;
 
@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) keys: SigningKeys,
     pub(crate) recipients: RecipientKeys,
     pub(crate) outgoing: Outgoing,
+    // Held while a claimed job is sealed.
+    pub(crate) sealing: Mutex<()>,
     pub(crate) incoming: Incoming,
     pub(crate) chain: Mutex<StatementChain>,
     pub(crate) events: broadcast::Sender<AgentEvent>,
@@ -61,6 +63,13 @@ impl Node {
     /// The key that signs now.
     pub(crate) fn signing_key(&self) -> Arc<SigningKey> {
         self.keys.current(&self.directory(), now())
+    }
+
+    /// Jobs are sealed one at a time.
+    pub(crate) fn sealing(&self) -> MutexGuard<'_, ()> {
+        self.sealing
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The gateway that serves this party.
@@ -104,6 +113,39 @@ impl Node {
         })
     }
 
+    /// Signs a statement about a package of ours and keeps it until the gateway has it.
+    ///
+    /// Blocks. On return the statement is durable.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing was said then.
+    pub(crate) fn say_of_sent(
+        &self,
+        sent: &Sent,
+        destination: &PartyId,
+        what: What,
+    ) -> Result<StatementId, DiskError> {
+        self.speak(sent.manifest.id(), destination, what, |id, signed| {
+            sent.job.said().store(id, signed).map(|()| id)
+        })
+    }
+
+    /// The gateway has committed a statement of ours. Blocks.
+    ///
+    /// # Errors
+    /// [`DiskError`]; it is sent once more after the next start then.
+    pub(crate) fn acked(&self, package: PackageId, id: StatementId) -> Result<(), DiskError> {
+        if let Some(entry) = self.register.find(package) {
+            return entry.acked(id).map(drop);
+        }
+        // The job may be moved when it is over: not between the question and the rename.
+        let taking = self.outgoing.taking.lock();
+        let _one = taking.unwrap_or_else(|poisoned| poisoned.into_inner());
+        let sent = self.outgoing.find(&package).map(|sent| sent.job);
+        let job = sent.or_else(|| self.outgoing.find_finished(&package));
+        job.map_or(Ok(()), |job| job.said().acked(id).map(drop))
+    }
+
     /// Enters a package that is refused for good, with the statement that says so.
     ///
     /// Blocks. On return both are durable.
@@ -142,6 +184,7 @@ impl Node {
         let signed = draft.sign(&self.signing_key(), &mut next);
         let id = StatementId(passerelle_proto::Digest::of(&signed.body));
         let kept = keep(id, &signed)?;
+        crash_point!("say.kept");
         *chain = next;
         self.outgoing.statement(package, id, signed);
         self.news.notify_waiters();
@@ -149,10 +192,15 @@ impl Node {
             .iter()
             .map(|(party, seq, id)| format!("{party} {seq} {id}\n"));
         let text: String = lines.collect();
-        if let Err(error) = durable::write_file(&self.chain_path(), text.as_bytes()) {
+        if let Err(error) = self
+            .store
+            .disk()
+            .replace(&self.chain_path(), text.as_bytes())
+        {
             // The register has the statement too, and the next start reads it there.
             tracing::warn!(%error, "where the sequence of statements stands was not noted");
         }
+        crash_point!("say.noted");
         Ok(kept)
     }
 
@@ -175,9 +223,15 @@ impl Node {
 }
 
 /// Where our sequence of statements stands: what was noted, and what the register holds.
-pub(crate) fn read_chain(store: &Store, register: &Register) -> Result<StatementChain, DiskError> {
+pub(crate) fn read_chain(
+    store: &Store,
+    register: &Register,
+    outgoing: &Outgoing,
+) -> Result<StatementChain, DiskError> {
     let mut chain = StatementChain::default();
-    let text = std::fs::read_to_string(store.state().join("chain")).unwrap_or_default();
+    let bytes = store.disk().read(&store.state().join("chain"));
+    let bytes = bytes.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     for line in text.lines() {
         let mut parts = line.split(' ');
         let (party, seq, id) = (parts.next(), parts.next(), parts.next());
@@ -189,11 +243,16 @@ pub(crate) fn read_chain(store: &Store, register: &Register) -> Result<Statement
             chain.set(party, seq, id);
         }
     }
+    let mut said = Vec::new();
     for entry in register.all() {
-        for signed in entry.statements()? {
-            if let Ok(statement) = UntrustedStatement::parse(signed) {
-                chain.seen(&statement.verified_before());
-            }
+        said.extend(entry.statements()?);
+    }
+    for job in outgoing.jobs() {
+        said.extend(job.said().all()?);
+    }
+    for signed in said {
+        if let Ok(statement) = UntrustedStatement::parse(signed) {
+            chain.seen(&statement.verified_before());
         }
     }
     Ok(chain)

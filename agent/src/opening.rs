@@ -1,18 +1,18 @@
 //! From an arrived package to the inbox: decide, open, register, rename, receipt.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
 use passerelle_proto::v1::{self, Reason, statement::What};
 use passerelle_proto::{
     EntryName, EntrySink, Facts, OpenError, PackLayout, PackageId, Place, UntrustedManifest,
     VerifiedManifest, decide, open, sealed_for,
 };
 
-use crate::durable::{self, At, DiskError};
+use crate::cancel;
 use crate::event::AgentEvent;
 use crate::hook::{self, HookFacts};
 use crate::incoming::{accepted_at, pack_path, remove_accepted_at};
@@ -66,6 +66,8 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     for entry in node.register.all() {
         let (_, body) = entry.manifest()?;
         if entry.terminal()?.is_none() {
+            // Whoever gave it its name may not have lived to make that durable.
+            node.store.disk().sync_parent(entry.directory())?;
             finish(node, &entry, &body)?;
         }
         for signed in entry.unacked()? {
@@ -73,19 +75,27 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
             node.outgoing.statement(entry.id(), id, signed);
         }
     }
-    for left in durable::list(&node.store.opening())? {
+    for left in node.store.disk().entries(&node.store.opening())? {
         // What is registered has been renamed above; the rest is opened again from its package.
-        durable::remove_tree(&left)?;
+        node.store.disk().remove_tree(&left)?;
     }
     let mut arrived = Vec::new();
-    for path in durable::list(&node.store.incoming())? {
+    for path in node.store.disk().entries(&node.store.incoming())? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(id) = name.strip_suffix(".pack").and_then(|id| id.parse().ok()) else {
+            // A mark whose pack is gone already; nothing else would ever remove it.
+            let orphan =
+                name.ends_with(".part") && !node.store.disk().is_file(&path.with_extension("pack"));
+            if orphan {
+                node.store.disk().remove_synced(&path)?;
+            }
             continue;
         };
         if node.register.find(id).is_some() {
-            durable::remove_file(&path.with_extension("part"))?;
-            forget(&path)?;
+            node.store
+                .disk()
+                .remove_synced(&path.with_extension("part"))?;
+            forget(node, &path)?;
         } else if crate::incoming::is_complete(node, &id) {
             arrived.push(id);
         }
@@ -102,10 +112,11 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
         if unsaid {
             finish(node, &entry, &entry.manifest()?.1)?;
         }
-        forget(&path)?;
+        forget(node, &path)?;
         return Ok(unsaid.then_some(entry));
     }
-    let mut file = File::open(&path).at("open", &path)?;
+    let file = node.store.disk().open(&path).at("open", &path)?;
+    let mut file = FileCursor::new(file);
     let entry = match read_manifest(&mut file) {
         Ok(manifest) => open_file(node, &manifest, &mut file, &path)?,
         Err(why) => {
@@ -115,20 +126,22 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
             None
         }
     };
-    forget(&path)?;
+    forget(node, &path)?;
+    crash_point!("open.done");
     Ok(entry)
 }
 
 /// Removes an arrived package that is registered, or refused.
-fn forget(pack: &Path) -> Result<(), DiskError> {
-    remove_accepted_at(pack).at("remove", pack)?;
-    durable::remove_file(pack)
+fn forget(node: &Node, pack: &Path) -> Result<(), DiskError> {
+    let disk = node.store.disk();
+    remove_accepted_at(disk.as_ref(), pack)?;
+    disk.remove_synced(pack)
 }
 
 fn open_file(
     node: &Arc<Node>,
     manifest: &VerifiedManifest,
-    file: &mut File,
+    file: &mut FileCursor,
     path: &Path,
 ) -> Result<Option<Entry>, DiskError> {
     let package = manifest.id();
@@ -137,11 +150,15 @@ fn open_file(
         directory: &directory,
         manifest,
         place: Place::Recipient { party: &node.party },
-        first_accepted: accepted_at(path),
+        first_accepted: accepted_at(node.store.disk().as_ref(), path),
     };
     if let Err(denial) = decide(&facts, now()) {
         let (reason, article) = (denial.reason(), denial.article());
         refuse(node, manifest, reason, article, &denial.to_string())?;
+        return Ok(None);
+    }
+    if cancel::is_cancelled(node, manifest)? {
+        refuse(node, manifest, Reason::Cancelled, "", cancel::WHY)?;
         return Ok(None);
     }
     node.tell(AgentEvent::Arrived {
@@ -149,8 +166,8 @@ fn open_file(
         sender: manifest.sender().to_string(),
     });
     let unfinished = node.store.opening().join(format!("{package}.tmp"));
-    durable::remove_tree(&unfinished)?;
-    let mut sink = Files::new(&unfinished);
+    node.store.disk().remove_tree(&unfinished)?;
+    let mut sink = Files::new(node.store.disk(), &unfinished);
     let opened = sealed_for(manifest, file).and_then(|keys| {
         let secret = node.recipients.choose(&keys);
         open(manifest, &secret, file, &mut sink)
@@ -159,40 +176,56 @@ fn open_file(
         Ok(opened) => opened,
         Err(OpenError::Io { source, .. }) => return Err(DiskError::new("open", path, source)),
         Err(error) => {
-            durable::remove_tree(&unfinished)?;
+            node.store.disk().remove_tree(&unfinished)?;
             let reason = error.reason().unwrap_or(Reason::Other);
             refuse(node, manifest, reason, "", &error.to_string())?;
             return Ok(None);
         }
     };
+    crash_point!("open.written");
     let title = opened.description.title.clone();
     let place = (!manifest.is_test()).then(|| inbox_place(node, manifest, &title));
     let whole = node.store.opening().join(package.to_string());
     if place.is_some() {
-        durable::remove_tree(&whole)?;
-        durable::rename(&unfinished, &whole)?;
+        node.store.disk().remove_tree(&whole)?;
+        node.store.disk().rename_synced(&unfinished, &whole)?;
+        crash_point!("open.renamed");
     } else {
-        durable::remove_tree(&unfinished)?;
+        node.store.disk().remove_tree(&unfinished)?;
     }
     let description = &opened.description;
     let entry = node
         .register
         .enter(manifest.signed(), description, place.as_deref(), now())?;
+    crash_point!("open.entered");
     finish(node, &entry, manifest.body())?;
     Ok(Some(entry))
 }
 
-/// Renames into the inbox, unless that has happened, and signs the receipt.
+/// Renames into the inbox, unless that has happened. On return it is durable either way: whoever
+/// renamed may not have lived to see to that.
+fn put(node: &Node, whole: &Path, place: &Path) -> Result<(), DiskError> {
+    let disk = node.store.disk();
+    if disk.is_dir(whole) {
+        if let Some(parent) = place.parent() {
+            disk.create_directories(parent)?;
+        }
+        return disk.rename_synced(whole, place);
+    }
+    // The directories belong to the users of the inbox: they may be gone by now.
+    if place.parent().is_some_and(|parent| disk.is_dir(parent)) {
+        disk.sync_parent(place)?;
+    }
+    disk.sync_parent(whole)
+}
+
+/// Puts a package into the inbox and signs the receipt.
 fn finish(node: &Arc<Node>, entry: &Entry, manifest: &v1::Manifest) -> Result<(), DiskError> {
     let whole = node.store.opening().join(entry.id().to_string());
     let place = entry.place()?;
-    if let Some(place) = &place
-        && whole.is_dir()
-    {
-        if let Some(parent) = place.parent() {
-            durable::create_directory(parent)?;
-        }
-        durable::rename(&whole, place)?;
+    if let Some(place) = &place {
+        put(node, &whole, place)?;
+        crash_point!("open.placed");
     }
     let sender = manifest
         .sender
@@ -204,6 +237,7 @@ fn finish(node: &Arc<Node>, entry: &Entry, manifest: &v1::Manifest) -> Result<()
         content_commit: manifest.content_commit.clone(),
     });
     node.say(entry, &sender, what)?;
+    crash_point!("open.receipted");
     let title = entry
         .description()?
         .map_or(String::new(), |description| description.title);
@@ -243,7 +277,7 @@ fn refuse(
     Ok(())
 }
 
-fn read_manifest(file: &mut File) -> Result<VerifiedManifest, String> {
+fn read_manifest(file: &mut (impl Read + Seek)) -> Result<VerifiedManifest, String> {
     let (_, signed) = PackLayout::read(file).map_err(|error| error.to_string())?;
     let manifest = UntrustedManifest::parse(signed).map_err(|error| error.to_string())?;
     // It was verified before the first byte of it was taken.
@@ -281,13 +315,21 @@ async fn run_hook(node: &Arc<Node>, entry: &Entry) {
 
 /// Files below a directory, synced as a whole.
 struct Files {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
-    current: Option<(PathBuf, File)>,
+    current: Option<Current>,
+}
+
+/// The file that is being written.
+struct Current {
+    file: Box<dyn DiskFile>,
+    length: u64,
 }
 
 impl Files {
-    fn new(root: &Path) -> Self {
+    fn new(disk: &Arc<dyn Disk>, root: &Path) -> Self {
         Self {
+            disk: disk.clone(),
             root: root.to_owned(),
             current: None,
         }
@@ -298,22 +340,22 @@ impl EntrySink for Files {
     fn begin(&mut self, name: &EntryName, _: u64) -> io::Result<()> {
         let path = self.root.join(name.as_str());
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+            self.disk.create_directories(parent)?;
         }
-        let file = File::options().write(true).create_new(true).open(&path)?;
-        self.current = Some((path, file));
+        let file = self.disk.create_new(&path)?;
+        self.current = Some(Current { file, length: 0 });
         Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.current {
-            Some((_, file)) => file.write_all(bytes),
-            None => Err(io::ErrorKind::InvalidInput.into()),
-        }
+        let current = self.current.as_mut().ok_or(io::ErrorKind::InvalidInput)?;
+        current.file.write_at(bytes, current.length)?;
+        current.length += bytes.len() as u64;
+        Ok(())
     }
 
     fn finish(&mut self) -> io::Result<()> {
         self.current = None;
-        durable::sync_tree(&self.root).map_err(io::Error::other)
+        Ok(self.disk.sync_tree(&self.root)?)
     }
 }

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::durable::{self, At, DiskError};
+use passerelle_disk::{At, Disk, DiskError};
 
 /// Entries that one drop may hold, directories included; more is refused when it is claimed.
 pub const ENTRIES_MAX: usize = 8_192;
@@ -72,6 +73,7 @@ pub struct Shape {
 /// Remembers the last look, to tell what has settled. Inputs: [`Outbox::look`].
 #[derive(Debug)]
 pub struct Outbox {
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
     settle: Duration,
     seen: BTreeMap<PathBuf, (Shape, Instant)>,
@@ -79,8 +81,9 @@ pub struct Outbox {
 
 impl Outbox {
     /// Looks at `directory`; an entry must not change for `settle`.
-    pub fn new(directory: PathBuf, settle: Duration) -> Self {
+    pub fn new(disk: &Arc<dyn Disk>, directory: PathBuf, settle: Duration) -> Self {
         Outbox {
+            disk: disk.clone(),
             directory,
             settle,
             seen: BTreeMap::new(),
@@ -91,14 +94,14 @@ impl Outbox {
     pub fn look(&mut self, now: Instant) -> Result<Vec<Find>, DiskError> {
         let mut finds = Vec::new();
         let mut seen = BTreeMap::new();
-        for flow in durable::list(&self.directory)? {
+        for flow in self.disk.entries(&self.directory)? {
             let Some(name) = flow.file_name().and_then(|n| n.to_str()) else {
                 continue;
             };
             if name.starts_with('.') || !flow.is_dir() {
                 continue;
             }
-            for path in durable::list(&flow)? {
+            for path in self.disk.entries(&flow)? {
                 let dropped = Dropped {
                     flow: name.to_owned(),
                     path,
@@ -127,7 +130,7 @@ impl Outbox {
         if is_unfinished(&name.to_string_lossy()) {
             return Ok(None);
         }
-        let shape = match shape_of(&dropped.path) {
+        let shape = match shape_of(self.disk.as_ref(), &dropped.path) {
             // Whoever dropped it has taken it back, or a file in it, while we looked.
             Err(Look::Disk(e)) if e.is_not_found() => return Ok(None),
             Err(Look::Disk(e)) => return Err(e),
@@ -171,13 +174,13 @@ pub enum Look {
 }
 
 /// Files, lengths and times under `path`, without following links.
-pub fn shape_of(path: &Path) -> Result<Shape, Look> {
+pub fn shape_of(disk: &dyn Disk, path: &Path) -> Result<Shape, Look> {
     let mut shape = Shape::default();
-    add(path, &mut shape, 0)?;
+    add(disk, path, &mut shape, 0)?;
     Ok(shape)
 }
 
-fn add(path: &Path, shape: &mut Shape, depth: usize) -> Result<(), Look> {
+fn add(disk: &dyn Disk, path: &Path, shape: &mut Shape, depth: usize) -> Result<(), Look> {
     let meta = fs::symlink_metadata(path)
         .at("inspect", path)
         .map_err(Look::Disk)?;
@@ -196,8 +199,8 @@ fn add(path: &Path, shape: &mut Shape, depth: usize) -> Result<(), Look> {
     if !meta.is_dir() {
         return Err(Look::Unfit(Unfit::Special));
     }
-    for entry in durable::list(path).map_err(Look::Disk)? {
-        add(&entry, shape, depth + 1)?;
+    for entry in disk.entries(path).map_err(Look::Disk)? {
+        add(disk, &entry, shape, depth + 1)?;
     }
     Ok(())
 }
@@ -220,7 +223,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let flow = dir.path().join("observation-iris");
         fs::create_dir(&flow).unwrap();
-        let outbox = Outbox::new(dir.path().to_owned(), SETTLE);
+        let outbox = Outbox::new(&passerelle_disk::system(), dir.path().to_owned(), SETTLE);
         (dir, outbox, flow)
     }
 
@@ -241,7 +244,11 @@ mod tests {
     #[test]
     fn one_look_is_never_enough() {
         let (dir, _, flow) = outbox();
-        let mut outbox = Outbox::new(dir.path().to_owned(), Duration::ZERO);
+        let mut outbox = Outbox::new(
+            &passerelle_disk::system(),
+            dir.path().to_owned(),
+            Duration::ZERO,
+        );
         fs::write(flow.join("t.csv"), b"a").unwrap();
         let now = Instant::now();
         assert_eq!(outbox.look(now).unwrap(), vec![]);

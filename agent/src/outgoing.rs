@@ -3,11 +3,10 @@
 //! In memory; what it holds can be read again from `work/` and `received/`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
+use passerelle_disk::{At, DiskError, FileCursor};
 use passerelle_proto::v1::{Signed, statement::What};
 use passerelle_proto::{
     PackLayout, PackageId, StatementId, UntrustedManifest, UntrustedStatement, VerifiedManifest,
@@ -15,7 +14,6 @@ use passerelle_proto::{
 };
 use prost::Message;
 
-use crate::durable::{self, At, DiskError};
 use crate::job::{Job, JobStage, jobs};
 use crate::store::Store;
 
@@ -27,6 +25,8 @@ pub(crate) struct Sent {
     pub(crate) layout: PackLayout,
     /// Whether our gateway has signed for it.
     pub(crate) submitted: bool,
+    /// Whether our gateway may have it: it was offered, by this process or one before.
+    pub(crate) tried: bool,
 }
 
 #[derive(Default)]
@@ -38,8 +38,8 @@ struct State {
     not_before: BTreeMap<PackageId, Instant>,
     statements: BTreeMap<StatementId, (PackageId, Signed)>,
     on_the_way: BTreeSet<StatementId>,
-    /// Directories of packages that are over, for statements that come later.
-    finished: BTreeMap<PackageId, PathBuf>,
+    /// Packages that are over, for statements that come later.
+    finished: BTreeMap<PackageId, Job>,
 }
 
 /// See the module's text.
@@ -65,14 +65,20 @@ impl Outgoing {
         let outgoing = Self::default();
         for job in jobs(store)? {
             if job.stage()? == JobStage::Sealed {
-                outgoing.sealed(job)?;
+                // Whoever gave the package its name may not have lived to make that durable.
+                let directory = job.directory();
+                job.disk().sync_dir(directory).at("sync", directory)?;
+                outgoing.insert(job, true)?;
             }
         }
         for place in [store.sent(), store.rejected()] {
-            for date in durable::list(&place)? {
-                for directory in durable::list(&date)? {
-                    if let Some(manifest) = read_manifest(&Job::at(directory.clone())) {
-                        outgoing.state().finished.insert(manifest.id(), directory);
+            for date in store.disk().entries(&place)? {
+                for directory in store.disk().entries(&date)? {
+                    let job = Job::at(store.disk(), directory);
+                    // The agent may have stopped after the job was moved.
+                    job.free_package()?;
+                    if let Some(manifest) = read_manifest(&job) {
+                        outgoing.state().finished.insert(manifest.id(), job);
                     }
                 }
             }
@@ -85,8 +91,14 @@ impl Outgoing {
     /// # Errors
     /// [`DiskError`] when its package cannot be read.
     pub(crate) fn sealed(&self, job: Job) -> Result<VerifiedManifest, DiskError> {
+        self.insert(job, false)
+    }
+
+    /// `before`: a process before this one may have offered it.
+    fn insert(&self, job: Job, before: bool) -> Result<VerifiedManifest, DiskError> {
         let path = job.package();
-        let mut file = File::open(&path).at("open", &path)?;
+        let file = job.disk().open(&path).at("open", &path)?;
+        let mut file = FileCursor::new(file);
         let (layout, signed) = PackLayout::read(&mut file)
             .map_err(std::io::Error::other)
             .at("read", &path)?;
@@ -102,6 +114,7 @@ impl Outgoing {
             manifest: manifest.clone(),
             layout,
             submitted,
+            tried: submitted || before,
         };
         self.state().sent.insert(manifest.id(), sent);
         Ok(manifest)
@@ -122,7 +135,11 @@ impl Outgoing {
             .filter(|(id, sent)| ready(id, sent))
             .min_by_key(|(_, sent)| sent.job.name())
             .map(|(_, sent)| sent.clone())?;
-        state.offered.insert(found.manifest.id());
+        let id = found.manifest.id();
+        if let Some(sent) = state.sent.get_mut(&id) {
+            sent.tried = true;
+        }
+        state.offered.insert(id);
         Some(found)
     }
 
@@ -151,6 +168,17 @@ impl Outgoing {
         self.state().not_before.clear();
     }
 
+    /// Takes back a package that was never offered, or is not being offered: nobody has it, and
+    /// nobody gets it any more. `None`: it is too late for that.
+    pub(crate) fn withdraw(&self, package: &PackageId) -> Option<Sent> {
+        let mut state = self.state();
+        let here = state.sent.get(package).is_some_and(|sent| !sent.tried);
+        match here && !state.offered.contains(package) {
+            true => state.sent.remove(package),
+            false => None,
+        }
+    }
+
     /// Our gateway has signed for a package.
     pub(crate) fn submitted(&self, package: &PackageId) {
         if let Some(sent) = self.state().sent.get_mut(package) {
@@ -165,7 +193,7 @@ impl Outgoing {
 
     /// Directory of a package that is over.
     pub(crate) fn find_finished(&self, package: &PackageId) -> Option<Job> {
-        self.state().finished.get(package).cloned().map(Job::at)
+        self.state().finished.get(package).cloned()
     }
 
     /// A package is over.
@@ -174,7 +202,7 @@ impl Outgoing {
         state.sent.remove(package);
         state.offered.remove(package);
         state.not_before.remove(package);
-        state.finished.insert(*package, job.directory().to_owned());
+        state.finished.insert(*package, job.clone());
     }
 
     /// All packages on their way.
@@ -182,14 +210,16 @@ impl Outgoing {
         self.state().sent.values().cloned().collect()
     }
 
+    /// All jobs, of packages on their way or over.
+    pub(crate) fn jobs(&self) -> Vec<Job> {
+        let state = self.state();
+        let open = state.sent.values().map(|sent| sent.job.clone());
+        open.chain(state.finished.values().cloned()).collect()
+    }
+
     /// All directories of packages that are over.
     pub(crate) fn all_finished(&self) -> Vec<Job> {
-        self.state()
-            .finished
-            .values()
-            .cloned()
-            .map(Job::at)
-            .collect()
+        self.state().finished.values().cloned().collect()
     }
 
     /// All packages, on their way or over.
@@ -240,7 +270,7 @@ impl Outgoing {
 
 /// The manifest of a job, from its package or from what is kept of it.
 pub(crate) fn read_manifest(job: &Job) -> Option<VerifiedManifest> {
-    let bytes = std::fs::read(job.manifest()).ok()?;
+    let bytes = job.disk().read(&job.manifest()).ok()?;
     let signed = Signed::decode(bytes.as_slice()).ok()?;
     Some(UntrustedManifest::parse(signed).ok()?.verified_before())
 }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use passerelle_disk::{DiskError, crash_point};
 use passerelle_link::Peer;
 use passerelle_proto::v1::{Signed, statement::What};
 use passerelle_proto::{
-    Directory, KeyRole, PackageId, UntrustedStatement, VerifiedManifest, VerifiedStatement,
+    Directory, PackageId, UntrustedStatement, VerifiedManifest, VerifiedStatement,
 };
 use prost::Message;
 
-use crate::durable::DiskError;
+use crate::cancel::{self, Unkept};
 use crate::event::AgentEvent;
 use crate::job::Job;
 use crate::node::{Node, now};
@@ -59,16 +60,17 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
     if key.revoked.is_some_and(|at| at <= statement.at()) {
         return refuse("its signing key is revoked");
     }
-    let role = match statement.what() {
-        What::Delivered(_) | What::Acknowledged(_) => key.may(KeyRole::Agent),
-        What::Refused(_) => key.may(KeyRole::Agent) || key.may(KeyRole::Gateway),
-        What::Busy(_) => false,
-        _ => key.may(KeyRole::Gateway),
-    };
-    if !role {
+    if !key.may_say(statement.what()) {
         return refuse("its signing key may not say this");
     }
     tracing::debug!(%peer, package = statement.package().short(), "a statement has come");
+    if matches!(statement.what(), What::Cancel(_)) {
+        return match cancel::keep(node, &statement) {
+            Ok(()) => Ok(Taken::Stored),
+            Err(Unkept::Refused(why)) => refuse(why),
+            Err(Unkept::Disk(error)) => Err(error),
+        };
+    }
     let taking = node.outgoing.taking.lock();
     let _one = taking.unwrap_or_else(|poisoned| poisoned.into_inner());
     match node.outgoing.find(&statement.package()) {
@@ -95,8 +97,10 @@ fn store(
     manifest: &VerifiedManifest,
     statement: &VerifiedStatement,
 ) -> Result<(), DiskError> {
+    crash_point!("statement.verified");
     let bytes = statement.signed().encode_to_vec();
     let new = job.store_statement(&statement.id().to_string(), &bytes)?;
+    crash_point!("statement.stored");
     if matches!(statement.what(), What::Accepted(_)) {
         node.outgoing.submitted(&manifest.id());
     }
@@ -188,7 +192,7 @@ pub(crate) fn close_if_over(
 
 /// Title of a job, as it was sealed.
 pub(crate) fn title_of(job: &Job) -> Option<String> {
-    let bytes = std::fs::read(job.description()).ok()?;
+    let bytes = job.disk().read(&job.description()).ok()?;
     let description = passerelle_proto::v1::Description::decode(bytes.as_slice()).ok()?;
     Some(description.title)
 }

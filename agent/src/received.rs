@@ -4,23 +4,22 @@
 //! manifest         the signed manifest, verbatim
 //! description      entry names, title, period (not for what was refused)
 //! place            where it goes in the inbox, relative to the agent's directory
-//! unacked/<id>     our statements that the gateway has not committed yet
-//! acked/<id>       … and those that it has: one rename per statement
+//! unacked/, acked/ what we have said about it
 //! ```
 //!
 //! This register, never the inbox, says whether a package has been received.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use passerelle_disk::{At, Disk, DiskError, beside, crash_point};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{PackageId, StatementId, Timestamp};
 use prost::Message;
 
-use crate::durable::{self, At, DiskError};
+use crate::said::Said;
 use crate::store::Store;
 
 /// How long an entry outlives the `not_after` of its package.
@@ -29,13 +28,15 @@ pub const KEPT_AFTER: Duration = Duration::from_secs(90 * 24 * 3_600);
 /// All entries, found by package id.
 #[derive(Debug)]
 pub struct Register {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
     entries: Mutex<BTreeMap<PackageId, PathBuf>>,
 }
 
 /// One received (or refused) package.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Entry {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
     directory: PathBuf,
     id: PackageId,
@@ -44,20 +45,22 @@ pub struct Entry {
 impl Register {
     /// Reads the names under `received/`; removes what was being written when the agent died.
     pub fn load(store: &Store) -> Result<Register, DiskError> {
+        let disk = store.disk();
         let mut entries = BTreeMap::new();
-        for date in durable::list(&store.received())? {
-            for directory in durable::list(&date)? {
+        for date in disk.entries(&store.received())? {
+            for directory in disk.entries(&date)? {
                 let name = directory.file_name().unwrap_or_default().to_string_lossy();
                 match name.parse::<PackageId>() {
                     Ok(id) => {
                         entries.insert(id, directory);
                     }
-                    Err(_) if name.ends_with(".tmp") => durable::remove_tree(&directory)?,
+                    Err(_) if name.ends_with(".tmp") => disk.remove_tree(&directory)?,
                     Err(_) => {}
                 }
             }
         }
         Ok(Register {
+            disk: disk.clone(),
             root: store.root().to_owned(),
             entries: Mutex::new(entries),
         })
@@ -66,21 +69,13 @@ impl Register {
     /// The entry of a package.
     pub fn find(&self, id: PackageId) -> Option<Entry> {
         let directory = self.entries().get(&id)?.clone();
-        Some(Entry {
-            root: self.root.clone(),
-            directory,
-            id,
-        })
+        Some(self.entry(id, directory))
     }
 
     /// All entries, in the order of their ids.
     pub fn all(&self) -> Vec<Entry> {
         let entries = self.entries();
-        let entry = |(id, directory): (&PackageId, &PathBuf)| Entry {
-            root: self.root.clone(),
-            directory: directory.clone(),
-            id: *id,
-        };
+        let entry = |(id, directory): (&PackageId, &PathBuf)| self.entry(*id, directory.clone());
         entries.iter().map(entry).collect()
     }
 
@@ -125,22 +120,33 @@ impl Register {
         let id = PackageId(passerelle_proto::Digest::of(&manifest.body));
         let date = self.root.join("received").join(now.date());
         let unfinished = date.join(format!("{id}.tmp"));
-        durable::remove_tree(&unfinished)?;
-        durable::create_directory(&unfinished)?;
-        durable::write_file(&unfinished.join("manifest"), &manifest.encode_to_vec())?;
+        let directory = date.join(id.to_string());
+        // An attempt before this one may have failed when it was named; nobody was told of it.
+        self.disk.remove_tree(&directory)?;
+        self.disk.remove_tree(&unfinished)?;
+        self.disk.create_directories(&unfinished)?;
+        self.disk
+            .replace(&unfinished.join("manifest"), &manifest.encode_to_vec())?;
         for (name, bytes) in files {
             let path = unfinished.join(name);
-            path.parent().map_or(Ok(()), durable::create_directory)?;
-            durable::write_file(&path, &bytes)?;
+            if let Some(parent) = path.parent() {
+                self.disk.create_directories(parent)?;
+            }
+            self.disk.replace(&path, &bytes)?;
         }
-        let directory = date.join(id.to_string());
-        durable::rename(&unfinished, &directory)?;
+        crash_point!("enter.written");
+        self.disk.rename_synced(&unfinished, &directory)?;
         self.entries().insert(id, directory.clone());
-        Ok(Entry {
+        Ok(self.entry(id, directory))
+    }
+
+    fn entry(&self, id: PackageId, directory: PathBuf) -> Entry {
+        Entry {
+            disk: self.disk.clone(),
             root: self.root.clone(),
             directory,
             id,
-        })
+        }
     }
 
     /// Removes the entries whose package could not be offered any more for [`KEPT_AFTER`].
@@ -152,10 +158,10 @@ impl Register {
             let until = Timestamp::from_ms(not_after).saturating_add(KEPT_AFTER);
             if now > until {
                 // Half an entry could not be read at the next start: it loses its name first.
-                let unfinished = durable::beside(&entry.directory, ".tmp");
-                durable::rename(&entry.directory, &unfinished)?;
+                let unfinished = beside(&entry.directory, ".tmp");
+                self.disk.rename_synced(&entry.directory, &unfinished)?;
                 self.entries().remove(&entry.id);
-                durable::remove_tree(&unfinished)?;
+                self.disk.remove_tree(&unfinished)?;
                 removed += 1;
             }
         }
@@ -168,7 +174,21 @@ impl Register {
     }
 }
 
+impl PartialEq for Entry {
+    /// An entry is its directory.
+    fn eq(&self, other: &Self) -> bool {
+        self.directory == other.directory
+    }
+}
+
+impl Eq for Entry {}
+
 impl Entry {
+    /// The disk that it lies on.
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
     /// The package.
     pub fn id(&self) -> PackageId {
         self.id
@@ -192,7 +212,7 @@ impl Entry {
     /// Its signed manifest and the body of it, verified before it was stored.
     pub fn manifest(&self) -> Result<(v1::Signed, v1::Manifest), DiskError> {
         let path = self.directory.join("manifest");
-        let signed: v1::Signed = decode(&path, &fs::read(&path).at("read", &path)?)?;
+        let signed: v1::Signed = decode(&path, &self.disk.read(&path).at("read", &path)?)?;
         let body = decode(&path, &signed.body)?;
         Ok((signed, body))
     }
@@ -200,7 +220,7 @@ impl Entry {
     /// What its sender wrote about it; `None` when it was refused.
     pub fn description(&self) -> Result<Option<v1::Description>, DiskError> {
         let path = self.directory.join("description");
-        match fs::read(&path) {
+        match self.disk.read(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             other => decode(&path, &other.at("read", &path)?).map(Some),
         }
@@ -209,45 +229,38 @@ impl Entry {
     /// Where it was put in the inbox; `None` when it was refused, or a test.
     pub fn place(&self) -> Result<Option<PathBuf>, DiskError> {
         let path = self.directory.join("place");
-        match fs::read_to_string(&path) {
+        match self.disk.read(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            other => Ok(Some(self.root.join(other.at("read", &path)?))),
+            other => {
+                let relative = String::from_utf8(other.at("read", &path)?);
+                let relative = relative.map_err(std::io::Error::other).at("read", &path)?;
+                Ok(Some(self.root.join(relative)))
+            }
         }
+    }
+
+    fn said(&self) -> Said {
+        Said::below(&self.disk, &self.directory)
     }
 
     /// Stores a statement of ours. On return it is durable, to be sent until it is acked.
     pub fn store_statement(&self, id: StatementId, signed: &v1::Signed) -> Result<(), DiskError> {
-        let (unacked, acked) = (self.directory.join("unacked"), self.directory.join("acked"));
-        let name = id.to_string();
-        if acked.join(&name).is_file() || unacked.join(&name).is_file() {
-            return Ok(());
-        }
-        durable::create_directory(&unacked)?;
-        durable::write_file(&unacked.join(name), &signed.encode_to_vec())
+        self.said().store(id, signed)
     }
 
     /// The gateway has committed this one. `false` if it was not waiting.
     pub fn acked(&self, id: StatementId) -> Result<bool, DiskError> {
-        let name = id.to_string();
-        let from = self.directory.join("unacked").join(&name);
-        if !from.is_file() {
-            return Ok(false);
-        }
-        let acked = self.directory.join("acked");
-        durable::create_directory(&acked)?;
-        durable::rename(&from, &acked.join(name)).map(|()| true)
+        self.said().acked(id)
     }
 
     /// Our statements that are to be sent.
     pub fn unacked(&self) -> Result<Vec<v1::Signed>, DiskError> {
-        statements_in(&self.directory.join("unacked"))
+        self.said().unacked()
     }
 
     /// All our statements about it.
     pub fn statements(&self) -> Result<Vec<v1::Signed>, DiskError> {
-        let mut all = statements_in(&self.directory.join("acked"))?;
-        all.extend(self.unacked()?);
-        Ok(all)
+        self.said().all()
     }
 
     /// The statement that answers every further offer: our `Delivered` or `Refused`, the very
@@ -259,14 +272,6 @@ impl Entry {
             matches!(what, Some(What::Delivered(_) | What::Refused(_)))
         }))
     }
-}
-
-fn statements_in(directory: &Path) -> Result<Vec<v1::Signed>, DiskError> {
-    let paths = durable::list(directory)?;
-    let whole = paths.iter().filter(|p| p.extension().is_none());
-    whole
-        .map(|p| decode(p, &fs::read(p).at("read", p)?))
-        .collect()
 }
 
 fn decode<M: Message + Default>(path: &Path, bytes: &[u8]) -> Result<M, DiskError> {
@@ -320,7 +325,7 @@ mod tests {
     #[test]
     fn a_refused_package_is_never_there_without_its_refusal() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let register = Register::load(&store).unwrap();
         let (id, signed) = statement(What::Refused(v1::Refused::default()));
         let refused = register.enter_refused(&manifest(1), id, &signed, NOW);
@@ -333,7 +338,7 @@ mod tests {
     #[test]
     fn an_entry_is_found_again_after_a_restart_with_all_that_was_stored() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let place = store.inbox().join("f/x");
         let description = v1::Description {
             title: "t".into(),
@@ -354,7 +359,7 @@ mod tests {
     #[test]
     fn a_statement_is_sent_until_acked_and_answers_duplicates_for_ever() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let register = Register::load(&store).unwrap();
         let entry = opened(&register, 1).unwrap();
         let (id, signed) = statement(What::Delivered(v1::Delivered::default()));
@@ -370,7 +375,7 @@ mod tests {
     #[test]
     fn an_acknowledgement_is_no_answer_to_an_offer() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let register = Register::load(&store).unwrap();
         let entry = opened(&register, 1).unwrap();
         let (id, signed) = statement(What::Acknowledged(v1::Acknowledged::default()));
@@ -381,12 +386,12 @@ mod tests {
     #[test]
     fn half_an_entry_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let half = store
             .received()
             .join("2016-11-24")
             .join(format!("{}.tmp", Digest::of(b"")));
-        durable::create_directory(&half).unwrap();
+        std::fs::create_dir_all(&half).unwrap();
         let register = Register::load(&store).unwrap();
         assert_eq!(register.all(), []);
         assert!(!half.exists());
@@ -395,7 +400,7 @@ mod tests {
     #[test]
     fn an_entry_lives_until_ninety_days_after_its_package_could_last_be_offered() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         let register = Register::load(&store).unwrap();
         let entry = opened(&register, NOW.as_ms()).unwrap();
         let last = NOW.saturating_add(KEPT_AFTER);

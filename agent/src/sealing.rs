@@ -1,11 +1,12 @@
 //! From the outbox to a sealed package: claim, check, seal, commit.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use passerelle_disk::{At, Disk, DiskError, FileCursor, crash_point};
 use passerelle_proto::v1::{Description, Kind};
 use passerelle_proto::{
     Denial, EntryName, Facts, FlowId, PackageId, PackagePrefix, PartyId, Place, RecipientKey,
@@ -13,12 +14,15 @@ use passerelle_proto::{
 };
 use prost::Message;
 
-use crate::durable::{self, At, DiskError};
 use crate::event::AgentEvent;
 use crate::instructions::{INSTRUCTIONS, Instructions};
 use crate::job::{Job, JobKind, JobRecord, JobStage, jobs, reject_dropped};
 use crate::node::{Node, now};
 use crate::outbox::{DEPTH_MAX, Find, Outbox};
+use crate::outgoing::read_manifest;
+
+/// Wait before what the disk did not do is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Why a job cannot be sealed: for a person to read.
 #[derive(Debug, thiserror::Error)]
@@ -35,25 +39,47 @@ fn rejected(why: impl ToString) -> Unsealable {
     Unsealable::Rejected(why.to_string())
 }
 
-/// Goes on with jobs that were claimed and not sealed when the agent stopped. Blocks.
+/// Goes on with jobs that were claimed and are not sealed, because the agent was stopped or the
+/// disk was full. One that cannot be sealed now does not keep the others waiting. Blocks.
 ///
 /// # Errors
-/// [`DiskError`].
-pub(crate) fn resume(node: &Arc<Node>) -> Result<(), DiskError> {
+/// The last [`DiskError`].
+fn resume(node: &Arc<Node>) -> Result<(), DiskError> {
+    let mut outcome = Ok(());
     for job in jobs(&node.store)? {
-        match job.stage()? {
-            JobStage::Empty => job.discard_empty()?,
-            JobStage::Claimed => seal_job(node, job)?,
-            JobStage::Sealed => {}
+        // A test package is made and sealed under this lock: it is never met half made.
+        let _one = node.sealing();
+        let went_on = match job.stage()? {
+            JobStage::Empty => job.discard_empty(),
+            JobStage::Claimed => seal_job(node, job),
+            JobStage::Sealed => offer(node, job),
+        };
+        if went_on.is_err() {
+            outcome = went_on;
         }
+    }
+    outcome
+}
+
+/// Offers a sealed package that nobody knows of: its name was made, and then the disk failed.
+fn offer(node: &Arc<Node>, job: Job) -> Result<(), DiskError> {
+    let id = read_manifest(&job).map(|manifest| manifest.id());
+    if id.is_none_or(|id| node.outgoing.find(&id).is_none()) {
+        node.outgoing.sealed(job)?;
+        node.news.notify_waiters();
     }
     Ok(())
 }
 
-/// Looks into the outbox until the agent stops.
+/// Goes on with what was claimed, and looks into the outbox, until the agent stops.
 pub(crate) async fn watch_outbox(node: Arc<Node>) {
-    let mut outbox = Outbox::new(node.store.outbox(), node.config.limits.settle);
+    let mut outbox = Outbox::new(
+        node.store.disk(),
+        node.store.outbox(),
+        node.config.limits.settle,
+    );
     let mut poll = tokio::time::interval(node.config.limits.poll);
+    let mut unsealed = true;
     loop {
         tokio::select! {
             _ = poll.tick() => {}
@@ -61,15 +87,24 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
         }
         let looking = node.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let outcome = look(&looking, &mut outbox);
+            let resumed = if unsealed { resume(&looking) } else { Ok(()) };
+            if unsealed {
+                crash_point!("start.resumed");
+            }
+            let outcome = look(&looking, &mut outbox).and(resumed);
             (outbox, outcome)
         });
         let Ok((back, outcome)) = looked.await else {
             return;
         };
         outbox = back;
+        unsealed = outcome.is_err();
         if let Err(error) = outcome {
             tracing::error!(%error, "the outbox is looked at again");
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = node.stop.cancelled() => return,
+            }
         }
     }
 }
@@ -85,6 +120,7 @@ fn look(node: &Arc<Node>, outbox: &mut Outbox) -> Result<(), DiskError> {
                     flow: dropped.flow.clone(),
                     name: name.to_string_lossy().into_owned(),
                 });
+                let _one = node.sealing();
                 seal_job(node, job)?;
             }
             Find::Unfit(dropped, unfit) => {
@@ -113,7 +149,11 @@ pub(crate) fn seal_job(node: &Arc<Node>, job: Job) -> Result<(), DiskError> {
     let record = job.record()?;
     match seal_claimed(node, &job, &record) {
         Ok(()) => Ok(()),
-        Err(Unsealable::Disk(error)) => Err(error),
+        Err(Unsealable::Disk(error)) => {
+            // Where the disk is full, what was sealed of it is in the way.
+            let _ = node.store.disk().remove_if_there(&job.unfinished_package());
+            Err(error)
+        }
         Err(Unsealable::Rejected(why)) => {
             let name = record.name;
             let report = report(&name, &why);
@@ -139,17 +179,12 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
         .title
         .clone()
         .unwrap_or_else(|| record.name.clone());
-    let (entries, paths) = entries(&dropped)?;
+    let (entries, paths) = entries(node.store.disk().as_ref(), &dropped)?;
     let plan = plan(node, record, &instructions, title)?;
     let unfinished = job.unfinished_package();
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&unfinished)
-        .at("create", &unfinished)?;
+    let disk = node.store.disk();
+    let file = disk.create(&unfinished).at("create", &unfinished)?;
+    let mut file = FileCursor::new(file);
     let open = |entry: usize| File::open(&paths[entry]);
     let sealed = seal(
         &plan,
@@ -175,16 +210,20 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
         first_accepted: None,
     };
     decide(&facts, now()).map_err(|denial: Denial| rejected(denial))?;
-    file.sync_all().at("sync", &unfinished)?;
+    file.file().sync().at("sync", &unfinished)?;
     drop(file);
-    durable::write_file(&job.manifest(), &sealed.manifest.signed().encode_to_vec())?;
+    crash_point!("seal.written");
+    disk.replace(&job.manifest(), &sealed.manifest.signed().encode_to_vec())?;
     Ok(commit(node, job, sealed.description)?)
 }
 
 /// Writes what is to be known of the job when its package is gone, and commits the package.
 fn commit(node: &Node, job: &Job, described: Description) -> Result<(), DiskError> {
-    durable::write_file(&job.description(), &described.encode_to_vec())?;
+    let disk = node.store.disk();
+    disk.replace(&job.description(), &described.encode_to_vec())?;
+    crash_point!("seal.described");
     job.commit_package()?;
+    crash_point!("seal.sealed");
     let manifest = node.outgoing.sealed(job.clone())?;
     node.tell(AgentEvent::Sealed {
         job: job.name(),
@@ -279,10 +318,13 @@ fn find_package(node: &Node, text: &str) -> Result<PackageId, Unsealable> {
 }
 
 /// Files below what was dropped, by name, but for the instructions.
-fn entries(dropped: &Path) -> Result<(Vec<SourceEntry>, Vec<PathBuf>), Unsealable> {
+fn entries(
+    disk: &dyn Disk,
+    dropped: &Path,
+) -> Result<(Vec<SourceEntry>, Vec<PathBuf>), Unsealable> {
     let mut paths = Vec::new();
     if dropped.is_dir() {
-        collect(dropped, 0, &mut paths)?;
+        collect(disk, dropped, 0, &mut paths)?;
         paths.retain(|path| path != &dropped.join(INSTRUCTIONS));
     } else {
         paths.push(dropped.to_owned());
@@ -313,18 +355,23 @@ fn entries(dropped: &Path) -> Result<(Vec<SourceEntry>, Vec<PathBuf>), Unsealabl
     Ok((entries, paths))
 }
 
-fn collect(directory: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), Unsealable> {
+fn collect(
+    disk: &dyn Disk,
+    directory: &Path,
+    depth: usize,
+    paths: &mut Vec<PathBuf>,
+) -> Result<(), Unsealable> {
     if depth > DEPTH_MAX {
         return Err(rejected(format!(
             "directories are nested deeper than {DEPTH_MAX}"
         )));
     }
-    for path in durable::list(directory)? {
+    for path in disk.entries(directory)? {
         let kind = fs::symlink_metadata(&path)
             .at("inspect", &path)?
             .file_type();
         if kind.is_dir() {
-            collect(&path, depth + 1, paths)?;
+            collect(disk, &path, depth + 1, paths)?;
         } else if kind.is_file() {
             paths.push(path);
         } else {
@@ -356,18 +403,19 @@ pub(crate) fn ping(
             node.party
         )
     })?;
+    let _one = node.sealing();
     let job = Job::test(&node.store, flow.id.as_str(), recipient.as_str(), at);
     let job = job.map_err(|error| error.to_string())?;
     let record = job.record().map_err(|error| error.to_string())?;
     match seal_claimed(node, &job, &record) {
         Ok(()) => {
-            let manifest = crate::outgoing::read_manifest(&job);
+            let manifest = read_manifest(&job);
             manifest
                 .map(|manifest| manifest.id())
                 .ok_or_else(|| "its manifest is gone".into())
         }
         Err(why) => {
-            let _ = durable::remove_tree(job.directory());
+            let _ = node.store.disk().remove_tree(job.directory());
             Err(why.to_string())
         }
     }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use passerelle_disk::DiskError;
 use passerelle_proto::v1::agent_server::Agent as AgentRpc;
 use passerelle_proto::v1::statement::What;
 use passerelle_proto::v1::{
     AcknowledgeRequest, AcknowledgeResponse, Acknowledged, AgentStatusRequest, AgentStatusResponse,
-    JobsRequest, JobsResponse, PingRequest, PingResponse, RecipientState, ShowRequest,
-    ShowResponse, Signed,
+    CancelRequest, Cancelled, JobsRequest, JobsResponse, PingRequest, PingResponse, RecipientState,
+    ShowRequest, ShowResponse, Signed,
 };
 use passerelle_proto::{
     COMMENT_LEN_MAX, PackageId, PackagePrefix, PartyId, PrefixError, VerifiedManifest,
@@ -17,7 +18,7 @@ use passerelle_proto::{
 use prost::Message;
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::durable::DiskError;
+use crate::cancel;
 use crate::event::AgentEvent;
 use crate::exchange::software;
 use crate::job::Job;
@@ -54,9 +55,16 @@ fn status(node: &Node) -> AgentStatusResponse {
     let link = node.link.borrow().clone();
     let today = now().date();
     let count = |place: std::path::PathBuf| {
-        crate::durable::list(&place.join(&today)).map_or(0, |found| found.len() as u64)
+        node.store
+            .disk()
+            .entries(&place.join(&today))
+            .map_or(0, |found| found.len() as u64)
     };
-    let incoming = crate::durable::list(&node.store.incoming()).unwrap_or_default();
+    let incoming = node
+        .store
+        .disk()
+        .entries(&node.store.incoming())
+        .unwrap_or_default();
     let packs = incoming
         .iter()
         .filter(|path| path.extension().is_some_and(|e| e == "pack"));
@@ -83,7 +91,13 @@ fn status(node: &Node) -> AgentStatusResponse {
 }
 
 fn out_job(node: &Node, job: &Job, manifest: &VerifiedManifest) -> Result<v1::Job, Status> {
-    let states = progress_of(node, job, manifest).map_err(disk)?;
+    let mut states = progress_of(node, job, manifest).map_err(disk)?;
+    let asked = cancel::asked(job).map_err(disk)?;
+    for state in states.iter_mut().filter(|state| !state.stage.is_terminal()) {
+        if asked.contains(&state.recipient) {
+            state.detail = "asked to let go of it".to_owned();
+        }
+    }
     let over = states.iter().all(|state| state.stage.is_terminal());
     let recipients = states.iter().map(|state| RecipientState {
         recipient: state.recipient.clone(),
@@ -189,11 +203,13 @@ fn show(node: &Node, id: &str) -> Result<ShowResponse, Status> {
     let unknown = || Status::unavailable("the package is being moved: ask again");
     let job = job.ok_or_else(unknown)?;
     let manifest = read_manifest(&job).ok_or_else(unknown)?;
-    let description = std::fs::read(job.description()).ok();
+    let description = job.disk().read(&job.description()).ok();
+    let mut statements = stored(&job)?;
+    statements.extend(job.said().all().map_err(disk)?);
     Ok(ShowResponse {
         job: Some(out_job(node, &job, &manifest)?),
         manifest: Some(manifest.signed().clone()),
-        statements: stored(&job)?,
+        statements,
         description: description.and_then(|bytes| Message::decode(bytes.as_slice()).ok()),
     })
 }
@@ -335,6 +351,13 @@ impl AgentRpc for SocketService {
         }
         let timeout = Duration::from_millis(request.timeout_ms.max(1));
         Ok(Response::new(ping(self.0.clone(), party, timeout).await?))
+    }
+
+    async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<Cancelled>, Status> {
+        let node = self.0.clone();
+        let CancelRequest { id, comment } = request.into_inner();
+        let work = move || cancel::ask(&node, find(&node, &id)?, &comment);
+        Ok(Response::new(blocking(work).await?))
     }
 
     async fn acknowledge(

@@ -15,19 +15,23 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use passerelle_disk::{At, Disk, DiskError};
 use rustix::fs::{FlockOperation, flock};
-
-use crate::durable::{self, At, DiskError};
 
 /// The directories of the agent, in the order of a package's way.
 const DIRECTORIES: [&str; 9] = [
     "outbox", "work", "sent", "rejected", "incoming", "opening", "received", "inbox", "state",
 ];
 
+/// Version of the directory's layout.
+const FORMAT: &str = "1\n";
+
 /// The agent's directory, locked by this process.
 #[derive(Debug)]
 pub struct Store {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
     /// Held for its lock, which the system releases with the file.
     _lock: File,
@@ -45,6 +49,17 @@ pub enum StoreError {
         .0.display()
     )]
     Locked(PathBuf),
+    /// A later program has written it.
+    #[error(
+        "{}: the directory has layout {found}, and this program knows 1: update the program",
+        .path.display()
+    )]
+    Newer {
+        /// Where the layout is noted.
+        path: PathBuf,
+        /// Which layout it has.
+        found: String,
+    },
     /// A part of it is mounted from elsewhere, so that no rename into it is possible.
     #[error(
         "{} lies on another file system than {}; every state of a package must be on one, \
@@ -61,8 +76,8 @@ pub enum StoreError {
 
 impl Store {
     /// Creates what is missing under `root`, checks it and takes its lock.
-    pub fn open(root: &Path) -> Result<Store, StoreError> {
-        durable::create_directory(root)?;
+    pub fn open(disk: &Arc<dyn Disk>, root: &Path) -> Result<Store, StoreError> {
+        disk.create_directories(root)?;
         let root = root.canonicalize().at("resolve", root)?;
         let lock_path = root.join(".lock");
         let lock = File::create(&lock_path).at("create", &lock_path)?;
@@ -74,12 +89,22 @@ impl Store {
         let device = device_of(&root)?;
         for name in DIRECTORIES {
             let part = root.join(name);
-            durable::create_directory(&part)?;
+            disk.create_directories(&part)?;
             if device_of(&part)? != device {
                 return Err(StoreError::OtherFileSystem { root, part });
             }
         }
-        Ok(Store { root, _lock: lock })
+        check_format(disk.as_ref(), &root.join("state/format"))?;
+        Ok(Store {
+            disk: disk.clone(),
+            root,
+            _lock: lock,
+        })
+    }
+
+    /// The disk that it lies on.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// The agent's directory.
@@ -133,6 +158,21 @@ impl Store {
     }
 }
 
+/// A directory of a later program is left as it is; a new one is marked as ours.
+fn check_format(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
+    match disk.read(path) {
+        Ok(found) if found == FORMAT.as_bytes() => Ok(()),
+        Ok(found) => Err(StoreError::Newer {
+            path: path.to_owned(),
+            found: String::from_utf8_lossy(&found).trim().to_owned(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(disk.replace(path, FORMAT.as_bytes())?)
+        }
+        Err(error) => Err(DiskError::new("read", path, error).into()),
+    }
+}
+
 fn device_of(path: &Path) -> Result<u64, DiskError> {
     Ok(path
         .metadata()
@@ -156,20 +196,22 @@ mod tests {
     #[test]
     fn a_second_agent_on_the_same_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Store::open(dir.path()).unwrap();
+        let first = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
         assert!(matches!(
-            Store::open(dir.path()),
+            Store::open(&passerelle_disk::system(), dir.path()),
             Err(StoreError::Locked(_))
         ));
         drop(first);
-        Store::open(dir.path()).unwrap();
+        Store::open(&passerelle_disk::system(), dir.path()).unwrap();
     }
 
     #[test]
     fn a_file_in_the_place_of_a_state_directory_is_named() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("work"), b"").unwrap();
-        let error = Store::open(dir.path()).unwrap_err().to_string();
+        let error = Store::open(&passerelle_disk::system(), dir.path())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("work"), "{error}");
     }
 }

@@ -554,3 +554,31 @@ fn without_a_terminal_a_passphrase_comes_from_a_file() {
     );
     assert!(!dir.path().join("agent.backup").exists());
 }
+
+#[test]
+fn sending_to_whom_the_flow_does_not_allow_is_refused_while_somebody_stands_there() {
+    let dir = workplace();
+    assert_eq!(status(&passerelle(dir.path(), &["pki", "lab", "lab"])), 0);
+    let flow = dir.path().join("lab/caf21/agent/outbox/observation-iris");
+    fs::create_dir_all(&flow).unwrap();
+    fs::write(dir.path().join("t.csv"), b"a;b\n1;2\n").unwrap();
+    let send = |party: &str| {
+        let config = "lab/caf21/agent.toml";
+        let flow = "observation-iris";
+        let line = [
+            "send", "t.csv", "--flow", flow, "--to", party, "--config", config,
+        ];
+        passerelle(dir.path(), &line)
+    };
+    let refused = send("commune-21166");
+    assert_eq!(status(&refused), 77);
+    let says = stderr(&refused);
+    let words = "commune-21166 may not receive on flow observation-iris (article 1)";
+    assert!(says.contains(words), "{says}");
+    assert!(says.contains("grand-dijon, prestataire-obs"), "{says}");
+    fs::remove_file(dir.path().join("lab/sheets/prestataire-obs.note")).unwrap();
+    let unknown = send("prestataire-obs");
+    assert_eq!(status(&unknown), 66, "{}", stderr(&unknown));
+    assert!(stderr(&unknown).contains("no sheet of prestataire-obs"));
+    assert_eq!(fs::read_dir(&flow).unwrap().count(), 0);
+}

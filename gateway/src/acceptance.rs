@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use passerelle_disk::crash_point;
 use passerelle_link::{Incoming, OfferAnswer, Peer, WriteError};
 use passerelle_proto::session::{Answer, Fault, Held};
 use passerelle_proto::v1::{
@@ -136,6 +137,10 @@ fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<
     if manifest.total_length() > node.limits.package_bytes_max {
         let why = "it is larger than this gateway's configuration allows";
         return Err(final_refusal(Reason::TooLarge, why));
+    }
+    if node.freshness().stopped {
+        tracing::warn!("no partner has cosigned our log for too long: packages are put off");
+        return Err(Refusal::Busy(BusyReason::Uncosigned));
     }
     // What is left of the log is for statements about packages that are here already.
     if !node.sequencer.ledger().log.has_next_segment() {
@@ -289,6 +294,7 @@ impl Taking {
     }
 
     async fn commit(self, location: PackLocation) -> Option<Answer> {
+        crash_point!("accept.kept");
         let accepting = Accepting {
             node: self.node.clone(),
             peer: self.peer.clone(),
@@ -306,6 +312,7 @@ impl Taking {
         }
         match committed {
             Ok(committed) => {
+                crash_point!("accept.committed");
                 self.node.metrics.add(Counter::Accepted, &[], 1);
                 let package = self.manifest.id().short();
                 let (from, index) = (&self.peer.hop, committed.index);
@@ -472,6 +479,7 @@ impl Incoming for Transfer {
             if let Ok(Err(error)) = marked {
                 tracing::warn!(%error, "the mark of a transfer stays");
             }
+            crash_point!("accept.unmarked");
         }
         Some(answer)
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use passerelle_proto::v1::admin_server::Admin;
 use passerelle_proto::v1::{
-    AnchorRequest, AnchorResponse, Cosigned, LogRecord, LogRequest, PackageRequest,
-    PackageResponse, QueueItem, QueueRequest, QueueResponse, StatusRequest, StatusResponse,
+    AnchorRequest, AnchorResponse, Cosigned, EntryProof, EvidenceRequest, ExportRequest, FilePiece,
+    LogRecord, LogRequest, PackageRequest, PackageResponse, ProveRequest, QueueItem, QueueRequest,
+    QueueResponse, StatusRequest, StatusResponse,
 };
 use passerelle_proto::{Hop, PackageId, PackagePrefix, PrefixError, Timestamp};
 use prost::Message;
@@ -18,6 +19,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use crate::anchor::{self, Hold};
 use crate::exchange::software;
+use crate::export::{self, Pieces, Wanted};
 use crate::node::Node;
 use crate::queue::{ItemKey, ItemState, ItemView, PAGE_MAX};
 use crate::witness::cosigned;
@@ -26,6 +28,8 @@ use crate::witness::cosigned;
 const READ_AT_ONCE: u64 = 256;
 /// Records that wait for a reader.
 const RECORDS_WAITING: usize = 64;
+/// Pieces of files that wait for a reader, 1 MiB each.
+const PIECES_WAITING: usize = 4;
 
 /// Serves `Admin`.
 pub(crate) struct AdminService(pub(crate) Arc<Node>);
@@ -74,6 +78,7 @@ impl AdminService {
             anchored: node.anchor.is_held(),
             anchored_by: held_by(node),
             expiries: node.expiry_messages(),
+            cosignature_warning: node.freshness().words(),
         }
     }
 
@@ -96,6 +101,22 @@ impl AdminService {
         }
         message
     }
+}
+
+/// Answers with what `work` sends, on a thread that may block.
+fn pieces(
+    node: &Arc<Node>,
+    work: impl FnOnce(&Node, &Pieces) -> Result<(), Status> + Send + 'static,
+) -> Response<FileStream> {
+    let (sender, receiver) = mpsc::channel(PIECES_WAITING);
+    let node = node.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Err(status) = work(&node, &sender) {
+            // Whoever has gone away needs no answer.
+            let _ = sender.blocking_send(Err(status));
+        }
+    });
+    Response::new(ReceiverStream::new(receiver).boxed())
 }
 
 fn no_package(error: PrefixError) -> Status {
@@ -142,6 +163,8 @@ fn item_message(view: &ItemView) -> QueueItem {
         last_error: view.last_error.clone(),
     }
 }
+
+type FileStream = Pin<Box<dyn Stream<Item = Result<FilePiece, Status>> + Send>>;
 
 #[async_trait]
 impl Admin for AdminService {
@@ -207,6 +230,44 @@ impl Admin for AdminService {
             log_size: ledger.log.size(),
             log_root: ledger.log.root().0.to_vec(),
         }))
+    }
+
+    type ProveStream = Pin<Box<dyn Stream<Item = Result<EntryProof, Status>> + Send>>;
+
+    async fn prove(
+        &self,
+        request: Request<ProveRequest>,
+    ) -> Result<Response<Self::ProveStream>, Status> {
+        let request = request.into_inner();
+        let wanted = match request.id.is_empty() {
+            true => Wanted::Entry(request.index),
+            false => Wanted::About(self.find(&request.id)?),
+        };
+        let node = self.0.clone();
+        let work = move || export::prove(&node, &wanted);
+        let proofs = tokio::task::spawn_blocking(work).await;
+        let proofs = proofs.map_err(|_| Status::unavailable("stopping"))??;
+        Ok(Response::new(
+            futures::stream::iter(proofs.into_iter().map(Ok)).boxed(),
+        ))
+    }
+
+    type EvidenceStream = FileStream;
+
+    async fn evidence(
+        &self,
+        request: Request<EvidenceRequest>,
+    ) -> Result<Response<FileStream>, Status> {
+        let package = self.find(&request.into_inner().id)?;
+        Ok(pieces(&self.0, move |node, to| {
+            export::evidence(node, package, to)
+        }))
+    }
+
+    type ExportStream = FileStream;
+
+    async fn export(&self, _: Request<ExportRequest>) -> Result<Response<FileStream>, Status> {
+        Ok(pieces(&self.0, export::export))
     }
 
     type LogStream = Pin<Box<dyn Stream<Item = Result<LogRecord, Status>> + Send>>;

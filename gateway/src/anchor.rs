@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use passerelle_disk::crash_point;
 use passerelle_proto::v1::{self, Entry, entry::Event};
 use passerelle_proto::{Hop, PartyId, Role};
 use prost::Message;
@@ -187,6 +188,7 @@ pub(crate) async fn lift(node: &Arc<Node>, hold: Hold) -> Result<bool, SubmitErr
         anchored_size,
     };
     node.sequencer.begin(Event::Started(started)).await?;
+    crash_point!("start.anchored");
     tracing::info!(by = %hold, "the log is anchored");
     anchor.hold(hold);
     let signing = node.clone();
@@ -213,7 +215,12 @@ mod tests {
     use super::*;
 
     fn log(dir: &std::path::Path) -> Log {
-        Log::open(dir, LogSigner::from_seed(&party("caf21"), &[1; 64])).unwrap()
+        Log::open(
+            &passerelle_disk::system(),
+            dir,
+            LogSigner::from_seed(&party("caf21"), &[1; 64]),
+        )
+        .unwrap()
     }
 
     fn entry(event: Event) -> Vec<u8> {

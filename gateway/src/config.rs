@@ -24,6 +24,12 @@ const PACKAGE_BYTES_MAX_DEFAULT: u64 = 64 << 30;
 /// Connections from parties and strangers together, unless configured.
 const CONNECTIONS_MAX_DEFAULT: u64 = 256;
 
+/// Seconds after which a cosignature is late, unless configured: two hours.
+const COSIGNATURE_AGE_ALERT_S_DEFAULT: u64 = 2 * 3600;
+/// Seconds after which no packages are taken without a newer cosignature, unless configured: a
+/// week.
+const COSIGNATURE_AGE_STOP_S_DEFAULT: u64 = 7 * 24 * 3600;
+
 const ROOT_EXAMPLE: &str = "\"the root key's fingerprint, as the signed letter shows it\"";
 
 /// Everything a gateway is told. Paths are absolute or relative to the process, already resolved
@@ -79,6 +85,11 @@ pub struct Limits {
     pub partial_bytes_max: u64,
     /// Connections open at once.
     pub connections_max: usize,
+    /// Age of a partner's cosignature over our log at which somebody is to look.
+    pub cosignature_age_alert: Duration,
+    /// Age of every partner's cosignature at which no more packages are taken while a partner can
+    /// be reached.
+    pub cosignature_age_stop: Duration,
 }
 
 impl Default for Limits {
@@ -89,6 +100,8 @@ impl Default for Limits {
             hop_bytes_max: HOP_BYTES_MAX_DEFAULT,
             partial_bytes_max: PARTIAL_BYTES_MAX_DEFAULT,
             connections_max: CONNECTIONS_MAX_DEFAULT as usize,
+            cosignature_age_alert: Duration::from_secs(COSIGNATURE_AGE_ALERT_S_DEFAULT),
+            cosignature_age_stop: Duration::from_secs(COSIGNATURE_AGE_STOP_S_DEFAULT),
         }
     }
 }
@@ -278,11 +291,24 @@ fn limits<'i>(document: &mut Document<'i>, root: &mut Section<'i>) -> Limits {
         spool_bytes_max: bytes("spool_bytes_max", SPOOL_BYTES_MAX_DEFAULT),
         hop_bytes_max: bytes("hop_bytes_max", HOP_BYTES_MAX_DEFAULT),
         partial_bytes_max: bytes("partial_bytes_max", PARTIAL_BYTES_MAX_DEFAULT),
-        connections_max: 0,
+        ..Limits::default()
     };
     let count = document.number(&mut section, "connections_max", CONNECTIONS_MAX_DEFAULT, 4);
     limits.connections_max = usize::try_from(count).unwrap_or(usize::MAX);
+    let mut seconds = |key, default| {
+        let seconds = document.number(&mut section, key, default, 1);
+        Duration::from_secs(seconds)
+    };
+    let alert = seconds("cosignature_age_alert_s", COSIGNATURE_AGE_ALERT_S_DEFAULT);
+    let stop = seconds("cosignature_age_stop_s", COSIGNATURE_AGE_STOP_S_DEFAULT);
+    (limits.cosignature_age_alert, limits.cosignature_age_stop) = (alert, stop);
+    let line = section.line();
     document.close(section);
+    if stop < alert {
+        let what = "[limits] cosignature_age_stop_s is below cosignature_age_alert_s";
+        let remedy = "alert first: write a larger cosignature_age_stop_s";
+        document.add(Some(line), what, remedy);
+    }
     limits
 }
 
@@ -364,6 +390,20 @@ grand-dijon = "11"
     fn a_syntax_error_does_not_hide_the_others() {
         let found = problems(&GOOD.replace("data_dir = \"data\"", "data_dir = "));
         assert!(found.iter().any(|(line, _)| *line == Some(3)), "{found:?}");
+    }
+
+    #[test]
+    fn packages_are_never_put_off_before_somebody_was_alerted() {
+        let limits = "[limits]\ncosignature_age_alert_s = 10\ncosignature_age_stop_s = ";
+        let found = problems(&format!("{GOOD}{limits}9\n"));
+        assert!(
+            found[0].1.contains("cosignature_age_stop_s is below"),
+            "{found:?}"
+        );
+        let text = format!("{GOOD}{limits}20\n");
+        let config = Config::parse(Path::new("/etc/gateway.toml"), &text).unwrap();
+        assert_eq!(config.limits.cosignature_age_alert.as_secs(), 10);
+        assert_eq!(config.limits.cosignature_age_stop.as_secs(), 20);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use passerelle_disk::crash_point;
 use passerelle_link::{Outbound, Outgoing, Peer, Room, jitter};
 use passerelle_proto::session::Answer;
 use passerelle_proto::v1::{self, Lane, Section, Signed, entry::Event, statement::What};
@@ -228,11 +229,13 @@ impl Handing {
 
     /// The peer has the package: an agent has taken it, or a gateway has signed for it.
     async fn handed_over(&mut self, receipt: Option<VerifiedStatement>) {
+        crash_point!("forward.answered");
         if self.peer.hop.role == Role::Agent
             && let Err(error) = self.say_forwarded().await
         {
             return self.retry(FIRST_RETRY, error.to_string());
         }
+        crash_point!("forward.said");
         let next_hop = Some(self.peer.hop.to_message());
         let mut events = vec![Event::Forwarded(v1::ForwardedEvent {
             package: self.manifest.id().as_bytes().to_vec(),
@@ -255,7 +258,9 @@ impl Handing {
             if let Err(error) = self.node.sequencer.commit(event).await {
                 return self.retry(FIRST_RETRY, error.to_string());
             }
+            crash_point!("forward.recorded");
         }
+        crash_point!("forward.done");
         let label = self.peer.hop.to_string();
         self.node
             .metrics

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
+use passerelle_disk::crash_point;
 use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust};
 use passerelle_proto::session::{PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Signed, entry::Event};
@@ -16,7 +17,7 @@ use crate::anchor::{self, Hold};
 use crate::breaker::FIRST_RETRY;
 use crate::clock::Moment;
 use crate::courier::{self, StatementLease};
-use crate::node::{Node, now, read_if_there};
+use crate::node::{Node, now};
 use crate::queue::Settle;
 use crate::receipts;
 use crate::renewal;
@@ -107,8 +108,12 @@ impl Exchange for GatewayExchange {
                     seq: sheet.seq,
                 })
                 .collect(),
-            checkpoint: read_if_there(&self.node.log_dir().join("checkpoint")),
-            cosigned: read_if_there(&self.node.witnessed_path(&peer.hop.party)),
+            checkpoint: self
+                .node
+                .read_if_there(&self.node.log_dir().join("checkpoint")),
+            cosigned: self
+                .node
+                .read_if_there(&self.node.witnessed_path(&peer.hop.party)),
             now_ms: now().as_ms(),
             software: software(),
         }
@@ -194,6 +199,7 @@ impl Exchange for GatewayExchange {
                 error: error.to_string(),
             },
         };
+        crash_point!("statement.handed-over");
         for lease in leases {
             self.node.queue.settle(lease.token, settle.clone());
         }

@@ -241,11 +241,12 @@ mod tests {
     async fn an_expired_package_leaves_the_queue_and_its_sender_hears_about_each_recipient() {
         let dir = tempfile::tempdir().unwrap();
         let signer = LogSigner::from_seed(&party("grand-dijon"), &[1; 64]);
-        let log = Log::open(&dir.path().join("log"), signer).unwrap();
+        let log = Log::open(&passerelle_disk::system(), &dir.path().join("log"), signer).unwrap();
         let queue: Arc<dyn Queue> = Arc::new(MemQueue::new());
         let key = Arc::new(keys("grand-dijon").gateway);
         let signer: Signer = Arc::new(move || key.clone());
         let started = Sequencer::start(
+            &passerelle_disk::system(),
             log,
             queue.clone(),
             signer,

@@ -8,11 +8,10 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use passerelle_link::{
-    Dialer, ExchangeService, Link, ListenError, Listener, RefusalSink, reset_key,
-};
+use passerelle_disk::{Disk, DiskError, crash_point};
+use passerelle_link::{Dialer, ExchangeService, Link, ListenError, RefusalSink, reset_key};
 use passerelle_proto::Hop;
-use passerelle_proto::v1::admin_server::AdminServer;
+use passerelle_proto::v1::admin_server::{Admin, AdminServer};
 use passerelle_proto::v1::witness_server::WitnessServer;
 use passerelle_proto::v1::{self, entry::Event};
 use tokio::net::UnixListener;
@@ -28,9 +27,9 @@ use crate::anchor::{self, Anchor, Hold};
 use crate::breaker::Circuits;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::disk;
 use crate::exchange::GatewayExchange;
 use crate::expiry::{EXPIRY_EVERY, clear_partials, expire};
+use crate::freshness::{self, FRESHNESS_EVERY};
 use crate::gauges;
 use crate::log::{Fatal, Log};
 use crate::materials::Materials;
@@ -40,6 +39,7 @@ use crate::peers::Peers;
 use crate::queue::{ItemKey, PAGE_MAX, Queue, SledQueue};
 use crate::refusals::{RefusalBudget, WINDOW};
 use crate::renewal;
+use crate::room;
 use crate::sequencer::{OpenError, Sequencer, Signer};
 use crate::spool::{Spool, SpoolError};
 use crate::witness::{self, CHECKPOINT_EVERY, WitnessService};
@@ -85,6 +85,14 @@ pub enum StartError {
     },
 }
 
+impl From<DiskError> for StartError {
+    fn from(error: DiskError) -> Self {
+        let why = format!("cannot {}: {}", error.operation, error.source);
+        let path = error.path;
+        Self::Path { path, why }
+    }
+}
+
 impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
         match error {
@@ -122,7 +130,7 @@ impl Gateway {
     /// # Errors
     /// Every problem at once.
     pub fn check(config: &Config) -> Result<(), ConfigError> {
-        Materials::load(config).map(drop)
+        Materials::load(&passerelle_disk::system(), config).map(drop)
     }
 
     /// Starts a gateway in this tokio runtime: lock, log, queue, sweep, then it listens.
@@ -130,11 +138,14 @@ impl Gateway {
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let materials = Materials::load(&config)?;
-        let lock = lock_directory(&config.data_dir)?;
+        let disk = passerelle_disk::system();
+        let materials = Materials::load(&disk, &config)?;
+        let lock = lock_directory(disk.as_ref(), &config.data_dir)?;
+        crash_point!("start.locked");
+        room::wait(&disk, &config, &materials).await?;
         let opened = {
-            let config = config.clone();
-            tokio::task::spawn_blocking(move || open(&config, materials)).await
+            let (disk, config) = (disk.clone(), config.clone());
+            tokio::task::spawn_blocking(move || open(&disk, &config, materials)).await
         };
         let stopped = |_| StartError::Queue("the start was interrupted".into());
         let (node, thread) = opened.map_err(stopped)??;
@@ -144,17 +155,12 @@ impl Gateway {
         }
         let exchange = GatewayExchange::new(node.clone());
         let reset = config.data_dir.join("reset.secret");
-        let reset = reset_key(&reset).map_err(|why| StartError::Path { path: reset, why })?;
+        let reset = reset_key(disk.as_ref(), &reset)
+            .map_err(|why| StartError::Path { path: reset, why })?;
         let trust = node.trust.subscribe();
         let connections = config.limits.connections_max;
-        let listener = Listener::bind(
-            config.listen,
-            &node.identity,
-            trust.clone(),
-            &reset,
-            connections,
-        )
-        .await?;
+        let listener =
+            room::bind(&config, &node.identity, trust.clone(), &reset, connections).await?;
         let address = listener.address();
         let (tasks, streams) = (TaskTracker::new(), TaskTracker::new());
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -172,10 +178,13 @@ impl Gateway {
         for hop in partners(&node) {
             spawn_link(&node, &tasks, &dialer, hop, exchange.clone());
         }
-        serve_admin(&node, &tasks, &config.admin_socket)?;
-        let metrics = serve_metrics(&node, &tasks, config.metrics_listen).await?;
+        let admin = AdminService(node.clone());
+        serve_admin(admin, &node.stop, &tasks, &config.admin_socket)?;
+        let page = node.metrics.clone();
+        let metrics = serve_metrics(page, &node.stop, &tasks, config.metrics_listen).await?;
         tasks.spawn(housekeeping(node.clone()));
         tasks.spawn(renewal::keep_current(node.clone()));
+        crash_point!("start.listening");
         tracing::info!(party = %node.party, %address, "the gateway runs");
         if !node.anchor.is_held() {
             tracing::info!("packages are put off until somebody shows a copy of the log");
@@ -247,12 +256,14 @@ impl Gateway {
             why: failure.map_or(String::new(), |failure| failure.why),
         });
         let _ = self.node.sequencer.commit(stopped).await;
+        crash_point!("stop.recorded");
         self.node.sequencer.stop();
         let (node, thread) = (self.node.clone(), self.thread.take());
         let ended = tokio::task::spawn_blocking(move || {
             if let Err(error) = node.checkpoint() {
                 tracing::error!(%error, "there is no last checkpoint");
             }
+            crash_point!("stop.checkpointed");
             if let Some(thread) = thread {
                 let _ = thread.join();
             }
@@ -261,6 +272,7 @@ impl Gateway {
             }
         });
         let _ = ended.await;
+        crash_point!("stop.closed");
         self.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
         let _ = fs::remove_file(&self.admin_socket);
@@ -268,8 +280,8 @@ impl Gateway {
     }
 }
 
-fn lock_directory(dir: &Path) -> Result<File, StartError> {
-    fs::create_dir_all(dir).map_err(path_error(dir))?;
+fn lock_directory(disk: &dyn Disk, dir: &Path) -> Result<File, StartError> {
+    disk.create_directories(dir)?;
     let permissions = fs::Permissions::from_mode(0o700);
     fs::set_permissions(dir, permissions).map_err(path_error(dir))?;
     let path = dir.join("lock");
@@ -280,17 +292,17 @@ fn lock_directory(dir: &Path) -> Result<File, StartError> {
         why: "another gateway uses this directory: stop it first".into(),
     })?;
     let format = dir.join("format");
-    match fs::read_to_string(&format) {
-        Ok(found) if found == FORMAT => Ok(file),
+    match disk.read(&format) {
+        Ok(found) if found == FORMAT.as_bytes() => Ok(file),
         Ok(found) => Err(StartError::Path {
             path: format,
             why: format!(
                 "the directory has layout {}, and this program knows 1: update the program",
-                found.trim()
+                String::from_utf8_lossy(&found).trim()
             ),
         }),
         Err(_) => {
-            disk::replace(&format, FORMAT.as_bytes()).map_err(path_error(&format))?;
+            disk.replace(&format, FORMAT.as_bytes())?;
             Ok(file)
         }
     }
@@ -298,10 +310,12 @@ fn lock_directory(dir: &Path) -> Result<File, StartError> {
 
 type Opened = (Arc<Node>, JoinHandle<()>);
 
-fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
+fn open(disk: &Arc<dyn Disk>, config: &Config, materials: Materials) -> Result<Opened, StartError> {
     let dir = &config.data_dir;
-    let log = Log::open(&dir.join("log"), materials.log_keys)?;
-    let queue = open_queue(&dir.join("queue"))?;
+    let log = Log::open(disk, &dir.join("log"), materials.log_keys)?;
+    crash_point!("start.log");
+    let queue = open_queue(disk, &dir.join("queue"))?;
+    crash_point!("start.queue");
     let anchor = Anchor::closed();
     let keys = Arc::new(materials.keys.signing);
     let trust = Arc::new(materials.trust);
@@ -312,11 +326,14 @@ fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
     let (signing, signing_trust) = (keys.clone(), trust.clone());
     let signer: Signer = Arc::new(move || signing.current(&signing_trust.directory(), now()));
     let (sequencer, thread) =
-        Sequencer::start(log, queue.clone(), signer, dir, anchor.clone(), now)?;
-    let spool = Spool::open(&dir.join("spool"), config.limits)?;
+        Sequencer::start(disk, log, queue.clone(), signer, dir, anchor.clone(), now)?;
+    crash_point!("start.caught-up");
+    let spool = Spool::open(disk, &dir.join("spool"), config.limits)?;
     sweep(queue.as_ref(), &spool)?;
+    crash_point!("start.swept");
     let (failure, _) = watch::channel(None);
     let node = Arc::new(Node {
+        disk: disk.clone(),
         party: config.party.clone(),
         data_dir: dir.clone(),
         limits: config.limits,
@@ -329,6 +346,7 @@ fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
         peers: Peers::default(),
         circuits: Circuits::default(),
         clock: Clock::default(),
+        freshness: Mutex::default(),
         refusals: Mutex::new(RefusalBudget::new(Instant::now())),
         stop: CancellationToken::new(),
         failure,
@@ -342,15 +360,15 @@ fn open(config: &Config, materials: Materials) -> Result<Opened, StartError> {
 }
 
 /// Opens the queue; one that cannot be opened is moved aside and made again from the log.
-fn open_queue(dir: &Path) -> Result<Arc<dyn Queue>, StartError> {
-    let first = match SledQueue::open(dir) {
+fn open_queue(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Arc<dyn Queue>, StartError> {
+    let first = match SledQueue::open(disk, dir) {
         Ok(queue) => return Ok(Arc::new(queue)),
         Err(error) => error,
     };
     let aside = dir.with_extension(format!("unreadable-{}", now().as_ms()));
     tracing::warn!(error = %first, aside = %aside.display(), "the queue is made again");
-    fs::rename(dir, &aside).map_err(path_error(dir))?;
-    let again = SledQueue::open(dir).map_err(|error| StartError::Queue(error.to_string()))?;
+    disk.rename_synced(dir, &aside)?;
+    let again = SledQueue::open(disk, dir).map_err(|error| StartError::Queue(error.to_string()))?;
     Ok(Arc::new(again))
 }
 
@@ -417,7 +435,12 @@ fn spawn_link(
     });
 }
 
-fn serve_admin(node: &Arc<Node>, tasks: &TaskTracker, path: &Path) -> Result<(), StartError> {
+pub(crate) fn serve_admin(
+    admin: impl Admin,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+    path: &Path,
+) -> Result<(), StartError> {
     // The directory is locked by us: a socket that is left over is of a process that is gone.
     let _ = fs::remove_file(path);
     let listener = UnixListener::bind(path).map_err(path_error(path))?;
@@ -434,10 +457,10 @@ fn serve_admin(node: &Arc<Node>, tasks: &TaskTracker, path: &Path) -> Result<(),
         why: format!("reflection: {error}"),
     };
     let server = tonic::transport::Server::builder()
-        .add_service(AdminServer::new(AdminService(node.clone())))
+        .add_service(AdminServer::new(admin))
         .add_service(reflection().build_v1().map_err(why)?)
         .add_service(reflection().build_v1alpha().map_err(why)?);
-    let stop = node.stop.clone();
+    let stop = stop.clone();
     tasks.spawn(async move {
         let incoming = UnixListenerStream::new(listener);
         let stopped = stop.cancelled_owned();
@@ -448,8 +471,9 @@ fn serve_admin(node: &Arc<Node>, tasks: &TaskTracker, path: &Path) -> Result<(),
     Ok(())
 }
 
-async fn serve_metrics(
-    node: &Arc<Node>,
+pub(crate) async fn serve_metrics(
+    page: Arc<Metrics>,
+    stop: &CancellationToken,
     tasks: &TaskTracker,
     listen: Option<SocketAddr>,
 ) -> Result<Option<SocketAddr>, StartError> {
@@ -462,11 +486,7 @@ async fn serve_metrics(
     };
     let listener = metrics::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    tasks.spawn(metrics::serve(
-        listener,
-        node.metrics.clone(),
-        node.stop.clone(),
-    ));
+    tasks.spawn(metrics::serve(listener, page, stop.clone()));
     Ok(Some(address))
 }
 
@@ -477,8 +497,16 @@ async fn housekeeping(node: Arc<Node>) {
     let mut minute = tokio::time::interval(WINDOW);
     let mut checkpoints = tokio::time::interval(CHECKPOINT_EVERY);
     let mut deadlines = tokio::time::interval(EXPIRY_EVERY);
+    let mut ages = tokio::time::interval(FRESHNESS_EVERY);
     // What waits for the log to be anchored is done once then, not once for every time missed.
-    for every in [&mut gauges, &mut minute, &mut checkpoints, &mut deadlines] {
+    let timers = [
+        &mut gauges,
+        &mut minute,
+        &mut checkpoints,
+        &mut deadlines,
+        &mut ages,
+    ];
+    for every in timers {
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     loop {
@@ -490,6 +518,10 @@ async fn housekeeping(node: Arc<Node>) {
             _ = minute.tick(), if node.anchor.is_held() => {
                 record_counts(&node).await;
                 clear_partials(&node).await;
+            }
+            _ = ages.tick() => {
+                let looking = node.clone();
+                let _ = tokio::task::spawn_blocking(move || freshness::look(&looking)).await;
             }
             _ = deadlines.tick(), if node.anchor.is_held() => expire(&node).await,
             why = first(&mut fatal) => return node.fail(why),

@@ -6,7 +6,6 @@ use passerelle_proto::{Timestamp, v1};
 use prost::Message;
 
 use crate::breaker::FAILURES_UNTIL_OPEN;
-use crate::disk;
 use crate::metrics::Gauge;
 use crate::node::{Node, now};
 use crate::witness;
@@ -38,7 +37,7 @@ fn set_state(node: &Node) {
     let size = node.sequencer.ledger().log.size();
     set(Gauge::LogEntries, size as f64);
     set(Gauge::SpoolBytes, node.spool.bytes() as f64);
-    if let Ok(free) = disk::free_bytes(&node.data_dir) {
+    if let Ok(free) = node.disk.free_bytes(&node.data_dir) {
         set(Gauge::DiskFreeBytes, free as f64);
     }
     let age = oldest(node).map_or(0.0, |at| now().since(at).as_secs_f64());

@@ -7,17 +7,15 @@
 mod filter;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fst::{IntoStreamer, Set, SetBuilder, Streamer};
-use passerelle_proto::v1::{self, entry::Event};
-use passerelle_proto::{Digest, PackageId};
+use passerelle_disk::Disk;
+use passerelle_proto::{PackageId, package_of, v1};
 
 use self::filter::Filter;
-use crate::disk;
 
 /// Log entries that one file covers.
 pub const INDEX_SPAN: u64 = 65_536;
@@ -32,6 +30,7 @@ type Keys = Arc<Set<Vec<u8>>>;
 
 /// The index of one log.
 pub(crate) struct PackageIndex {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     /// One for each file, oldest first.
     filters: Vec<Filter>,
@@ -46,16 +45,17 @@ impl PackageIndex {
     ///
     /// # Errors
     /// What the system says; a damaged file is removed and made again.
-    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
+    pub(crate) fn open(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<Self> {
+        disk.create_directories(dir)?;
         let mut index = Self {
+            disk: disk.clone(),
             dir: dir.to_owned(),
             filters: Vec::new(),
             loaded: Mutex::default(),
             tail: BTreeSet::new(),
             next: 0,
         };
-        while index.file_path(index.next).exists() {
+        while disk.is_file(&index.file_path(index.next)) {
             let Some(filter) = index.open_filter(index.next)? else {
                 break;
             };
@@ -68,18 +68,19 @@ impl PackageIndex {
     /// The filter of a file, read or made again; `None` when the file itself is damaged.
     fn open_filter(&self, first: u64) -> io::Result<Option<Filter>> {
         let path = self.file_path(first).with_extension(FILTER_EXTENSION);
-        if let Some(filter) = fs::read(&path).ok().as_deref().and_then(Filter::from_bytes) {
+        let bytes = self.disk.read(&path).ok();
+        if let Some(filter) = bytes.as_deref().and_then(Filter::from_bytes) {
             return Ok(Some(filter));
         }
         match self.load(first) {
             Ok(keys) => {
                 let filter = filter_of(all(&keys));
-                disk::replace(&path, &filter.to_bytes())?;
+                self.disk.replace(&path, &filter.to_bytes())?;
                 Ok(Some(filter))
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::warn!(%error, "a file of the index is made again from the log");
-                fs::remove_file(self.file_path(first))?;
+                self.disk.remove_if_there(&self.file_path(first))?;
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -96,7 +97,7 @@ impl PackageIndex {
             return Ok(keys);
         }
         let path = self.file_path(first);
-        let set = Set::new(fs::read(&path)?);
+        let set = Set::new(self.disk.read(&path)?);
         let set = set.and_then(|set| set.as_fst().verify().map(|()| set));
         let keys = Arc::new(set.map_err(|error| {
             let what = format!("{}: {error}; remove it and restart", path.display());
@@ -135,19 +136,16 @@ impl PackageIndex {
 
     fn write_file(&mut self) -> io::Result<()> {
         let path = self.file_path(self.next - INDEX_SPAN);
-        let unfinished = path.with_extension("tmp");
-        let mut builder = SetBuilder::new(BufWriter::new(File::create(&unfinished)?))
-            .map_err(io::Error::other)?;
+        let mut builder = SetBuilder::memory();
         for key in &self.tail {
             builder.insert(key).map_err(io::Error::other)?;
         }
-        let mut writer = builder.into_inner().map_err(io::Error::other)?;
-        writer.flush()?;
-        writer.get_ref().sync_all()?;
+        let keys = builder.into_inner().map_err(io::Error::other)?;
         let filter = filter_of(self.tail.iter().filter_map(|key| parse(key)).collect());
+        // The filter first: a file without one is read in full at every start.
         let filter_path = path.with_extension(FILTER_EXTENSION);
-        disk::replace(&filter_path, &filter.to_bytes())?;
-        disk::rename_synced(&unfinished, &path)?;
+        self.disk.replace(&filter_path, &filter.to_bytes())?;
+        self.disk.replace(&path, &keys)?;
         self.filters.push(filter);
         self.tail.clear();
         Ok(())
@@ -239,31 +237,12 @@ fn parse(key: &[u8]) -> Option<(PackageId, u64)> {
     Some((PackageId::from_slice(package).ok()?, index))
 }
 
-/// The package that an entry speaks of.
-pub(crate) fn package_of(entry: &v1::Entry) -> Option<PackageId> {
-    use prost::Message;
-    let id = |bytes: &[u8]| PackageId::from_slice(bytes).ok();
-    match entry.event.as_ref()? {
-        Event::Accepted(event) => Some(PackageId(Digest::of(&event.manifest.as_ref()?.body))),
-        Event::Forwarded(event) => id(&event.package),
-        Event::Statement(event) => {
-            let body = &event.statement.as_ref()?.body;
-            id(&v1::Statement::decode(body.as_slice()).ok()?.package)
-        }
-        Event::Refused(event) => id(&event.package),
-        Event::Held(event) | Event::Released(event) | Event::Retried(event) => id(&event.package),
-        Event::Operator(event) => id(&event.package),
-        Event::Started(_)
-        | Event::Stopped(_)
-        | Event::Configured(_)
-        | Event::Cosigned(_)
-        | Event::Counted(_)
-        | Event::HandedOver(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use passerelle_proto::Digest;
+    use passerelle_proto::v1::entry::Event;
+    use std::fs;
+
     use super::*;
 
     fn refused(package: u64) -> v1::Entry {
@@ -280,7 +259,7 @@ mod tests {
     #[test]
     fn entries_are_found_in_files_and_in_memory_and_after_opening_again() {
         let dir = tempfile::tempdir().unwrap();
-        let mut index = PackageIndex::open(dir.path()).unwrap();
+        let mut index = PackageIndex::open(&passerelle_disk::system(), dir.path()).unwrap();
         for number in 0..INDEX_SPAN + 10 {
             index.push(&refused(number % 40_000)).unwrap();
         }
@@ -292,7 +271,7 @@ mod tests {
         let short = package(3).short();
         assert_eq!(index.find_prefix(&short).unwrap(), [package(3)]);
         assert_eq!(index.find_prefix("").unwrap().len(), 2);
-        let mut again = PackageIndex::open(dir.path()).unwrap();
+        let mut again = PackageIndex::open(&passerelle_disk::system(), dir.path()).unwrap();
         assert_eq!(again.next(), INDEX_SPAN);
         for number in INDEX_SPAN..INDEX_SPAN + 10 {
             again.push(&refused(number % 40_000)).unwrap();
@@ -303,21 +282,26 @@ mod tests {
     #[test]
     fn a_lost_filter_is_made_again_and_a_damaged_file_is_read_from_the_log_again() {
         let dir = tempfile::tempdir().unwrap();
-        let mut index = PackageIndex::open(dir.path()).unwrap();
+        let mut index = PackageIndex::open(&passerelle_disk::system(), dir.path()).unwrap();
         for number in 0..2 * INDEX_SPAN {
             index.push(&refused(number)).unwrap();
         }
         let package = PackageId(Digest::of(&3_u64.to_be_bytes()));
         let file = index.file_path(0);
         fs::remove_file(file.with_extension(FILTER_EXTENSION)).unwrap();
-        let index = PackageIndex::open(dir.path()).unwrap();
+        let index = PackageIndex::open(&passerelle_disk::system(), dir.path()).unwrap();
         assert_eq!(index.find(&package).unwrap(), [3]);
         assert!(file.with_extension(FILTER_EXTENSION).exists());
         let mut bytes = fs::read(&file).unwrap();
         bytes[1000] ^= 1;
         fs::write(&file, bytes).unwrap();
         fs::remove_file(file.with_extension(FILTER_EXTENSION)).unwrap();
-        assert_eq!(PackageIndex::open(dir.path()).unwrap().next(), 0);
+        assert_eq!(
+            PackageIndex::open(&passerelle_disk::system(), dir.path())
+                .unwrap()
+                .next(),
+            0
+        );
         assert!(
             !file.exists(),
             "it is written again when the log has been read so far"

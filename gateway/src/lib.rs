@@ -12,9 +12,13 @@ mod breaker;
 mod clock;
 mod config;
 mod courier;
-mod disk;
+mod crash;
 mod exchange;
 mod expiry;
+mod export;
+#[cfg(test)]
+mod faults;
+mod freshness;
 mod gateway;
 mod gauges;
 mod index;
@@ -28,6 +32,7 @@ mod queue;
 mod receipts;
 mod refusals;
 mod renewal;
+mod room;
 mod sequencer;
 mod spool;
 mod witness;
@@ -35,10 +40,13 @@ mod witness;
 pub use anchor::Anchor;
 pub use breaker::{Breaker, FAILURES_UNTIL_OPEN, FIRST_RETRY, RETRY_MAX};
 pub use config::{Config, ConfigError, Limits};
+pub use crash::CRASH_POINTS;
+pub use freshness::{COSIGN_EVERY_MAX, Cosigner, Freshness, RENEWAL_GRACE_MAX};
 pub use gateway::{EXIT_CONFIG, EXIT_STOPPED, Gateway, StartError};
 pub use index::INDEX_SPAN;
 pub use log::{
     AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log, LogKeys, SEGMENT_LEN,
+    SEGMENT_LEN_ASKED,
 };
 pub use metrics::{Counter, Gauge, Metrics};
 pub use node::Failure;
@@ -47,5 +55,6 @@ pub use queue::{
     LeaseToken, MemQueue, PAGE_MAX, Queue, QueueError, Settle, SledQueue, StoreError, fold,
 };
 pub use refusals::{Counted, ENTRIES_PER_MINUTE_MAX, RefusalBudget, WINDOW};
+pub use room::START_BYTES_MIN;
 pub use sequencer::{Acceptance, Committed, OpenError, Sequencer, Signer, SubmitError};
 pub use spool::{FREE_BYTES_MIN, PackReader, Partial, Spool, SpoolError};

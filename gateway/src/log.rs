@@ -13,18 +13,17 @@ mod frame;
 mod segment;
 mod tiles;
 
-use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use passerelle_disk::{Disk, DiskError, crash_point};
 use passerelle_proto::merkle::{self, Frontier, leaf_hash};
 use passerelle_proto::{Checkpoint, CheckpointError, Digest, LogSigner, LogVerifier, Timestamp};
 
-use self::segment::{Segment, SegmentError};
+use self::segment::{Segment, SegmentError, Segments};
 use self::tiles::Tiles;
-use crate::disk;
 
 /// Longest entry in bytes.
 pub const ENTRY_LEN_MAX: usize = 60 * 1024;
@@ -34,6 +33,19 @@ pub const BATCH_ENTRIES_MAX: usize = 256;
 pub const BATCH_LEN_MAX: usize = 4 * 1024 * 1024;
 /// Length of a segment file in bytes.
 pub const SEGMENT_LEN: u64 = 64 * 1024 * 1024;
+
+/// Environment variable with another length of segments in bytes, in builds with debug assertions:
+/// a test does not write 64 MiB to see one end.
+pub const SEGMENT_LEN_ASKED: &str = "PASSERELLE_SEGMENT_LEN";
+
+fn segment_len() -> u64 {
+    if !cfg!(debug_assertions) {
+        return SEGMENT_LEN;
+    }
+    let asked = std::env::var(SEGMENT_LEN_ASKED).ok();
+    let length = asked.and_then(|length| length.parse().ok());
+    length.unwrap_or(SEGMENT_LEN)
+}
 
 /// The log must not be used any more: what is on the disk is not known. Stop, and recover at the
 /// next start.
@@ -116,6 +128,19 @@ pub enum AppendError {
     Fatal(#[from] Fatal),
 }
 
+impl From<DiskError> for Fatal {
+    fn from(error: DiskError) -> Self {
+        let DiskError { path, source, .. } = error;
+        Self::Io { path, source }
+    }
+}
+
+impl From<DiskError> for AppendError {
+    fn from(error: DiskError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
 pub(crate) fn io_at(path: &Path) -> impl FnOnce(io::Error) -> Fatal + '_ {
     |source| Fatal::Io {
         path: path.to_owned(),
@@ -150,12 +175,13 @@ impl From<LogSigner> for LogKeys {
 
 /// The log of one gateway; it has one writer.
 pub struct Log {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     keys: LogKeys,
     frontier: Frontier,
     tiles: Tiles,
+    segments: Segments,
     segment: Segment,
-    segment_len: u64,
     // Entries under our newest checkpoint.
     signed: u64,
 }
@@ -165,8 +191,8 @@ impl Log {
     ///
     /// # Errors
     /// [`Fatal`] when the log cannot be believed.
-    pub fn open(dir: &Path, keys: impl Into<LogKeys>) -> Result<Self, Fatal> {
-        Self::open_with(dir, keys, SEGMENT_LEN)
+    pub fn open(disk: &Arc<dyn Disk>, dir: &Path, keys: impl Into<LogKeys>) -> Result<Self, Fatal> {
+        Self::open_with(disk, dir, keys, segment_len())
     }
 
     /// As [`Log::open`], with segments of another length.
@@ -174,37 +200,41 @@ impl Log {
     /// # Errors
     /// [`Fatal`].
     pub fn open_with(
+        disk: &Arc<dyn Disk>,
         dir: &Path,
         keys: impl Into<LogKeys>,
         segment_len: u64,
     ) -> Result<Self, Fatal> {
-        let wal = dir.join("wal");
-        disk::create_dirs(&wal).map_err(io_at(&wal))?;
+        let segments = Segments::new(disk, dir, segment_len);
+        disk.create_directories(segments.dir())?;
+        segments.remove_unfinished()?;
         let cosigned = dir.join("cosigned");
-        disk::create_dirs(&cosigned).map_err(io_at(&cosigned))?;
-        let mut numbers = segment::list(&wal)?;
+        disk.create_directories(&cosigned)?;
+        let mut numbers = segments.list()?;
         if numbers.is_empty() {
-            Segment::create(&wal, &Tiles::new(dir), &Frontier::default(), segment_len)
+            segments
+                .create(&Tiles::new(disk, dir), &Frontier::default())
                 .map_err(SegmentError::into_fatal)?;
             numbers.push(0);
         }
         let last = numbers.len() - 1;
-        let (segment, mut frontier, mut tiles) = Segment::recover(&wal, numbers[last], dir)?;
+        let (segment, mut frontier, mut tiles) = segments.recover(numbers[last], dir)?;
         if last > 0 {
-            tiles.read_previous(&wal, numbers[last - 1])?;
+            tiles.read_previous(&segments, numbers[last - 1])?;
         }
-        segment.each(|entry| {
+        segments.each_entry(numbers[last], |entry| {
             let hash = leaf_hash(entry);
             frontier.push(hash);
             tiles.push(hash, entry)
         })?;
         let mut log = Self {
+            disk: disk.clone(),
             dir: dir.to_owned(),
             keys: keys.into(),
             frontier,
             tiles,
+            segments,
             segment,
-            segment_len,
             signed: 0,
         };
         log.signed = log.compare_with_checkpoint()?;
@@ -215,7 +245,7 @@ impl Log {
 
     /// Preallocates the next segment; a full disk is met again when that one is needed.
     fn reserve_next(&mut self) -> Result<(), Fatal> {
-        match segment::reserve(&self.dir.join("wal"), self.segment_len) {
+        match self.segments.reserve() {
             Ok(()) | Err(SegmentError::Full) => Ok(()),
             Err(SegmentError::Fatal(fatal)) => Err(fatal),
         }
@@ -224,14 +254,13 @@ impl Log {
     /// Whether the segment after this one is preallocated, which is tried again here. When it is
     /// not, the disk is full, and what is left of this segment is for what must not wait.
     pub fn has_next_segment(&mut self) -> bool {
-        segment::reserve(&self.dir.join("wal"), self.segment_len).is_ok()
+        self.segments.reserve().is_ok()
     }
 
     /// Partners keep what they have cosigned: a log that is shorter, or other, is not believed.
     fn compare_with_cosigned(&self, dir: &Path) -> Result<(), Fatal> {
-        for file in fs::read_dir(dir).map_err(io_at(dir))? {
-            let path = file.map_err(io_at(dir))?.path();
-            let note = fs::read(&path).map_err(io_at(&path))?;
+        for path in self.disk.list(dir).map_err(io_at(dir))? {
+            let note = self.disk.read(&path).map_err(io_at(&path))?;
             // What this log has not signed itself says nothing about it.
             if let Ok(kept) = self.verify(&note) {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -244,7 +273,7 @@ impl Log {
     /// Entries under the checkpoint that was signed last.
     fn compare_with_checkpoint(&self) -> Result<u64, Fatal> {
         let path = self.dir.join("checkpoint");
-        let note = match fs::read(&path) {
+        let note = match self.disk.read(&path) {
             Ok(note) => note,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(source) => return Err(Fatal::Io { path, source }),
@@ -353,14 +382,12 @@ impl Log {
     }
 
     fn next_segment(&mut self) -> Result<(), AppendError> {
-        let wal = self.dir.join("wal");
-        let made = Segment::create(&wal, &self.tiles, &self.frontier, self.segment_len);
-        self.segment = match made {
+        self.segment = match self.segments.create(&self.tiles, &self.frontier) {
             Ok(segment) => segment,
             Err(SegmentError::Full) => return Err(AppendError::Full),
             Err(SegmentError::Fatal(fatal)) => return Err(fatal.into()),
         };
-        segment::remove_bundled(&wal, self.tiles.bundled())?;
+        self.segments.remove_bundled(self.tiles.bundled())?;
         Ok(self.reserve_next()?)
     }
 
@@ -387,9 +414,11 @@ impl Log {
     /// [`Fatal::Io`].
     pub fn checkpoint(&mut self, now: Timestamp) -> Result<Vec<u8>, Fatal> {
         self.tiles.write_partial()?;
+        crash_point!("checkpoint.tiles");
         let note = self.checkpoint_value().sign(&self.keys.signer, now)?;
         let path = self.dir.join("checkpoint");
-        disk::replace(&path, &note).map_err(io_at(&path))?;
+        self.disk.replace(&path, &note)?;
+        crash_point!("checkpoint.written");
         self.signed = self.size();
         Ok(note)
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use passerelle_disk::Disk;
 use passerelle_link::{Identity, TrustSource, TrustStore};
 use passerelle_proto::{
     Directory, Hop, KeyId, KeyRole, LogSigner, PartyId, SigningKey, SigningKeys, log_origin,
@@ -69,7 +70,7 @@ impl Materials {
     ///
     /// # Errors
     /// Every problem at once, each with its file and a remedy.
-    pub(crate) fn load(config: &Config) -> Result<Self, ConfigError> {
+    pub(crate) fn load(disk: &Arc<dyn Disk>, config: &Config) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let keys = Keys::load(config)
             .map_err(|error| problems.extend(error.problems))
@@ -92,7 +93,7 @@ impl Materials {
             roots: config.roots.clone(),
             kept: config.data_dir.join("trust"),
         };
-        let trust = TrustStore::open(&source)
+        let trust = TrustStore::open(disk, &source)
             .map_err(|found| problems.extend(found))
             .ok();
         if let (Some(keys), Some(identity), Some(trust)) = (keys, identity, trust) {

@@ -53,6 +53,10 @@ pub enum Gauge {
     CosignedEntries,
     /// Age of a partner's latest cosignature in seconds, by `partner`.
     CosignatureAgeSeconds,
+    /// 1 while a partner's cosignature is older than configured, by `partner`.
+    CosignatureLate,
+    /// 1 while packages are put off because no partner has cosigned for too long.
+    Uncosigned,
     /// Bytes in the spool.
     SpoolBytes,
     /// Free bytes of the data directory's file system.
@@ -93,7 +97,7 @@ const COUNTERS: [(Counter, &str, &str); 8] = [
     (
         Counter::Busy,
         "passerelle_busy_total",
-        "Offers put off, by reason: disk, quota, offers, unanchored.",
+        "Offers put off, by reason: disk, quota, offers, unanchored, uncosigned.",
     ),
     (
         Counter::Duplicates,
@@ -112,7 +116,7 @@ const COUNTERS: [(Counter, &str, &str); 8] = [
     ),
 ];
 
-const GAUGES: [(Gauge, &str, &str); 14] = [
+const GAUGES: [(Gauge, &str, &str); 16] = [
     (
         Gauge::Serving,
         "passerelle_serving",
@@ -148,6 +152,17 @@ const GAUGES: [(Gauge, &str, &str); 14] = [
         Gauge::CosignatureAgeSeconds,
         "passerelle_cosignature_age_seconds",
         "Age of a partner's latest cosignature, in seconds. Receipts count as evidence under one.",
+    ),
+    (
+        Gauge::CosignatureLate,
+        "passerelle_cosignature_late",
+        "1 while a partner's cosignature is older than cosignature_age_alert_s: alert.",
+    ),
+    (
+        Gauge::Uncosigned,
+        "passerelle_uncosigned",
+        "1 while packages are put off because no partner has cosigned for cosignature_age_stop_s: \
+         alert at once.",
     ),
     (
         Gauge::SpoolBytes,

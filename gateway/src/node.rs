@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use passerelle_disk::{Disk, DiskError, crash_point};
 use passerelle_link::{Identity, Peer, RefusalSink, TrustStore};
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
@@ -19,6 +20,7 @@ use crate::anchor::Anchor;
 use crate::breaker::Circuits;
 use crate::clock::Clock;
 use crate::config::Limits;
+use crate::freshness::Freshness;
 use crate::gateway::{EXIT_CONFIG, EXIT_STOPPED};
 use crate::log::Fatal;
 use crate::metrics::{Counter, Metrics};
@@ -30,6 +32,7 @@ use crate::spool::Spool;
 
 /// The parts.
 pub(crate) struct Node {
+    pub(crate) disk: Arc<dyn Disk>,
     pub(crate) party: PartyId,
     pub(crate) data_dir: PathBuf,
     pub(crate) limits: Limits,
@@ -46,6 +49,7 @@ pub(crate) struct Node {
     pub(crate) peers: Peers,
     pub(crate) circuits: Circuits,
     pub(crate) clock: Clock,
+    pub(crate) freshness: Mutex<Freshness>,
     pub(crate) refusals: Mutex<RefusalBudget>,
     pub(crate) stop: CancellationToken,
     pub(crate) failure: watch::Sender<Option<Failure>>,
@@ -74,6 +78,18 @@ impl Node {
     /// What is believed about parties now.
     pub(crate) fn directory(&self) -> Directory {
         self.trust.directory()
+    }
+
+    /// What is to be done about the age of cosignatures.
+    pub(crate) fn freshness(&self) -> Freshness {
+        let known = self.freshness.lock();
+        known.unwrap_or_else(|p| p.into_inner()).clone()
+    }
+
+    /// Keeps what was found about the age of cosignatures; what was known before.
+    pub(crate) fn set_freshness(&self, found: Freshness) -> Freshness {
+        let known = self.freshness.lock();
+        std::mem::replace(&mut *known.unwrap_or_else(|p| p.into_inner()), found)
     }
 
     /// Stops the gateway: it must not go on.
@@ -120,6 +136,19 @@ impl Node {
         self.log_dir()
             .join("cosigned")
             .join(format!("{party}.note"))
+    }
+
+    /// Reads a small file that may not be there.
+    pub(crate) fn read_if_there(&self, path: &Path) -> Vec<u8> {
+        self.disk.read(path).unwrap_or_default()
+    }
+
+    /// Replaces a small file whose directory may not be there; durable on return.
+    pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+        if let Some(parent) = path.parent() {
+            self.disk.create_directories(parent)?;
+        }
+        self.disk.replace(path, bytes)
     }
 
     /// A signed answer outside of any sequence: the same offer gets the like again.
@@ -245,6 +274,7 @@ impl Node {
         if open {
             return;
         }
+        crash_point!("purge.decided");
         if let Some((_, event)) = self.accepted(package)
             && let Some(location) = event.pack
             && let Err(error) = self.spool.remove(package, &location)
@@ -260,9 +290,4 @@ impl RefusalSink for Node {
         let mut budget = self.refusals.lock().unwrap_or_else(|p| p.into_inner());
         budget.count(class);
     }
-}
-
-/// Reads a small file that may not be there.
-pub(crate) fn read_if_there(path: &Path) -> Vec<u8> {
-    std::fs::read(path).unwrap_or_default()
 }

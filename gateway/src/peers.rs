@@ -87,6 +87,12 @@ impl Peers {
             .collect()
     }
 
+    /// Since when a peer has been connected; `None` while it is not.
+    pub(crate) fn connected_since(&self, hop: &Hop) -> Option<Timestamp> {
+        let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.get(hop)?.since
+    }
+
     /// Package bytes sent to a peer.
     pub(crate) fn sent(&self, hop: &Hop, bytes: u64) {
         self.with(hop, |known| known.bytes_sent += bytes);

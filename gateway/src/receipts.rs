@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use passerelle_disk::crash_point;
 use passerelle_link::Peer;
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
-    Digest, KeyRole, Role, SigningKeyEntry, StatementId, UntrustedStatement, VerifiedManifest,
-    VerifiedStatement,
+    Digest, Role, StatementId, UntrustedStatement, VerifiedManifest, VerifiedStatement,
 };
 
 use crate::metrics::Counter;
@@ -35,8 +35,10 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
             .way_to(statement.destination())
             .map(|hop| hop.to_message()),
     });
+    crash_point!("statement.verified");
     match node.sequencer.commit(event).await {
         Ok(_) => {
+            crash_point!("statement.committed");
             node.metrics.add(Counter::Statements, &[], 1);
             let package = statement.package();
             let _ = tokio::task::spawn_blocking(move || node.tidy(&package)).await;
@@ -74,7 +76,7 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     if key.revoked.is_some_and(|at| at <= now()) {
         return refuse(Reason::SignerRevoked, "its signing key is revoked");
     }
-    if !may_say(key, statement.what()) {
+    if !key.may_say(statement.what()) {
         return refuse(Reason::Role, "its signing key may not say this");
     }
     let issuer = statement.issuer();
@@ -109,7 +111,12 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     }
     let manifest = manifest.and_then(|m| passerelle_proto::UntrustedManifest::parse(m).ok());
     let Some(manifest) = manifest.map(passerelle_proto::UntrustedManifest::verified_before) else {
-        return refuse(Reason::Other, "its package was never accepted here");
+        // A request to cancel may overtake its package. Its recipient's agent judges it then.
+        let ours = directory.convention().gateway_of(statement.destination()) == Some(&node.party);
+        return match statement.what() {
+            What::Cancel(_) if ours && peer.hop.role == Role::Gateway => Looked::New(statement),
+            _ => refuse(Reason::Other, "its package was never accepted here"),
+        };
     };
     let gateway = directory.convention().gateway_of(issuer) == Some(issuer);
     match concerns(&statement, &manifest, gateway) {
@@ -121,20 +128,15 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     }
 }
 
-fn may_say(key: &SigningKeyEntry, what: &What) -> bool {
-    match what {
-        What::Accepted(_) | What::Forwarded(_) | What::NotCollected(_) | What::NotReceipted(_) => {
-            key.may(KeyRole::Gateway)
-        }
-        What::Delivered(_) | What::Acknowledged(_) => key.may(KeyRole::Agent),
-        What::Refused(_) => key.may(KeyRole::Agent) || key.may(KeyRole::Gateway),
-        What::Busy(_) => false,
-    }
-}
-
-/// Whether the issuer has a part in the package, speaks for itself, and to its sender.
+/// Whether the issuer has a part in the package, speaks for itself, and to its sender; only the
+/// sender speaks to a recipient, to take the package back.
 fn concerns(statement: &VerifiedStatement, manifest: &VerifiedManifest, gateway: bool) -> bool {
     let issuer = statement.issuer();
+    if let What::Cancel(said) = statement.what() {
+        let to = statement.destination();
+        let recipient = manifest.recipients().contains(to) && said.recipient == to.as_str();
+        return recipient && manifest.sender() == issuer;
+    }
     let speaks_for = match statement.what() {
         What::Delivered(said) => Some(&said.recipient),
         What::Acknowledged(said) => Some(&said.recipient),

@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
+use passerelle_disk::{Disk, crash_point};
 use passerelle_proto::v1::{self, ObjectType, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Digest, PackageId, SigningKey, StatementChain, StatementDraft, StatementId, Timestamp, envelope,
@@ -101,7 +102,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Log indices of the entries about a package, ascending.
-    fn find(&self, package: &PackageId) -> Result<Vec<u64>, Fatal> {
+    pub(crate) fn find(&self, package: &PackageId) -> Result<Vec<u64>, Fatal> {
         let path = PathBuf::from("index");
         let found = self.index.find(package);
         found.map_err(|source| Fatal::Io { path, source })
@@ -121,6 +122,7 @@ pub struct Sequencer {
 }
 
 struct Worker {
+    disk: Arc<dyn Disk>,
     anchor: Arc<Anchor>,
     ledger: Arc<Mutex<Ledger>>,
     queue: Arc<dyn Queue>,
@@ -161,6 +163,7 @@ impl Sequencer {
     /// # Errors
     /// [`OpenError`].
     pub fn start(
+        disk: &Arc<dyn Disk>,
         log: Log,
         queue: Arc<dyn Queue>,
         signer: Signer,
@@ -169,16 +172,17 @@ impl Sequencer {
         clock: fn() -> Timestamp,
     ) -> Result<(Self, JoinHandle<()>), OpenError> {
         let failed = |what| move |source| OpenError::Io { what, source };
-        let index = PackageIndex::open(&dir.join("index")).map_err(failed("index"))?;
+        let index = PackageIndex::open(disk, &dir.join("index")).map_err(failed("index"))?;
         let mut ledger = Ledger { log, index };
         let chain_path = dir.join("chain");
-        let (mut chain, from) = recovery::read_chain(&chain_path, ledger.log.size());
+        let (mut chain, from) = recovery::read_chain(disk.as_ref(), &chain_path, ledger.log.size());
         let last = recovery::catch_up(&mut ledger, queue.as_ref(), &mut chain, from)?;
         let (size, size_receiver) = watch::channel(ledger.log.size());
         let (fatal, fatal_receiver) = watch::channel(None);
         let ledger = Arc::new(Mutex::new(ledger));
         let (sender, receiver) = sync_channel(WAITING_MAX);
         let worker = Worker {
+            disk: disk.clone(),
             anchor,
             ledger: ledger.clone(),
             queue,
@@ -312,7 +316,9 @@ impl Worker {
             }
         }
         let size = *self.size.borrow();
-        if let Err(error) = recovery::write_chain(&self.chain_path, size, &self.chain) {
+        if let Err(error) =
+            recovery::write_chain(self.disk.as_ref(), &self.chain_path, size, &self.chain)
+        {
             tracing::warn!(%error, "the sequence of statements is read from the log next time");
         }
     }
@@ -356,6 +362,7 @@ impl Worker {
             return Ok(());
         }
         let bytes: Vec<Vec<u8>> = entries.iter().map(Message::encode_to_vec).collect();
+        crash_point!("commit.signed");
         let range = match ledger.log.append(&bytes) {
             Ok(range) => range,
             Err(AppendError::Full) => {
@@ -367,6 +374,7 @@ impl Worker {
             }
             Err(AppendError::Fatal(fatal)) => return Err(fatal.to_string()),
         };
+        crash_point!("commit.appended");
         for entry in &entries {
             ledger
                 .index
@@ -377,6 +385,7 @@ impl Worker {
         drop(ledger);
         let applied = self.queue.apply(range.start, &entries, root);
         applied.map_err(|error| format!("queue: {error}"))?;
+        crash_point!("commit.applied");
         self.size.send_replace(range.end);
         for ((index, entry), answer) in range.zip(entries).zip(answers) {
             // Whoever asked may be gone; the entry stands all the same.

@@ -8,14 +8,13 @@ mod partial;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use passerelle_disk::{Disk, DiskError, DiskFile, crash_point};
 use passerelle_proto::v1::{PackLocation, Section};
 use passerelle_proto::{
     InlineError, PACK_HEADER_LEN, PackLayout, PackageId, Timestamp, VerifiedManifest, split_inline,
@@ -24,7 +23,6 @@ use passerelle_proto::{
 pub use self::partial::Partial;
 use self::shared::Shared;
 use crate::config::Limits;
-use crate::disk;
 
 /// Free bytes that the file system must keep; below, no package is taken.
 pub const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
@@ -79,7 +77,13 @@ impl SpoolError {
     }
 }
 
-pub(crate) fn failed(path: &Path) -> impl FnOnce(io::Error) -> SpoolError + '_ {
+impl From<DiskError> for SpoolError {
+    fn from(error: DiskError) -> Self {
+        failed(&error.path)(error.source)
+    }
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> SpoolError + '_ {
     |source| match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             SpoolError::Full("the disk is full")
@@ -105,6 +109,7 @@ struct Usage {
 
 /// The spool of one gateway.
 pub struct Spool {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     limits: Limits,
     usage: Mutex<Usage>,
@@ -118,24 +123,32 @@ impl Spool {
     ///
     /// # Errors
     /// [`SpoolError::Io`].
-    pub fn open(dir: &Path, limits: Limits) -> Result<Arc<Self>, SpoolError> {
-        fs::create_dir_all(dir).map_err(failed(dir))?;
+    pub fn open(disk: &Arc<dyn Disk>, dir: &Path, limits: Limits) -> Result<Arc<Self>, SpoolError> {
+        disk.create_directories(dir)?;
         let mut usage = Usage::default();
-        for entry in fs::read_dir(dir).map_err(failed(dir))? {
-            let entry = entry.map_err(failed(dir))?;
-            let Some(id) = pack_id(&entry.path()) else {
+        for path in disk.list(dir).map_err(failed(dir))? {
+            let Some(id) = pack_id(&path) else {
+                // A mark whose pack is gone already; nothing else would ever remove it.
+                if path
+                    .extension()
+                    .is_some_and(|extension| extension == "part")
+                    && !disk.is_file(&path.with_extension("pack"))
+                {
+                    disk.remove_if_there(&path)?;
+                }
                 continue;
             };
-            let length = entry.metadata().map_err(failed(dir))?.len();
+            let length = disk.status(&path).map_err(failed(&path))?.length;
             usage.packs.insert(id, length);
             usage.total += length;
         }
         Ok(Arc::new(Self {
+            disk: disk.clone(),
             dir: dir.to_owned(),
             limits,
             usage: Mutex::new(usage),
             opening: Mutex::default(),
-            shared: Shared::open(&dir.join("shared"))?,
+            shared: Shared::open(disk, &dir.join("shared"))?,
         }))
     }
 
@@ -165,7 +178,7 @@ impl Spool {
         if used.saturating_add(bytes) > self.limits.spool_bytes_max {
             return Err(SpoolError::Full("its quota is used up"));
         }
-        let free = disk::free_bytes(&self.dir).map_err(failed(&self.dir))?;
+        let free = self.disk.free_bytes(&self.dir).map_err(failed(&self.dir))?;
         match free < bytes.saturating_add(FREE_BYTES_MIN) {
             true => Err(SpoolError::Full("the disk is nearly full")),
             false => Ok(()),
@@ -195,7 +208,7 @@ impl Spool {
         };
         opened.inspect_err(|_| {
             self.ended(&id, turn);
-            if new && !self.pack_path(&id).exists() {
+            if new && !self.disk.is_file(&self.pack_path(&id)) {
                 self.forget(&id);
             }
         })
@@ -303,10 +316,10 @@ impl Spool {
                 (self.shared.path(segment), start)
             }
         };
-        let file = File::open(&path).map_err(failed(&path))?;
+        let file = self.disk.open(&path).map_err(failed(&path))?;
         Ok(PackReader {
             path,
-            file: Arc::new(file),
+            file: file.into(),
             layout,
             start,
         })
@@ -321,8 +334,10 @@ impl Spool {
             return self.shared.release(location);
         }
         let path = self.pack_path(package);
-        remove_file(&path)?;
-        remove_file(&partial::mark_path(&path))?;
+        self.disk.remove_if_there(&path)?;
+        crash_point!("purge.removed");
+        self.disk.remove_if_there(&partial::mark_path(&path))?;
+        crash_point!("purge.done");
         self.forget(package);
         Ok(())
     }
@@ -339,7 +354,8 @@ impl Spool {
         let accepted: BTreeSet<PackageId> = live.iter().map(|(id, _)| *id).collect();
         self.clear(|package| accepted.contains(package), now, true)?;
         for package in &accepted {
-            remove_file(&partial::mark_path(&self.pack_path(package)))?;
+            let mark = partial::mark_path(&self.pack_path(package));
+            self.disk.remove_if_there(&mark)?;
         }
         self.shared.sweep(live.iter().map(|(_, location)| location))
     }
@@ -370,8 +386,8 @@ impl Spool {
             let path = self.pack_path(&id);
             let mark = partial::mark_path(&path);
             // Without a mark it is accepted, or was left over by a removal that a stop cut off.
-            let clear = match mark.exists() {
-                true => partial::kept_until(&path).is_none_or(|until| now >= until),
+            let clear = match self.disk.is_file(&mark) {
+                true => self.kept_until(&path).is_none_or(|until| now >= until),
                 false => left_overs,
             };
             if !clear {
@@ -380,8 +396,8 @@ impl Spool {
             if self.usage().partials.contains_key(&id) || accepted(&id) {
                 continue;
             }
-            remove_file(&mark)?;
-            remove_file(&path)?;
+            self.disk.remove_if_there(&mark)?;
+            self.disk.remove_if_there(&path)?;
             self.forget(&id);
             removed += 1;
         }
@@ -397,18 +413,11 @@ fn pack_id(path: &Path) -> Option<PackageId> {
         .ok()
 }
 
-pub(crate) fn remove_file(path: &Path) -> Result<(), SpoolError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
-        _ => Ok(()),
-    }
-}
-
 /// A package in the spool, open for reading. Cheap to clone.
 #[derive(Clone)]
 pub struct PackReader {
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<dyn DiskFile>,
     layout: PackLayout,
     start: i128,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use passerelle_disk::crash_point;
 use passerelle_link::{Channel, Connection, peer_of};
 use passerelle_proto::v1::witness_client::WitnessClient;
 use passerelle_proto::v1::witness_server::Witness;
@@ -14,16 +15,19 @@ use passerelle_proto::{
     witness,
 };
 use prost::Message;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, async_trait};
 
-use crate::disk;
+use crate::freshness::renewal;
 use crate::metrics::Gauge;
-use crate::node::{Node, now, read_if_there};
+use crate::node::{Node, now};
 
 /// Shortest time between two checkpoints.
 pub(crate) const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for a witness.
 const WITNESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this time a new link, or a request that failed, is reason enough to ask again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Entries looked at to see whether there is anything new to cosign.
 const LOOK_BACK_MAX: u64 = 4096;
 
@@ -80,7 +84,7 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
     let path = node.witnessed_path(party);
     // One request at a time: two must never be answered for one size with two roots.
     let ledger = node.sequencer.ledger();
-    let kept = read_if_there(&path);
+    let kept = node.read_if_there(&path);
     let known = match kept.is_empty() {
         true => None,
         false => Some(
@@ -96,7 +100,9 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
             .position(|pair| pair == b"\n\n")
             .map_or(0, |at| at + 2);
         let note = with_cosignatures(&body[start..], &answer.body);
-        disk::replace(&path, &note).map_err(|error| Status::unavailable(error.to_string()))?;
+        let kept = node.replace(&path, &note);
+        kept.map_err(|error| Status::unavailable(error.to_string()))?;
+        crash_point!("witness.kept");
         seen = Some(note);
     }
     let answer = AddCheckpointResponse {
@@ -116,36 +122,55 @@ pub(crate) async fn keep_cosigned(node: Arc<Node>, mut connection: Connection) {
         _ = connection.closed() => return,
         () = node.stop.cancelled() => return,
     }
+    let every = renewal(&node.limits);
+    let mut due_at = Instant::now() + not_due_for(&node, &party, every);
     loop {
-        let asked = ask(&node, &party, client.clone()).await;
-        if let Err(why) = asked {
-            tracing::warn!(partner = %party, why, "our log was not cosigned");
+        let due = Instant::now() >= due_at;
+        match ask(&node, &party, client.clone(), due).await {
+            Ok(true) => due_at = Instant::now() + every,
+            Ok(false) => {}
+            Err(why) => {
+                tracing::warn!(partner = %party, why, "our log was not cosigned");
+                due_at = Instant::now() + every.min(ASK_AGAIN_AFTER);
+            }
         }
         tokio::select! {
             _ = connection.closed() => return,
             () = node.stop.cancelled() => return,
             () = tokio::time::sleep(CHECKPOINT_EVERY) => {}
         }
-        if size.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = size.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(due_at) => {}
+            _ = connection.closed() => return,
+            () = node.stop.cancelled() => return,
         }
     }
 }
 
+/// For how long a new link needs no new cosignature if nothing was appended since the last one.
+fn not_due_for(node: &Node, party: &PartyId, every: Duration) -> Duration {
+    let fresh_for = every.min(ASK_AGAIN_AFTER);
+    let age = cosigned(node, party).map(|(_, at)| now().since(at));
+    fresh_for.saturating_sub(age.unwrap_or(fresh_for))
+}
+
+/// Asks for a cosignature if there is anything new, or if one is `due`; whether there is one.
 async fn ask(
     node: &Arc<Node>,
     party: &PartyId,
     mut client: WitnessClient<Channel>,
-) -> Result<(), String> {
+    due: bool,
+) -> Result<bool, String> {
     let prepared = {
         let (node, party) = (node.clone(), party.clone());
-        let work = move || prepare(&node, &party);
+        let work = move || prepare(&node, &party, due);
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| error.to_string())??
     };
     let Some((note, mut body)) = prepared else {
-        return Ok(());
+        return Ok(false);
     };
     for _ in 0..2 {
         let request = Request::new(AddCheckpointRequest { body: body.clone() });
@@ -155,7 +180,7 @@ async fn ask(
             .map_err(|status| status.message().to_owned())?
             .into_inner();
         match answer.status {
-            200 => return keep(node, party, &note, &answer.body).await,
+            200 => return keep(node, party, &note, &answer.body).await.map(|()| true),
             // The partner knows another size than we thought: prove from there.
             409 => {
                 let text = String::from_utf8_lossy(&answer.body);
@@ -176,12 +201,12 @@ async fn ask(
 
 type Prepared = Option<(Vec<u8>, Vec<u8>)>;
 
-/// A fresh checkpoint and the request for it; `None` when there is nothing new.
-fn prepare(node: &Node, party: &PartyId) -> Result<Prepared, String> {
+/// A fresh checkpoint and the request for it; `None` when there is nothing new and none is `due`.
+fn prepare(node: &Node, party: &PartyId, due: bool) -> Result<Prepared, String> {
     let known = cosigned_size(node, party);
     let mut ledger = node.sequencer.ledger();
     let size = ledger.log.size();
-    if size == known {
+    if size == known && !due {
         return Ok(None);
     }
     // What only says that something was cosigned need not be cosigned itself, or it never ends.
@@ -194,7 +219,7 @@ fn prepare(node: &Node, party: &PartyId) -> Result<Prepared, String> {
         let entry = Entry::decode(bytes.as_slice());
         !entry.is_ok_and(|entry| matches!(entry.event, Some(Event::Cosigned(_))))
     });
-    if !news {
+    if !news && !due {
         return Ok(None);
     }
     let note = ledger
@@ -227,7 +252,7 @@ pub(crate) fn cosigned_size(node: &Node, party: &PartyId) -> u64 {
 
 /// Entries of our log that a partner has cosigned, and when.
 pub(crate) fn cosigned(node: &Node, party: &PartyId) -> Option<(u64, Timestamp)> {
-    let note = read_if_there(&node.cosigned_path(party));
+    let note = node.read_if_there(&node.cosigned_path(party));
     let directory = node.directory();
     let partner = directory.log_keys(party);
     let (checkpoint, at) = Checkpoint::verify_cosigned_any(&note, partner).ok()?;
@@ -240,7 +265,9 @@ async fn keep(node: &Arc<Node>, party: &PartyId, note: &[u8], lines: &[u8]) -> R
     let verified = Checkpoint::verify_cosigned(&cosigned, &partner);
     let (checkpoint, _) = verified.map_err(|error| error.to_string())?;
     let path = node.cosigned_path(party);
-    disk::replace(&path, &cosigned).map_err(|error| error.to_string())?;
+    let kept = node.replace(&path, &cosigned);
+    kept.map_err(|error| error.to_string())?;
+    crash_point!("witness.cosigned");
     let label = party.to_string();
     let size = checkpoint.size as f64;
     node.metrics

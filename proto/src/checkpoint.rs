@@ -13,6 +13,9 @@ use crate::{Digest, LogSigner, LogVerifier, Note, NoteError, NoteSignature, Time
 /// Longest checkpoint note in bytes, cosignatures included.
 pub const CHECKPOINT_LEN_MAX: usize = 256 * 1024;
 
+/// Longest origin in bytes: what is cosigned says its length in one byte.
+pub(crate) const ORIGIN_LEN_MAX: usize = 255;
+
 /// How many entries a log had, and their root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -85,10 +88,13 @@ impl Checkpoint {
     /// [`CheckpointError::Text`].
     pub fn parse(text: &str) -> Result<Self, CheckpointError> {
         let malformed = |line| CheckpointError::Text { line };
-        let mut lines = text.lines();
+        let ended = text
+            .strip_suffix('\n')
+            .ok_or(malformed(text.lines().count()))?;
+        let mut lines = ended.split('\n');
         let origin = lines
             .next()
-            .filter(|line| !line.is_empty())
+            .filter(|line| (1..=ORIGIN_LEN_MAX).contains(&line.len()))
             .ok_or(malformed(1))?;
         let digits = lines.next().ok_or(malformed(2))?;
         let size: u64 = digits.parse().map_err(|_| malformed(2))?;
@@ -391,6 +397,10 @@ mod tests {
             ("a\n-1\n".to_owned(), 2),
             (format!("a\n1\n{}\n", &root[4..]), 3),
             (format!("a\n1\n{root}\nextension\n\nb\n"), 5),
+            (format!("a\r\n1\n{root}\r\n"), 3),
+            (format!("a\n1\r\n{root}\n"), 2),
+            (format!("a\n1\n{root}"), 3),
+            (format!("{}\n1\n{root}\n", "a".repeat(256)), 1),
         ] {
             assert_eq!(
                 Checkpoint::parse(&text),

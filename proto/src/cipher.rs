@@ -233,6 +233,9 @@ pub(crate) fn padme(length: usize) -> usize {
 }
 
 #[cfg(test)]
+mod vectors;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use known::{Known, Order};
 
+use crate::v1::statement::What;
 use crate::{
     Convention, ConventionError, Digest, Hop, KeyId, KeyRole, LogVerifier, PartyId, RecipientKey,
     Role, Roots, Sheet, SheetError, Timestamp, VerifyingKey,
@@ -92,6 +93,21 @@ impl SigningKeyEntry {
     pub fn may(&self, role: KeyRole) -> bool {
         self.roles.contains(&role)
     }
+
+    /// Whether the sheet lets it say this.
+    pub fn may_say(&self, what: &What) -> bool {
+        match what {
+            What::Accepted(_)
+            | What::Forwarded(_)
+            | What::NotCollected(_)
+            | What::NotReceipted(_) => self.may(KeyRole::Gateway),
+            What::Delivered(_) | What::Acknowledged(_) | What::Cancel(_) => {
+                self.may(KeyRole::Agent)
+            }
+            What::Refused(_) => self.may(KeyRole::Agent) || self.may(KeyRole::Gateway),
+            What::Busy(_) => false,
+        }
+    }
 }
 
 /// The snapshot. Cheap to clone.
@@ -168,6 +184,31 @@ impl Directory {
     /// The signed note of the newest sheet of a party.
     pub fn sheet_note(&self, party: &PartyId) -> Option<&[u8]> {
         self.0.sheets.get(party).map(|(_, note)| note.as_ref())
+    }
+
+    /// The signed notes of all versions of the convention that are known, by version.
+    pub fn convention_notes(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let notes = self.0.conventions.iter();
+        notes.map(|(version, (_, note))| (*version, note.as_ref()))
+    }
+
+    /// The signed notes of all sheets of a party that are known, by `seq`.
+    pub fn sheet_notes(&self, party: &PartyId) -> impl Iterator<Item = (u64, &[u8])> {
+        let all = (party.clone(), 0)..=(party.clone(), u64::MAX);
+        let notes = self.0.texts.range(all);
+        notes.map(|((_, seq), (_, note))| (*seq, note.as_ref()))
+    }
+
+    /// Everything that is known as files: paths, `conventions/1.note` and `sheets/caf21-1.note`,
+    /// and signed notes.
+    pub fn note_files(&self) -> impl Iterator<Item = (String, &[u8])> {
+        let conventions = self.convention_notes();
+        let conventions = conventions.map(|(v, note)| (format!("conventions/{v}.note"), note));
+        let sheets =
+            self.0.texts.iter().map(|((party, seq), (_, note))| {
+                (format!("sheets/{party}-{seq}.note"), note.as_ref())
+            });
+        conventions.chain(sheets)
     }
 
     /// All newest sheets, by party.

@@ -67,6 +67,26 @@ impl EntryName {
         }
     }
 
+    /// Which of these names cannot stand beside the others in one folder: it is there twice, or
+    /// lies inside of a file. `None` when all of them can.
+    pub(crate) fn in_the_way(names: &[&Self]) -> Option<usize> {
+        let mut order: Vec<usize> = (0..names.len()).collect();
+        // Part by part, what lies inside of a name follows it at once. As plain texts `a.txt` would
+        // stand between `a` and `a/b`.
+        order.sort_by(|one, two| names[*one].parts().cmp(names[*two].parts()));
+        let inside = |pair: &&[usize]| {
+            let mut parts = names[pair[1]].parts();
+            names[pair[0]]
+                .parts()
+                .all(|part| parts.next() == Some(part))
+        };
+        order.windows(2).find(inside).map(|pair| pair[1])
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/')
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -82,6 +102,29 @@ impl fmt::Display for EntryName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_a_directory_as_well_is_found_whatever_stands_between() {
+        let in_the_way = |names: &[&str]| {
+            let parsed: Vec<_> = names
+                .iter()
+                .map(|name| EntryName::parse(name).unwrap())
+                .collect();
+            EntryName::in_the_way(&parsed.iter().collect::<Vec<_>>())
+        };
+        for fine in [
+            &["a", "b"][..],
+            &["a.txt", "a/b", "a b", "ab", "A"],
+            &["a/b", "a/c/d"],
+            &[],
+        ] {
+            assert_eq!(in_the_way(fine), None, "{fine:?}");
+        }
+        assert_eq!(in_the_way(&["a", "a.txt", "a/b"]), Some(2));
+        assert_eq!(in_the_way(&["a/b/c", "a b", "a/b"]), Some(0));
+        assert_eq!(in_the_way(&["x", "a!", "a", "a-/b", "a/b/c"]), Some(4));
+        assert_eq!(in_the_way(&["a", "b", "a"]), Some(2));
+    }
 
     #[test]
     fn names_stay_inside_their_directory() {

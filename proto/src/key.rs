@@ -10,6 +10,33 @@
 //!
 //! The eight digits are the beginning of the key's id: a text that was damaged, or put together
 //! from two, is refused.
+//!
+//! # Ed25519 at its edges
+//!
+//! Implementations of Ed25519 agree on what an honest signer makes, and differ at the edges.
+//! `ring`, which composite and log signatures are verified with, decides like this:
+//!
+//! - `S` is below the order of the group, or the signature is refused: nobody can make a second
+//!   signature out of a first.
+//! - `R` is compared with `S·B − k·A` byte for byte, without multiplying by the cofactor. An `R`
+//!   that is not in canonical form, or differs by a point of small order, is refused.
+//! - `A` may be any bytes that decode to a point: one of small order, one that differs from an
+//!   honest key by a point of small order, one not in canonical form.
+//!
+//! The last one is what an owner can misuse. By an `A` of small order signatures hold that anybody
+//! can make, and by an `A` of mixed order it depends on the message whether one holds that a
+//! verifier with cofactor always takes. It gains nothing here:
+//!
+//! - Every signature has a post-quantum part as well (ML-DSA-65 in composites, ML-DSA-44 under
+//!   checkpoints), over the same message, and both must hold. ML-DSA signs the digest of its own
+//!   public key with the message, so a signature belongs to one key and one message whatever its
+//!   classical part is worth. Who lists such an `A` weakens the classical half of their own
+//!   signatures alone.
+//! - Keys stand in sheets and conventions that were signed, and are named by the digest of their
+//!   bytes: two encodings of one point are two keys, and only the listed one verifies.
+//! - Every program of this exchange verifies with the same code, one signature at a time and never
+//!   in batches, so all come to the same answer. Who checks a log with another implementation can
+//!   come to another one only for keys of this kind, which no honest program makes.
 
 mod composite;
 mod id;
@@ -17,6 +44,9 @@ mod log;
 mod recipient;
 mod secret_file;
 mod text;
+
+#[cfg(test)]
+mod edge_cases;
 
 pub use composite::{
     COMPOSITE_ALGORITHM, PUBLIC_KEY_LEN, SIGNATURE_LEN, SignatureError, SigningKey, VerifyingKey,

@@ -18,12 +18,15 @@ mod directory;
 mod document;
 mod entry_name;
 pub mod envelope;
+pub mod evidence;
 mod expiry;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 mod id;
 mod key;
 mod keyring;
+mod log_entry;
+mod log_files;
 mod manifest;
 pub mod merkle;
 mod note;
@@ -68,6 +71,8 @@ pub use key::{
     read_secret_file, write_secret_file,
 };
 pub use keyring::{KEYS_HELD_MAX, RecipientKeys, SigningKeys};
+pub use log_entry::{package_of, signed_objects};
+pub use log_files::{TileReader, copy_log};
 pub use manifest::{
     HeadPart, INDEX_LEN_MAX, LIFETIME_MS_MAX, MANIFEST_LEN_MAX, ManifestError, NONCE_LEN,
     PARENTS_MAX, PAYLOAD_LEN_MAX, RECIPIENTS_MAX, TABLE_LEN_MAX, UntrustedManifest,

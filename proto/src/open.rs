@@ -82,7 +82,7 @@ pub enum OpenError {
         reason: EntryNameError,
     },
     /// Two entries with one name, or one inside the other.
-    #[error("entry {entry}: its name is used twice")]
+    #[error("entry {entry}: its name is used twice, or lies inside of another file")]
     NameTwice {
         /// Number of the entry, from 0.
         entry: usize,
@@ -306,23 +306,10 @@ fn check_entries(description: &v1::Description) -> Result<Vec<EntryName>, OpenEr
     if total > PLAIN_LEN_MAX {
         return Err(OpenError::Index("declares more than 64 GiB"));
     }
-    let mut sorted: Vec<(&str, usize)> = names
-        .iter()
-        .enumerate()
-        .map(|(at, name)| (name.as_str(), at))
-        .collect();
-    sorted.sort();
-    for pair in sorted.windows(2) {
-        let ((one, _), (two, entry)) = (pair[0], pair[1]);
-        // A file cannot be a directory as well.
-        let inside = two
-            .strip_prefix(one)
-            .is_some_and(|rest| rest.starts_with('/'));
-        if one == two || inside {
-            return Err(OpenError::NameTwice { entry });
-        }
+    match EntryName::in_the_way(&names.iter().collect::<Vec<_>>()) {
+        Some(entry) => Err(OpenError::NameTwice { entry }),
+        None => Ok(names),
     }
-    Ok(names)
 }
 
 fn read_batch(

@@ -25,6 +25,8 @@ pub const PACK_HEADER_LEN: u64 = 64;
 pub const INLINE_LEN_MAX: u64 = 64 * 1024;
 
 const MAGIC: &[u8; 8] = b"PASSPK01";
+/// Lengths and offsets stay below, so that no sum of them overflows (256 TiB).
+const LENGTH_LIMIT: u64 = 1 << 48;
 /// Longest encoded `Signed` manifest in bytes: body, signature, path.
 const SIGNED_LEN_MAX: u32 = 16 * 1024;
 
@@ -133,9 +135,19 @@ impl PackLayout {
             chunks_offset: number(40),
             payload: number(48),
         };
-        let lengths = [layout.wraps, layout.table, layout.index, layout.payload];
-        let small = lengths.iter().all(|length| *length < 1 << 48);
-        if !small || layout.signed > SIGNED_LEN_MAX || layout.chunks_offset < layout.head_end() {
+        let lengths = [
+            layout.wraps,
+            layout.table,
+            layout.index,
+            layout.payload,
+            layout.chunks_offset,
+        ];
+        let small = lengths.iter().all(|length| *length < LENGTH_LIMIT);
+        if !small
+            || header[12..16] != [0; 4]
+            || layout.signed > SIGNED_LEN_MAX
+            || layout.chunks_offset < layout.head_end()
+        {
             return Err(PackError::Header);
         }
         Ok(layout)
@@ -285,4 +297,49 @@ pub fn split_inline<'a>(
         index,
         chunks: rest,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> PackLayout {
+        PackLayout {
+            signed: 100,
+            wraps: 10,
+            table: 36,
+            index: 20,
+            chunks_offset: 300,
+            payload: 400,
+        }
+    }
+
+    /// A header with these bytes at a place, and the digest that belongs to it.
+    fn header_with(at: usize, bytes: &[u8]) -> [u8; PACK_HEADER_LEN as usize] {
+        let mut header = layout().header();
+        header[at..at + bytes.len()].copy_from_slice(bytes);
+        let check = Digest::of(&header[..56]);
+        header[56..].copy_from_slice(&check.0[..8]);
+        header
+    }
+
+    #[test]
+    fn a_header_reads_back_and_has_one_form() {
+        assert_eq!(PackLayout::parse(&layout().header()).unwrap(), layout());
+        let refused = PackLayout::parse(&header_with(12, &[0, 0, 1, 0]));
+        assert!(matches!(refused, Err(PackError::Header)));
+    }
+
+    #[test]
+    fn no_length_and_no_offset_is_so_large_that_sums_overflow() {
+        for at in [16, 24, 32, 40, 48] {
+            for number in [u64::MAX, u64::MAX - 400, 1 << 48] {
+                let refused = PackLayout::parse(&header_with(at, &number.to_le_bytes()));
+                assert!(
+                    matches!(refused, Err(PackError::Header)),
+                    "{number} at {at}"
+                );
+            }
+        }
+    }
 }

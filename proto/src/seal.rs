@@ -191,10 +191,9 @@ impl<'a> Sealing<'a> {
         if entries.is_empty() || entries.len() > ENTRIES_MAX {
             return Err(SealError::Entries(entries.len()));
         }
-        let mut names: Vec<&EntryName> = entries.iter().map(|entry| &entry.name).collect();
-        names.sort();
-        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(SealError::NameTwice(pair[0].to_string()));
+        let names: Vec<&EntryName> = entries.iter().map(|entry| &entry.name).collect();
+        if let Some(entry) = EntryName::in_the_way(&names) {
+            return Err(SealError::NameTwice(names[entry].to_string()));
         }
         let total = entries
             .iter()

@@ -72,6 +72,9 @@ const _: () = assert!(
 pub const SYNC_EVERY: u64 = 1024 * 1024;
 /// Frames waiting to be sent, above which no more data is read.
 const FRAMES_MAX: usize = 8;
+/// Replies that wait until the peer reads them. One that does is owed fewer: an answer for each of
+/// its offers, an acknowledgement for each of its statements, and the syncs of one window.
+pub const REPLIES_WAITING_MAX: usize = 512;
 /// Bytes of notes that one stream may bring: a convention, and the sheets of all its parties.
 pub const NOTES_LEN_MAX: usize = 64 * 1024 * 1024;
 /// Notes that one stream may bring.
@@ -97,6 +100,8 @@ pub struct Session {
     notes: usize,
     notes_len: usize,
     frames: VecDeque<v1::Frame>,
+    // Those among them that reply to frames of the peer.
+    replies: usize,
     events: VecDeque<Event>,
     last_sent: Duration,
     last_heard: Duration,
@@ -126,6 +131,7 @@ impl Session {
             notes: 0,
             notes_len: 0,
             frames: VecDeque::new(),
+            replies: 0,
             events: VecDeque::new(),
             last_sent: now,
             last_heard: now,
@@ -138,6 +144,7 @@ impl Session {
     }
 
     fn send(&mut self, frame: frame::Frame) {
+        self.replies += usize::from(is_reply(&frame));
         self.frames.push_back(v1::Frame { frame: Some(frame) });
     }
 
@@ -147,6 +154,9 @@ impl Session {
     /// [`Fault`]: the peer broke the protocol; the stream must end.
     pub fn on_frame(&mut self, frame: v1::Frame, now: Duration) -> Result<(), Fault> {
         self.last_heard = now;
+        if self.replies > REPLIES_WAITING_MAX {
+            return Err(Fault::NotRead);
+        }
         let frame = frame.frame.ok_or(Fault::EmptyFrame)?;
         match (&self.greeted, frame) {
             (None, frame::Frame::Hello(hello)) => {
@@ -278,6 +288,7 @@ impl Session {
     pub fn poll_frame(&mut self, now: Duration) -> Option<v1::Frame> {
         let frame = self.frames.pop_front()?;
         self.last_sent = now;
+        self.replies -= usize::from(frame.frame.as_ref().is_some_and(is_reply));
         if let Some(frame::Frame::Bye(_)) = frame.frame {
             self.bye_left = Some(now);
         }
@@ -300,6 +311,16 @@ impl Session {
             .then_some(self.last_sent + KEEP_ALIVE);
         let others = silent.into_iter().chain(self.bye_deadline());
         others.fold(idle, Duration::min)
+    }
+}
+
+/// Whether the peer makes us send this frame, by what it sends.
+fn is_reply(frame: &frame::Frame) -> bool {
+    use frame::Frame::*;
+    match frame {
+        Need(_) | Synced(_) | Have(_) | Answer(_) | Ack(_) => true,
+        Withdraw(withdraw) => withdraw.answering,
+        Hello(_) | Note(_) | Offer(_) | Data(_) | Statement(_) | KeepAlive(_) | Bye(_) => false,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{Digest, KeyId, PackageId, PartyId, SigningKey, StatementId, Timestam
 
 /// Longest statement body in bytes.
 pub const STATEMENT_LEN_MAX: usize = 8 * 1024;
-/// Longest comment of an acknowledgement in bytes.
+/// Longest comment of an acknowledgement, or of a request to cancel, in bytes.
 pub const COMMENT_LEN_MAX: usize = 2 * 1024;
 
 /// Why a statement is not accepted. Whoever made it is at fault.
@@ -292,6 +292,7 @@ pub fn reason_words(reason: Reason) -> &'static str {
         Reason::EntryName => "entry name",
         Reason::Role => "role",
         Reason::Other => "other",
+        Reason::Cancelled => "cancelled",
     }
 }
 
@@ -303,6 +304,7 @@ pub fn busy_words(reason: BusyReason) -> &'static str {
         BusyReason::Quota => "quota",
         BusyReason::Offers => "offers",
         BusyReason::Unanchored => "unanchored",
+        BusyReason::Uncosigned => "uncosigned",
     }
 }
 
@@ -317,6 +319,7 @@ pub fn statement_name(what: &What) -> &'static str {
         What::Busy(_) => "busy",
         What::NotCollected(_) => "not-collected",
         What::NotReceipted(_) => "not-receipted",
+        What::Cancel(_) => "cancel",
     }
 }
 
@@ -337,6 +340,7 @@ pub fn terminal_recipients(what: &What) -> Option<Vec<PartyId>> {
         | What::Forwarded(_)
         | What::Acknowledged(_)
         | What::Busy(_)
+        | What::Cancel(_)
         | What::NotReceipted(_) => None,
     }
 }
@@ -369,6 +373,10 @@ fn check_what(what: &What) -> Result<(), StatementError> {
             Err(field("comment", "is longer than 2,048 bytes"))
         }
         What::Acknowledged(said) => recipient(&said.recipient),
+        What::Cancel(said) if said.comment.len() > COMMENT_LEN_MAX => {
+            Err(field("comment", "is longer than 2,048 bytes"))
+        }
+        What::Cancel(said) => recipient(&said.recipient),
         What::NotCollected(said) => recipient(&said.recipient),
         What::NotReceipted(said) => recipient(&said.recipient),
         What::Busy(_) => Ok(()),

@@ -39,7 +39,7 @@ pub fn encode_tile(hashes: &[Digest]) -> Vec<u8> {
 
 /// Hashes in a tile; `None` when the length is not one of `width` hashes.
 pub fn decode_tile(bytes: &[u8], width: u64) -> Option<Vec<Digest>> {
-    if bytes.len() as u64 != width * 32 {
+    if Some(bytes.len() as u64) != width.checked_mul(32) {
         return None;
     }
     bytes
@@ -103,5 +103,6 @@ mod tests {
         let tile = encode_tile(&hashes);
         assert_eq!(decode_tile(&tile, 2), Some(hashes.to_vec()));
         assert_eq!(decode_tile(&tile[1..], 2), None);
+        assert_eq!(decode_tile(&[], 1 << 59), None);
     }
 }

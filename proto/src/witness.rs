@@ -97,7 +97,7 @@ fn parse(body: &[u8]) -> Option<(u64, Vec<Digest>, &[u8])> {
     }
     let split = body.windows(2).position(|pair| pair == b"\n\n")?;
     let (head, note) = (&body[..split], &body[split + 2..]);
-    let mut lines = std::str::from_utf8(head).ok()?.lines();
+    let mut lines = std::str::from_utf8(head).ok()?.split('\n');
     let old = decimal(lines.next()?.strip_prefix("old ")?)?;
     let proof: Option<Vec<Digest>> = lines
         .map(|line| Digest::from_slice(&STANDARD.decode(line).ok()?).ok())
@@ -159,7 +159,16 @@ mod tests {
             witness(&body, log.verifier(), None, &partner, NOW).status,
             403
         );
-        for malformed in ["old x", "old +0", "old 00", "old 0\nAAAA"] {
+        let hash = STANDARD.encode([0; 32]);
+        let returned = [
+            format!("old 0\r\n{hash}"),
+            format!("old 0\n{hash}\r\n{hash}"),
+        ];
+        let malformed = ["old x", "old +0", "old 00", "old 0\nAAAA"];
+        for malformed in malformed
+            .into_iter()
+            .chain(returned.iter().map(String::as_str))
+        {
             let body = [format!("{malformed}\n\n").as_bytes(), &note].concat();
             let answer = witness(&body, log.verifier(), None, &partner, NOW);
             assert_eq!(answer.status, 400, "{malformed}");

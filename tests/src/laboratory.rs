@@ -39,6 +39,7 @@ pub struct RunningLab {
     /// What was made.
     pub lab: Laboratory,
     running: BTreeMap<Process, Running>,
+    environment: Vec<(String, String)>,
     dir: tempfile::TempDir,
 }
 
@@ -65,6 +66,7 @@ impl RunningLab {
         Self {
             lab,
             running: BTreeMap::new(),
+            environment: Vec::new(),
             dir,
         }
     }
@@ -106,15 +108,34 @@ impl RunningLab {
         self.dir.path().join(name)
     }
 
+    /// Sets a variable in the environment of every process that is started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts a process.
     pub fn run(&mut self, process: Process) {
+        self.run_with(process, &[]);
+    }
+
+    /// Starts a process with more in its environment.
+    pub fn run_with(&mut self, process: Process, more: &[(&str, &str)]) {
         let config = self.config(process);
         let config = config.to_str().unwrap();
         let log = self.log(process);
+        let set = |(name, value): &(String, String)| (name.clone(), value.clone());
+        let mut environment: Vec<_> = self.environment.iter().map(set).collect();
+        let more = more
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()));
+        environment.extend(more);
         let running = match process {
-            Process::Gateway(_) => Program::Gateway.start(["--config", config], &log),
+            Process::Gateway(_) => {
+                Program::Gateway.start_in(&environment, ["--config", config], &log)
+            }
             Process::Agent(_) => {
-                Program::Passerelle.start(["agent", "run", "--config", config], &log)
+                let arguments = ["agent", "run", "--config", config];
+                Program::Passerelle.start_in(&environment, arguments, &log)
             }
         };
         self.running.insert(process, running);
@@ -128,6 +149,11 @@ impl RunningLab {
     /// Kills a process (SIGKILL).
     pub fn kill(&mut self, process: Process) {
         self.running.remove(&process).unwrap().kill();
+    }
+
+    /// Asks a process to stop in good order, and does not wait.
+    pub fn ask_to_stop(&mut self, process: Process) {
+        self.process(process).ask_to_stop();
     }
 
     /// Stops a process in good order.

@@ -64,6 +64,17 @@ impl Program {
         arguments: impl IntoIterator<Item = A>,
         log: &Path,
     ) -> Running {
+        self.start_in(&[], arguments, log)
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_in<A: AsRef<OsStr>>(
+        self,
+        environment: &[(String, String)],
+        arguments: impl IntoIterator<Item = A>,
+        log: &Path,
+    ) -> Running {
+        let more = environment.iter().map(|(name, value)| (name, value));
         let file = std::fs::File::options()
             .create(true)
             .append(true)
@@ -71,6 +82,7 @@ impl Program {
             .unwrap();
         let child = Command::new(binary(self))
             .args(arguments)
+            .envs(more)
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
@@ -101,10 +113,15 @@ impl Running {
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM, and wait for the end; exit code.
-    pub fn terminate(&mut self) -> i32 {
+    /// SIGTERM, without waiting for anything.
+    pub fn ask_to_stop(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// SIGTERM, and wait for the end; exit code.
+    pub fn terminate(&mut self) -> i32 {
+        self.ask_to_stop();
         let child = &mut self.child;
         let status = eventually("the process to end after SIGTERM", STOP_LIMIT, || {
             child.try_wait().unwrap()

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use passerelle_link::TransportChoice;
 use passerelle_tests::{
     CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process, Program, RunningLab,
     eventually, quick_options,
@@ -435,4 +436,27 @@ fn the_metrics_tell_a_partner_that_is_down_what_waits_for_it_and_what_will_expir
     lab.run(DIJON_GATEWAY);
     until(&lab, &peer("breaker_open"), |open| open == 0.0);
     until(&lab, &peer("sessions"), |sessions| sessions >= 1.0);
+}
+
+#[test]
+fn the_log_says_of_a_peer_that_was_killed_that_it_has_been_started_again() {
+    let mut options = quick_options();
+    options.transport = TransportChoice::Quic;
+    let mut lab = RunningLab::make(&options);
+    lab.run(CAF_GATEWAY);
+    lab.run(CAF_AGENT);
+    let log = lab.log(CAF_AGENT);
+    let printed = |words: &str| {
+        eventually(words, LIMIT, || {
+            let text = fs::read_to_string(&log).unwrap();
+            text.contains(words).then_some(text)
+        })
+    };
+    printed("connected peer=caf21/gateway");
+    lab.kill(CAF_GATEWAY);
+    lab.run(CAF_GATEWAY);
+    let text = printed("the connection has ended");
+    let line = text.lines().find(|line| line.contains("has ended"));
+    let line = line.unwrap();
+    assert!(line.contains("it has been started again"), "{line}");
 }

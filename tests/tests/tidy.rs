@@ -8,6 +8,32 @@ const LINES_PER_FILE_MAX: usize = 600;
 /// File names that say nothing about what is inside.
 const EMPTY_NAMES: [&str; 5] = ["utils", "helpers", "common", "manager", "types"];
 
+/// Calls that change or sync files past the disk that faults are injected into.
+const PAST_THE_DISK: [&str; 13] = [
+    "fs::write(",
+    "fs::rename(",
+    "fs::copy(",
+    "fs::hard_link(",
+    "fs::remove_",
+    "fs::create_dir",
+    "File::create",
+    "File::options",
+    "OpenOptions",
+    "sync_all(",
+    "sync_data(",
+    "set_len(",
+    "tokio::fs",
+];
+/// Sockets and locks, which mean nothing once their process is gone.
+const NOT_TO_LAST: [(&str, &str); 4] = [
+    ("gateway/src/gateway.rs", "fs::remove_"),
+    ("gateway/src/gateway.rs", "File::create"),
+    ("agent/src/daemon.rs", "fs::remove_"),
+    ("agent/src/store.rs", "File::create"),
+];
+/// Commands that a person runs, and laboratories: no daemon's state.
+const NO_DAEMON: [&str; 3] = ["agent/src/cli", "agent/src/demo", "agent/src/lab"];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -116,6 +142,37 @@ fn files_are_one_idea_long_and_named_by_a_noun_of_the_field() {
         }
     }
     report("files over the limit or badly named", &offences);
+}
+
+/// Calls past the disk in the part of a source that is no test.
+fn past_the_disk(path: &str, text: &str) -> Vec<&'static str> {
+    let test = path.ends_with("tests.rs") || path.ends_with("faults.rs");
+    let in_daemon = ["gateway/src", "gateway/link/src", "agent/src"]
+        .iter()
+        .any(|folder| path.starts_with(folder));
+    if test || !in_daemon || NO_DAEMON.iter().any(|folder| path.starts_with(folder)) {
+        return Vec::new();
+    }
+    let product = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let found = PAST_THE_DISK.into_iter();
+    found
+        .filter(|call| product.contains(call) && !NOT_TO_LAST.contains(&(path, call)))
+        .collect()
+}
+
+#[test]
+fn what_must_last_is_written_through_the_disk() {
+    let mut offences = Vec::new();
+    for path in sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let path = path.strip_prefix(root()).unwrap().display().to_string();
+        let found = past_the_disk(&path, &text);
+        offences.extend(found.iter().map(|call| format!("{path}: {call}")));
+    }
+    report("writes past the disk", &offences);
+    let call = "fn f() { fs::write(path, bytes) }";
+    assert_eq!(past_the_disk("agent/src/job.rs", call), ["fs::write("]);
+    assert_eq!(past_the_disk("agent/src/cli/send.rs", call).len(), 0);
 }
 
 #[test]

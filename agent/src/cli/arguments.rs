@@ -1,5 +1,6 @@
 //! The command line: every command, its arguments and an example.
 
+mod proof;
 mod trust;
 
 use std::path::PathBuf;
@@ -10,6 +11,11 @@ use passerelle_proto::{FlowId, PartyId};
 pub(super) use self::trust::{
     BackupArguments, KeyKind, KeysCommand, LetterArguments, NewKeyArguments, NewSheetArguments,
     NextSheetArguments, RestoreArguments, RevokeArguments, SheetCommand,
+};
+
+pub(super) use self::proof::{
+    EvidenceCommand, EvidenceExportArguments, EvidenceVerifyArguments, ExportArguments,
+    ProveArguments, TrustArguments, VerifyArguments,
 };
 
 /// Exchange signed, sealed packages with the partners of a convention.
@@ -62,6 +68,11 @@ Example:
     /// Acknowledge a package that was received: its sender gets your signature.
     #[command(after_help = "Example:\n  passerelle ack 0a1b2c3d4e5f --comment \"bien reçu\"")]
     Ack(AckArguments),
+    /// Take back a package that was sent: whoever has not opened it yet refuses it.
+    #[command(
+        after_help = "Example:\n  passerelle cancel 0a1b2c3d4e5f --comment \"erreur de fichier\""
+    )]
+    Cancel(CancelArguments),
     /// Send a test package along the whole path; it is receipted and not delivered.
     #[command(after_help = "Example:\n  passerelle ping grand-dijon --timeout-s 30")]
     Ping(PingArguments),
@@ -70,10 +81,22 @@ Example:
 Example:
   passerelle audit log --config gateway.toml --follow
   passerelle audit verify /var/lib/passerelle/log --config gateway.toml
+  passerelle audit prove 0a1b2c3d4e5f --config gateway.toml
+  passerelle audit export /media/archive/caf21 --config gateway.toml
   passerelle audit anchor --without-witness --config gateway.toml")]
     Audit {
         #[command(subcommand)]
         command: AuditCommand,
+    },
+    /// One file that proves what happened to a package, and that needs no server to be verified.
+    #[command(after_help = "\
+Example:
+  passerelle evidence export 0a1b2c3d4e5f --config gateway.toml --out litige.evidence
+  passerelle evidence verify litige.evidence --root caf21=\"1f2e …\" \\
+    --root grand-dijon=\"9a8b …\"")]
+    Evidence {
+        #[command(subcommand)]
+        command: EvidenceCommand,
     },
     /// Make keys, look at them, back them up, and print the letter that is compared on paper.
     #[command(after_help = "\
@@ -214,6 +237,17 @@ pub(super) struct AckArguments {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct CancelArguments {
+    /// Package id, at least its first 12 digits.
+    pub(super) id: String,
+    /// A sentence for the recipients.
+    #[arg(long, default_value = "")]
+    pub(super) comment: String,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArguments,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct PingArguments {
     /// Party to reach.
     pub(super) party: PartyId,
@@ -235,8 +269,29 @@ Example:
     /// Check a log's files: every hash, its checkpoint, and what partners have cosigned.
     #[command(after_help = "\
 Example:
-  passerelle audit verify /var/lib/passerelle/log --config gateway.toml --signatures")]
+  passerelle audit verify /var/lib/passerelle/log --config gateway.toml --signatures
+  passerelle audit verify /media/archive/caf21 --root caf21=\"1f2e …\" \\
+    --root grand-dijon=\"9a8b …\"
+
+With --root nothing but the folder is read: `audit export` puts the convention and the sheets into
+it. A fingerprint is the one of the signed letter, 16 groups of 4 digits.")]
     Verify(VerifyArguments),
+    /// Write proofs that entries are in a gateway's log (c2sp.org/tlog-proof).
+    #[command(after_help = "\
+Example:
+  passerelle audit prove 0a1b2c3d4e5f --config gateway.toml --out proofs
+  passerelle audit prove --index 12 --log /var/lib/passerelle/log --config gateway.toml
+
+Each proof is a text of its own, with the entry itself as its extra data, under the smallest
+checkpoint that a partner has cosigned over it, or under our own while nobody has.")]
+    Prove(ProveArguments),
+    /// Write a gateway's whole log into a folder that `audit verify` verifies alone.
+    #[command(after_help = "\
+Example:
+  passerelle audit export /media/archive/caf21 --config gateway.toml
+  passerelle audit export /media/archive/caf21 --log /var/lib/passerelle/log \\
+    --config gateway.toml")]
+    Export(ExportArguments),
     /// Take a gateway's log for the one that others know, although nobody shows a copy of it.
     #[command(after_help = "\
 Example:
@@ -277,25 +332,6 @@ pub(super) struct LogArguments {
     /// Only entries of this kind, "accepted" or "refused"; may be repeated.
     #[arg(long, value_name = "KIND", value_parser = super::wording::ENTRY_KINDS)]
     pub(super) kind: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct VerifyArguments {
-    /// The log's directory, with `checkpoint` and `tile/`.
-    pub(super) dir: PathBuf,
-    /// Configuration of any agent or gateway: it tells whom to trust.
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "/etc/passerelle/agent.toml"
-    )]
-    pub(super) config: PathBuf,
-    /// A partner's own copy of a checkpoint of this log; may be repeated.
-    #[arg(long, value_name = "NOTE")]
-    pub(super) witness: Vec<PathBuf>,
-    /// Also verify the signature of every manifest and statement in the log.
-    #[arg(long)]
-    pub(super) signatures: bool,
 }
 
 #[derive(Debug, Subcommand)]

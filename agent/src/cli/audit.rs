@@ -7,7 +7,7 @@ use passerelle_proto::v1::{AnchorRequest, LogRequest};
 use serde::Serialize;
 
 use super::arguments::{AnchorArguments, LogArguments, VerifyArguments};
-use super::configured::Configured;
+use super::configured::{Configured, notes_in};
 use super::endpoint::{Daemon, refused};
 use super::failure::{Exit, Failure};
 use super::output::Output;
@@ -100,7 +100,11 @@ pub(super) async fn anchor(
 
 /// Verifies a log's directory.
 pub(super) fn verify(arguments: &VerifyArguments, output: &mut Output<'_>) -> Result<(), Failure> {
-    let directory = Configured::load(&arguments.config)?.trust()?;
+    let trust = &arguments.trust;
+    let directory = match trust.root.is_empty() {
+        true => Configured::load(&trust.config)?.trust()?,
+        false => notes_in(&arguments.dir, &trust.root)?,
+    };
     let witnessed = &arguments.witness;
     let verdict =
         verify_log_directory(&arguments.dir, &directory, witnessed, arguments.signatures)?;

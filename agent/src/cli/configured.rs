@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use passerelle_gateway::Config;
 use passerelle_link::{TrustSource, TrustStore};
-use passerelle_proto::{Directory, Problem};
+use passerelle_proto::{Directory, KeyId, PartyId, Placed, Problem, Roots};
 
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use crate::AgentConfig;
 
 /// A configuration that has been read.
@@ -67,6 +67,22 @@ impl Configured {
         (keys, certificate.clone())
     }
 
+    /// Root key fingerprint of each signatory.
+    pub(super) fn roots(&self) -> Result<Roots, Failure> {
+        let (file, roots) = match self {
+            Configured::Agent(config) => (&config.file, &config.roots),
+            Configured::Gateway(config) => (&config.file, &config.roots),
+        };
+        let pin = |(party, pin): &(PartyId, Placed<String>)| {
+            let key = pin.value.parse::<KeyId>().map_err(|error| {
+                let remedy = "copy the fingerprint from the letter that the party signed";
+                Failure::config(vec![problem(file, error.to_string(), remedy)])
+            })?;
+            Ok((party.clone(), key))
+        };
+        roots.iter().map(pin).collect()
+    }
+
     /// Convention and sheets that the daemon believes, verified.
     pub(crate) fn trust(&self) -> Result<Directory, Failure> {
         let source = match self.clone() {
@@ -85,9 +101,30 @@ impl Configured {
                 kept: config.data_dir.join("trust"),
             },
         };
-        let store = TrustStore::open(&source).map_err(Failure::config)?;
+        let store =
+            TrustStore::open(&passerelle_disk::system(), &source).map_err(Failure::config)?;
         Ok(store.directory())
     }
+}
+
+/// Convention and sheets that `audit export` has put beside a log, judged from these roots.
+pub(super) fn notes_in(dir: &Path, roots: &[(PartyId, KeyId)]) -> Result<Directory, Failure> {
+    let notes = |name: &str| -> Result<Vec<Vec<u8>>, Failure> {
+        let folder = dir.join(name);
+        let found = passerelle_disk::system().entries(&folder);
+        let mut paths = found.map_err(|error| Failure::reading(&folder, &error.source))?;
+        paths.retain(|path| path.extension().is_some_and(|ending| ending == "note"));
+        paths.sort();
+        let read = |path: &PathBuf| super::notes::read(path).map(|note| note.to_bytes());
+        paths.iter().map(read).collect()
+    };
+    let roots: Roots = roots.iter().cloned().collect();
+    let loaded = Directory::load(&roots, &notes("conventions")?, &notes("sheets")?);
+    loaded.map_err(|error| {
+        let what = format_args!("the notes in {} do not hold: {error}", dir.display());
+        let remedy = "compare the root fingerprints with the signed letters, or name --config";
+        Failure::new(Exit::Data, what, remedy)
+    })
 }
 
 /// Reads the configuration of an agent.

@@ -6,7 +6,6 @@ use std::path::Path;
 use passerelle_proto::{NOTE_LEN_MAX, Note, NoteError};
 
 use super::failure::{Exit, Failure};
-use crate::durable;
 
 /// Reads a signed note, or a plain text as a note without signatures.
 pub(super) fn read(file: &Path) -> Result<Note, Failure> {
@@ -46,7 +45,7 @@ pub(super) fn write(file: &Path, note: &Note) -> Result<(), Failure> {
     }
     // The folder is synced too, and a bare file name does not tell it.
     let absolute = std::path::absolute(file).map_err(|error| Failure::writing(file, &error))?;
-    let written = durable::write_file(&absolute, &note.to_bytes());
+    let written = passerelle_disk::system().replace(&absolute, &note.to_bytes());
     written.map_err(|error| Failure::writing(file, &error.source))
 }
 

@@ -7,14 +7,14 @@ use std::fmt::{self, Display};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use passerelle_proto::PartyId;
+use passerelle_disk::At;
+use passerelle_proto::{Directory, FlowId, PartyId};
 use serde::Serialize;
 
 use super::arguments::SendArguments;
-use super::configured;
+use super::configured::{self, Configured};
 use super::failure::{Exit, Failure};
 use super::output::Output;
-use crate::durable;
 use crate::instructions::INSTRUCTIONS;
 
 /// Names tried before it is given up that one is free.
@@ -78,6 +78,10 @@ pub(crate) struct Parcel {
 /// Drops what the command line names.
 pub(super) fn run(arguments: &SendArguments, output: &mut Output<'_>) -> Result<(), Failure> {
     let config = configured::agent(&arguments.config)?;
+    if !arguments.to.is_empty() {
+        let trusted = Configured::Agent(Box::new(config.clone())).trust()?;
+        check_recipients(&trusted, &arguments.flow, &arguments.to)?;
+    }
     let parcel = Parcel {
         source: arguments.file.clone(),
         flow: arguments.flow.to_string(),
@@ -93,6 +97,29 @@ pub(super) fn run(arguments: &SendArguments, output: &mut Output<'_>) -> Result<
         outbox,
         recipients: parcel.recipients,
     })
+}
+
+/// What the agent would refuse later, when nobody stands at the keyboard any more. A flow that the
+/// convention does not have is told by the outbox.
+fn check_recipients(trusted: &Directory, flow: &FlowId, to: &[PartyId]) -> Result<(), Failure> {
+    let Some(flow) = trusted.convention().flow(flow) else {
+        return Ok(());
+    };
+    for party in to {
+        if !flow.to.contains(party) {
+            let (flow_id, article) = (&flow.id, &flow.article);
+            let what = format_args!("{party} may not receive on flow {flow_id} ({article})");
+            let allowed: Vec<&str> = flow.to.iter().map(PartyId::as_str).collect();
+            let remedy = format_args!("send to one of: {}", allowed.join(", "));
+            return Err(Failure::new(Exit::NoPermission, what, remedy));
+        }
+        if trusted.recipient_key(party).is_none() {
+            let what = format_args!("no sheet of {party} with a recipient key is known");
+            let remedy = format_args!("ask {party} for its sheet, and put it beside the others");
+            return Err(Failure::new(Exit::NoInput, what, remedy));
+        }
+    }
+    Ok(())
 }
 
 /// Copies a parcel into an agent's outbox; says under which name it stands there.
@@ -126,7 +153,9 @@ pub(crate) fn drop_into(outbox: &Path, parcel: &Parcel) -> Result<PathBuf, Failu
 }
 
 fn unknown_flow(outbox: &Path, flow: &str) -> Failure {
-    let flows = durable::list(outbox).unwrap_or_default();
+    let flows = passerelle_disk::system()
+        .entries(outbox)
+        .unwrap_or_default();
     let names = flows.iter().filter_map(|flow| flow.file_name()?.to_str());
     let names: Vec<&str> = names.filter(|name| !name.starts_with('.')).collect();
     let what = format_args!("this party sends nothing on the flow {flow}");
@@ -211,12 +240,14 @@ fn copy(
         }
         fs::write(&path, text).map_err(|error| Failure::writing(&path, &error))?;
     }
-    durable::sync_tree(growing).map_err(|error| Failure::writing(growing, &error.source))
+    passerelle_disk::system()
+        .sync_tree(growing)
+        .map_err(|error| Failure::writing(growing, &error.source))
 }
 
 fn copy_tree(source: &Path, target: &Path) -> Result<(), Failure> {
     fs::create_dir(target).map_err(|error| Failure::writing(target, &error))?;
-    let listed = durable::list(source);
+    let listed = passerelle_disk::system().entries(source);
     for path in listed.map_err(|error| Failure::reading(source, &error.source))? {
         let Some(name) = path.file_name() else {
             continue;
@@ -262,7 +293,7 @@ fn place(growing: &Path, flow: &Path, name: &str) -> Result<PathBuf, Failure> {
         };
         match renameat_with(CWD, growing, CWD, &target, RenameFlags::NOREPLACE) {
             Ok(()) => {
-                let synced = durable::sync_directory(flow);
+                let synced = passerelle_disk::system().sync_dir(flow).at("sync", flow);
                 synced.map_err(|error| Failure::writing(flow, &error.source))?;
                 return Ok(target);
             }

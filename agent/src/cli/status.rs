@@ -154,6 +154,7 @@ struct GatewayView {
     peers: Vec<PeerView>,
     cosigned: Vec<CosignedView>,
     expiries: Vec<ExpiryView>,
+    cosignature_warning: String,
 }
 
 impl GatewayView {
@@ -179,6 +180,7 @@ impl GatewayView {
             peers: peers.collect(),
             cosigned: cosigned.collect(),
             expiries: ExpiryView::all(answer.expiries),
+            cosignature_warning: answer.cosignature_warning,
             party: answer.party,
             software: answer.software,
             started_ms: answer.started_ms,
@@ -231,6 +233,9 @@ impl Display for GatewayView {
                 count(cosigned.size, "entry", "entries"),
                 cosigned.party
             )?;
+        }
+        if !self.cosignature_warning.is_empty() {
+            writeln!(f, "  WARNING      {}", self.cosignature_warning)?;
         }
         let spool = Bytes(self.spool_bytes);
         writeln!(

@@ -5,9 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use passerelle_proto::audit::{verify_cosigned, verify_log};
-use passerelle_proto::v1::{self, Entry, entry::Event};
+use passerelle_proto::evidence::EVIDENCE_ENTRIES_MAX;
+use passerelle_proto::v1::{self, Entry};
 use passerelle_proto::{
     Checkpoint, Digest, Directory, KeyId, LogVerifier, Note, PartyId, envelope, log_origin,
+    signed_objects,
 };
 use prost::Message;
 use serde::Serialize;
@@ -89,26 +91,68 @@ impl Display for LogVerdict {
     }
 }
 
+/// A log that was read and can be believed.
+pub(super) struct ReadLog {
+    /// What was found.
+    pub(super) verdict: LogVerdict,
+    /// Its checkpoint.
+    pub(super) checkpoint: Vec<u8>,
+    /// The entries that were wanted, by index.
+    pub(super) entries: Vec<(u64, Vec<u8>)>,
+}
+
 /// Verifies the log in `dir`: checkpoint, entries, tiles, every cosigned copy below it and those
 /// of `witnessed`, and with `signatures` what is signed in it.
-///
-/// A log that grows meanwhile is read again; any other difference is a failure.
 pub(crate) fn verify_log_directory(
     dir: &Path,
     directory: &Directory,
     witnessed: &[PathBuf],
     signatures: bool,
 ) -> Result<LogVerdict, Failure> {
+    let nothing = |_: u64, _: &[u8]| false;
+    read_log_directory(dir, directory, witnessed, signatures, &nothing).map(|read| read.verdict)
+}
+
+/// Verifies the log in `dir`, and hands over the entries that are `wanted`.
+///
+/// A log that grows meanwhile is read again; any other difference is a failure.
+pub(super) fn read_log_directory(
+    dir: &Path,
+    directory: &Directory,
+    witnessed: &[PathBuf],
+    signatures: bool,
+    wanted: &dyn Fn(u64, &[u8]) -> bool,
+) -> Result<ReadLog, Failure> {
     let path = dir.join("checkpoint");
     let mut readings = 0;
     loop {
-        let before = fs::read(&path).map_err(|error| Failure::reading(&path, &error))?;
-        let result = verify_once(dir, &before, directory, witnessed, signatures);
+        let checkpoint = fs::read(&path).map_err(|error| Failure::reading(&path, &error))?;
+        let mut entries = Vec::new();
+        let mut keep = |index: u64, bytes: &[u8]| {
+            if entries.len() < EVIDENCE_ENTRIES_MAX && wanted(index, bytes) {
+                entries.push((index, bytes.to_vec()));
+            }
+        };
+        let result = verify_once(
+            dir,
+            &checkpoint,
+            directory,
+            witnessed,
+            signatures,
+            &mut keep,
+        );
         readings += 1;
-        let grew = fs::read(&path).is_ok_and(|after| after != before);
+        let grew = fs::read(&path).is_ok_and(|after| after != checkpoint);
         match result {
             Err(_) if grew && readings < READINGS_MAX => {}
-            result => return result,
+            Err(failure) => return Err(failure),
+            Ok(verdict) => {
+                return Ok(ReadLog {
+                    verdict,
+                    checkpoint,
+                    entries,
+                });
+            }
         }
     }
 }
@@ -119,6 +163,7 @@ fn verify_once(
     directory: &Directory,
     witnessed: &[PathBuf],
     signatures: bool,
+    keep: &mut dyn FnMut(u64, &[u8]),
 ) -> Result<LogVerdict, Failure> {
     let party = party_of(dir, checkpoint)?;
     let logs = logs_of(directory, &party)?;
@@ -135,6 +180,7 @@ fn verify_once(
         path => fs::read(dir.join(path)).ok(),
     };
     let verified = verify_log(&read, log, &sizes, |index, bytes| {
+        keep(index, bytes);
         if signatures && unsigned.is_none() {
             match check_signatures(bytes, directory) {
                 Ok(count) => counted += count,
@@ -238,7 +284,7 @@ fn cosigned_copies(
     witnessed: &[PathBuf],
 ) -> Result<Vec<Copy>, Failure> {
     let folder = dir.join("cosigned");
-    let own = crate::durable::list(&folder);
+    let own = passerelle_disk::system().entries(&folder);
     let mut paths = own.map_err(|error| Failure::reading(&folder, &error.source))?;
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "note"));
     paths.extend_from_slice(witnessed);
@@ -275,12 +321,8 @@ fn cosigned_copies(
 /// Verifies every manifest and statement of an entry; says how many there were.
 fn check_signatures(entry: &[u8], directory: &Directory) -> Result<u64, String> {
     let entry = Entry::decode(entry).map_err(|error| error.to_string())?;
-    let signed: Vec<v1::Signed> = match entry.event {
-        Some(Event::Accepted(event)) => event.manifest.into_iter().chain(event.receipt).collect(),
-        Some(Event::Forwarded(event)) => event.receipt.into_iter().collect(),
-        Some(Event::Statement(event)) => event.statement.into_iter().collect(),
-        _ => Vec::new(),
-    };
+    let event = entry.event.ok_or("it says nothing")?;
+    let signed = signed_objects(&event);
     for object in &signed {
         let (party, signer) = signer_of(object).ok_or("an object that names no signer")?;
         let key = directory.signing_key(&party, &signer);

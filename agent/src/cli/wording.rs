@@ -23,6 +23,8 @@ pub struct StatementView {
     pub destination: String,
     /// When it was said, Unix milliseconds.
     pub at_ms: i64,
+    /// The one recipient that it is about, where it is about one.
+    pub recipient: Option<String>,
     /// Package it speaks of, hex.
     pub package: String,
     /// Signing key, hex.
@@ -43,6 +45,7 @@ impl StatementView {
             kind,
             says,
             at_ms: statement.at_ms,
+            recipient: recipient(what).map(str::to_owned),
             package: hex(&statement.package),
             signer: hex(&statement.signer),
             issuer: statement.issuer,
@@ -55,6 +58,19 @@ impl StatementView {
         let mut views: Vec<StatementView> = signed.iter().filter_map(Self::of).collect();
         views.sort_by(|a, b| (a.at_ms, &a.id).cmp(&(b.at_ms, &b.id)));
         views
+    }
+}
+
+/// The one recipient that a statement is about.
+fn recipient(what: &What) -> Option<&str> {
+    match what {
+        What::Forwarded(said) => Some(&said.recipient),
+        What::Delivered(said) => Some(&said.recipient),
+        What::Acknowledged(said) => Some(&said.recipient),
+        What::NotCollected(said) => Some(&said.recipient),
+        What::NotReceipted(said) => Some(&said.recipient),
+        What::Cancel(said) => Some(&said.recipient),
+        What::Accepted(_) | What::Refused(_) | What::Busy(_) => None,
     }
 }
 
@@ -100,6 +116,13 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
         What::Busy(b) => {
             let (why, after) = (busy_words(b.reason()), b.retry_after_ms);
             ("busy", format!("not now ({why}), again in {after} ms"))
+        }
+        What::Cancel(c) => {
+            let mut says = format!("{issuer} asks {} to let go of it unopened", c.recipient);
+            if !c.comment.is_empty() {
+                says.push_str(&format!(": “{}”", one_line(&c.comment)));
+            }
+            ("cancel", says)
         }
         What::NotCollected(n) => {
             let (from, until) = (When(n.held_from_ms), When(n.held_until_ms));
@@ -315,7 +338,11 @@ fn statement(event: &v1::StatementEvent) -> Told {
         None => String::new(),
     };
     let says = match view {
-        Some(view) => format!("{} by {} ({from}{to})", view.kind, view.issuer),
+        Some(view) => {
+            let about = view.recipient.filter(|party| *party != view.issuer);
+            let about = about.map_or(String::new(), |party| format!(", for {party}"));
+            format!("{} by {}{about} ({from}{to})", view.kind, view.issuer)
+        }
         None => format!("an unreadable statement ({from}{to})"),
     };
     ("statement", package, says)

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use super::site::gateway_of;
 use crate::cli::{Configured, Exit, Failure, LogVerdict, verify_log_directory};
-use crate::durable;
 use crate::lab::LabParty;
 
 /// Bytes compared at once.
@@ -45,7 +44,9 @@ pub(super) fn same_files(sent: &Path, received: &Path) -> Result<(u64, u64), Fai
 /// Names of all files below `dir`, relative to `root`, in order.
 fn files(root: &Path, dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();
-    let listed = durable::list(dir).map_err(|error| Failure::reading(dir, &error.source))?;
+    let listed = passerelle_disk::system()
+        .entries(dir)
+        .map_err(|error| Failure::reading(dir, &error.source))?;
     for path in listed {
         if path.is_dir() {
             found.extend(files(root, &path)?);

@@ -35,6 +35,11 @@ const NOTES_AT_ONCE: usize = 4;
 /// Statements of the peer that are being committed at once; more wait.
 const STATEMENTS_AT_ONCE: usize = 64;
 
+/// How often a statement that cannot be committed now is tried before the stream ends.
+const COMMIT_ATTEMPTS: u32 = 10;
+/// Wait between these attempts.
+const COMMIT_RETRY: Duration = Duration::from_secs(1);
+
 /// Longest reason that is told to a peer or taken from it, in characters.
 const BYE_LEN_MAX: usize = 300;
 
@@ -56,6 +61,9 @@ pub enum SessionError {
     /// The peer has ended it, in order, and says why.
     #[error("the peer ends the stream: {0}")]
     Ended(String),
+    /// A statement of the peer cannot be kept, and it is to come again.
+    #[error("a statement cannot be committed now: it is to be sent again")]
+    Uncommitted,
     /// We do not exchange with this peer, or not now.
     #[error("{0}")]
     Lane(#[from] LaneError),
@@ -94,6 +102,7 @@ struct Driver {
     deciding: BTreeSet<u32>,
     // Why the peer ends the stream, when it was the first to say so.
     told: Option<String>,
+    stop: CancellationToken,
     // Whether we have been asked to end.
     stopping: bool,
     // What `ended` is told.
@@ -140,6 +149,7 @@ pub async fn run_session(
         telling: None,
         deciding: BTreeSet::new(),
         told: None,
+        stop: stop.clone(),
         stopping: false,
         why: "the stream was cut".to_owned(),
     };
@@ -148,7 +158,8 @@ pub async fn run_session(
         Ok(()) => String::new(),
         Err(error) => error.to_string(),
     };
-    if let Err(error @ (SessionError::Fault(_) | SessionError::Lane(_))) = &outcome {
+    use SessionError::{Fault, Lane, Uncommitted};
+    if let Err(error @ (Fault(_) | Lane(_) | Uncommitted)) = &outcome {
         // The peer's operator wants to know as well; where it does not read, nothing is lost.
         let why: String = error.to_string().chars().take(BYE_LEN_MAX).collect();
         let bye = frame::Frame::Bye(v1::Bye { why });
@@ -349,10 +360,7 @@ impl Driver {
         {
             self.committing += 1;
             let (exchange, peer) = (self.exchange.clone(), self.peer.clone());
-            self.spawn(async move {
-                let id = StatementId(Digest::of(&signed.body));
-                Done::Committed(id, exchange.statement(&peer, signed).await)
-            });
+            self.spawn(commit(exchange, peer, signed, self.stop.clone()));
         }
         match self.statements.len() > passerelle_proto::session::STATEMENTS_MAX {
             true => Err(Fault::TooManyOffers.into()),
@@ -452,8 +460,11 @@ impl Driver {
             }
             Done::Committed(id, committed) => {
                 self.committing -= 1;
-                if committed {
-                    self.session.ack(&[id]);
+                match committed {
+                    true => self.session.ack(&[id]),
+                    // The peer has it still, and sends it again when it has connected again.
+                    false if self.stopping => {}
+                    false => return Err(SessionError::Uncommitted),
                 }
             }
             Done::Read(slot, outbound, section, offset, bytes) => {
@@ -474,6 +485,26 @@ async fn news(telling: &mut Option<Telling>) {
     }
     // Nobody can change the sheets any more.
     std::future::pending().await
+}
+
+/// Has a statement committed, more than once when the disk is full or the program not yet ready.
+async fn commit(
+    exchange: Arc<dyn Exchange>,
+    peer: Peer,
+    signed: Signed,
+    stop: CancellationToken,
+) -> Done {
+    let id = StatementId(Digest::of(&signed.body));
+    for _ in 0..COMMIT_ATTEMPTS {
+        if exchange.statement(&peer, signed.clone()).await {
+            return Done::Committed(id, true);
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(COMMIT_RETRY) => {}
+        }
+    }
+    Done::Committed(id, false)
 }
 
 async fn waiting_for(waiting: &mut Option<(Room, BoxFuture<'static, Outgoing>)>) -> Outgoing {

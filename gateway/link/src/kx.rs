@@ -128,6 +128,9 @@ impl ActiveKeyExchange for ActiveHybrid {
 }
 
 #[cfg(test)]
+mod vectors;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

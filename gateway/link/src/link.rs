@@ -31,6 +31,8 @@ const RECONNECT_SOON_MAX: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(60);
 /// How long the other lanes may take to say why the peer ends the connection.
 const LAST_WORDS_MAX: Duration = Duration::from_millis(500);
+/// How long the transport may take to say why it is gone, after a stream that broke with it.
+const CLOSED_MAX: Duration = Duration::from_millis(50);
 /// Longest wait between attempts later.
 const RECONNECT_MAX: Duration = Duration::from_secs(300);
 
@@ -183,8 +185,13 @@ impl Keeper {
             Why::Told(why) => why,
             Why::Broken(why) => {
                 let told = tokio::time::timeout(LAST_WORDS_MAX, last_words(&mut lanes)).await;
-                let told = told.ok().flatten().or_else(|| connection.closed_because());
-                told.unwrap_or(why)
+                match told.ok().flatten() {
+                    Some(told) => told,
+                    None => {
+                        let closed = tokio::time::timeout(CLOSED_MAX, connection.closed());
+                        closed.await.unwrap_or(why)
+                    }
+                }
             }
         };
         if self.stop.is_cancelled() {

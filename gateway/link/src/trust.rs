@@ -5,10 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use passerelle_disk::{Disk, DiskError};
 use passerelle_proto::{
     Adopted, Digest, Directory, DirectoryError, NOTE_LEN_MAX, PartyId, Placed, Problem, Roots,
 };
@@ -34,6 +35,7 @@ pub struct TrustSource {
 
 /// Everything that is believed about parties, and the folder where newer notes are kept.
 pub struct TrustStore {
+    disk: Arc<dyn Disk>,
     source: TrustSource,
     current: watch::Sender<Directory>,
     // Digests of configured notes that were looked at, taken over or not.
@@ -49,13 +51,8 @@ pub enum AdoptError {
     #[error(transparent)]
     Note(#[from] DirectoryError),
     /// It could not be written.
-    #[error("{path}: the note could not be kept: {source}", path = .path.display())]
-    Write {
-        /// Where it was to be kept.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    #[error("the note could not be kept: {0}; make room or mend the disk, it is sent again")]
+    Write(#[from] DiskError),
 }
 
 impl AdoptError {
@@ -70,12 +67,12 @@ impl TrustStore {
     ///
     /// # Errors
     /// Every file that cannot be used, with a remedy.
-    pub fn open(config: &TrustSource) -> Result<Self, Vec<Problem>> {
+    pub fn open(disk: &Arc<dyn Disk>, config: &TrustSource) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let roots = roots(config, &mut problems);
         let folder = config.kept.clone();
         let mut conventions = Vec::new();
-        match read_note(&config.convention) {
+        match read_note(disk.as_ref(), &config.convention) {
             Ok(note) => conventions.push(note),
             Err(error) => problems.push(unreadable(
                 &config.convention,
@@ -83,7 +80,7 @@ impl TrustStore {
                 "name the signed convention in [trust] convention",
             )),
         }
-        let mut sheets = match read_notes(&config.sheets) {
+        let mut sheets = match read_notes(disk.as_ref(), &config.sheets) {
             Ok(notes) => notes,
             Err(error) => {
                 let remedy = "name the folder of signed sheets in [trust] sheets";
@@ -93,7 +90,7 @@ impl TrustStore {
         };
         for (kept, into) in [("conventions", &mut conventions), ("sheets", &mut sheets)] {
             let kept = folder.join(kept);
-            match read_notes(&kept) {
+            match read_notes(disk.as_ref(), &kept) {
                 Ok(notes) => into.extend(notes),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
@@ -121,6 +118,7 @@ impl TrustStore {
         let looked = conventions.iter().chain(&sheets);
         let looked = looked.map(|note| Digest::of(note)).collect();
         Ok(Self {
+            disk: disk.clone(),
             source: config.clone(),
             current: watch::Sender::new(directory),
             looked: Mutex::new(looked),
@@ -136,14 +134,16 @@ impl TrustStore {
     pub fn look(&self) -> Vec<(PathBuf, Result<Option<Digest>, AdoptError>)> {
         // The convention first: it may name the root keys that sign the sheets.
         let mut paths = vec![self.source.convention.clone()];
-        paths.extend(note_paths(&self.source.sheets).unwrap_or_default());
+        paths.extend(note_paths(self.disk.as_ref(), &self.source.sheets).unwrap_or_default());
         let mut looked = self
             .looked
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut found = Vec::new();
         for path in paths {
-            let Ok(note) = read_note(&path) else { continue };
+            let Ok(note) = read_note(self.disk.as_ref(), &path) else {
+                continue;
+            };
             if looked.insert(Digest::of(&note)) {
                 let adopted = self.adopt(&note);
                 found.push((path, adopted));
@@ -171,8 +171,9 @@ impl TrustStore {
         let digest = Digest::of(note);
         let folder = self.source.kept.join(kind);
         let path = folder.join(format!("{digest}.note"));
-        if !path.exists() {
-            keep(&folder, &path, note).map_err(|source| AdoptError::Write { path, source })?;
+        if !self.disk.is_file(&path) {
+            self.disk.create_directories(&folder)?;
+            self.disk.replace(&path, note)?;
         }
         Ok(digest)
     }
@@ -238,41 +239,27 @@ fn unreadable(file: &Path, error: &io::Error, remedy: &str) -> Problem {
     }
 }
 
-fn read_note(path: &Path) -> io::Result<Vec<u8>> {
+fn read_note(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+    // What is configured may be a link.
     let length = fs::metadata(path)?.len();
     if length > NOTE_LEN_MAX as u64 {
         let what = format!("{length} bytes; a note has at most {NOTE_LEN_MAX}");
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
-    fs::read(path)
+    disk.read(path)
 }
 
-fn read_notes(folder: &Path) -> io::Result<Vec<Vec<u8>>> {
-    let paths = note_paths(folder)?;
-    paths.iter().map(|path| read_note(path)).collect()
+fn read_notes(disk: &dyn Disk, folder: &Path) -> io::Result<Vec<Vec<u8>>> {
+    let paths = note_paths(disk, folder)?;
+    paths.iter().map(|path| read_note(disk, path)).collect()
 }
 
-fn note_paths(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder)?.take(NOTES_MAX) {
-        let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "note")
-        {
-            paths.push(path);
-        }
-    }
-    paths.sort();
+fn note_paths(disk: &dyn Disk, folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = disk.list(folder)?;
+    paths.retain(|path| {
+        let extension = path.extension();
+        extension.is_some_and(|extension| extension == "note")
+    });
+    paths.truncate(NOTES_MAX);
     Ok(paths)
-}
-
-fn keep(folder: &Path, path: &Path, note: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let unfinished = path.with_extension("tmp");
-    let mut file = fs::File::create(&unfinished)?;
-    file.write_all(note)?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    fs::File::open(folder)?.sync_all()
 }

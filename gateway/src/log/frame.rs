@@ -53,18 +53,10 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Frame<'_>> {
         return None;
     }
     let rest = bytes.get(HEADER_LEN..HEADER_LEN + length)?;
+    let entries = entries(rest)?;
     let digest = Digest::of_parts(&[&header[4..48], rest]);
     if digest.0[..] != header[48..HEADER_LEN] {
         return None;
-    }
-    let mut entries = Vec::new();
-    let mut left = rest;
-    while !left.is_empty() {
-        let (length, after) = left.split_at_checked(4)?;
-        let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
-        let (entry, after) = after.split_at_checked(length)?;
-        entries.push(entry);
-        left = after;
     }
     Some(Frame {
         first: u64::from_le_bytes(header[8..16].try_into().ok()?),
@@ -72,6 +64,25 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Frame<'_>> {
         entries,
         len: HEADER_LEN + length,
     })
+}
+
+/// The entries in the rest of a frame; `None` when they do not fill it, or are above a limit.
+///
+/// It is cheap and comes before the digest: entries hold bytes of others, who could write what
+/// looks like the beginnings of many long frames, and looking for an intact one would digest all.
+fn entries(mut rest: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut entries = Vec::new();
+    while !rest.is_empty() {
+        let (length, after) = rest.split_at_checked(4)?;
+        let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
+        if length > super::ENTRY_LEN_MAX || entries.len() == super::BATCH_ENTRIES_MAX {
+            return None;
+        }
+        let (entry, after) = after.split_at_checked(length)?;
+        entries.push(entry);
+        rest = after;
+    }
+    Some(entries)
 }
 
 /// Whether an intact frame begins anywhere in `bytes`.
@@ -89,4 +100,40 @@ pub(super) fn any_intact(bytes: &[u8]) -> bool {
 
 fn find(bytes: &[u8], magic: &[u8; 4]) -> Option<usize> {
     bytes.windows(4).position(|window| window == magic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{BATCH_ENTRIES_MAX, ENTRY_LEN_MAX};
+    use super::*;
+
+    fn holds(entries: &[Vec<u8>]) -> bool {
+        let frame = encode(7, &Digest::of(b"before"), entries);
+        let decoded = decode(&frame);
+        decoded.is_some_and(|decoded| decoded.entries == entries && decoded.len == frame.len())
+    }
+
+    #[test]
+    fn a_frame_holds_up_to_its_limits_and_not_above() {
+        assert!(holds(&vec![vec![1; 3]; BATCH_ENTRIES_MAX]));
+        assert!(!holds(&vec![vec![1; 3]; BATCH_ENTRIES_MAX + 1]));
+        assert!(holds(&[vec![], vec![1; ENTRY_LEN_MAX]]));
+        assert!(!holds(&[vec![1; ENTRY_LEN_MAX + 1]]));
+    }
+
+    #[test]
+    fn an_altered_frame_does_not_hold_and_an_intact_one_is_found_behind_it() {
+        let frame = encode(
+            7,
+            &Digest::of(b"before"),
+            &[b"one".to_vec(), b"two".to_vec()],
+        );
+        for at in 0..frame.len() {
+            let mut altered = frame.clone();
+            altered[at] ^= 1;
+            assert!(decode(&altered).is_none(), "byte {at}");
+            assert!(!any_intact(&altered));
+            assert!(any_intact(&[altered, frame.clone()].concat()));
+        }
+    }
 }

@@ -6,18 +6,17 @@
 //! A segment begins with everything that is needed to go on from there: the frontier of the tree
 //! and the hashes of the tiles that are not full. Opening the log reads two segments at most.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use passerelle_disk::{At, Disk, DiskError, DiskFile, crash_point};
 use passerelle_proto::Digest;
 use passerelle_proto::merkle::Frontier;
 
 use super::frame::{self, Frame};
 use super::tiles::Tiles;
 use super::{Fatal, io_at};
-use crate::disk;
 
 const MAGIC: &[u8; 8] = b"PSLSEG01";
 /// Name of the file that becomes the next segment; it holds nothing but zeros.
@@ -35,12 +34,12 @@ pub(super) enum SegmentError {
 
 impl SegmentError {
     /// A full disk is no reason to stop: the unfinished file goes, and nothing has changed.
-    fn of(error: io::Error, unfinished: &Path) -> Self {
-        if error.kind() != io::ErrorKind::StorageFull {
-            return Self::Fatal(io_at(unfinished)(error));
+    fn of(disk: &dyn Disk, error: DiskError, unfinished: &Path) -> Self {
+        if error.source.kind() != io::ErrorKind::StorageFull {
+            return Self::Fatal(error.into());
         }
         // Should it stay, the next attempt truncates it.
-        let _ = fs::remove_file(unfinished);
+        let _ = disk.remove(unfinished);
         Self::Full
     }
 
@@ -58,96 +57,136 @@ impl SegmentError {
 /// The newest segment.
 pub(super) struct Segment {
     path: PathBuf,
-    file: File,
+    file: Box<dyn DiskFile>,
     end: u64,
     len: u64,
 }
 
-fn segment_path(wal: &Path, first: u64) -> PathBuf {
-    wal.join(format!("{first:016}.seg"))
+/// The directory of all segments.
+pub(super) struct Segments {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    len: u64,
 }
 
-/// First indices of all segments, ascending.
-pub(super) fn list(wal: &Path) -> Result<Vec<u64>, Fatal> {
-    let mut numbers = Vec::new();
-    for entry in fs::read_dir(wal).map_err(io_at(wal))? {
-        let name = entry.map_err(io_at(wal))?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".seg"));
-        numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
-}
-
-/// Preallocates the segment after the newest one, unless that is done.
-pub(super) fn reserve(wal: &Path, len: u64) -> Result<(), SegmentError> {
-    let path = wal.join(SPARE);
-    if is_reserved(wal, len) {
-        return Ok(());
-    }
-    let unfinished = path.with_extension("tmp");
-    let made = open_empty(&unfinished)
-        .and_then(|file| disk::preallocate(&file, len).and_then(|()| file.sync_all()))
-        .and_then(|()| disk::rename_synced(&unfinished, &path));
-    made.map_err(|error| SegmentError::of(error, &unfinished))
-}
-
-/// Whether the next segment is preallocated.
-fn is_reserved(wal: &Path, len: u64) -> bool {
-    fs::metadata(wal.join(SPARE)).is_ok_and(|found| found.len() == len)
-}
-
-/// Removes segments whose entries all stand in full, synced bundles, but for the newest two.
-pub(super) fn remove_bundled(wal: &Path, bundled: u64) -> Result<(), Fatal> {
-    let numbers = list(wal)?;
-    for pair in numbers.windows(3) {
-        // All entries of the first one lie before the second one's first.
-        if pair[1] <= bundled {
-            let path = segment_path(wal, pair[0]);
-            fs::remove_file(&path).map_err(io_at(&path))?;
+impl Segments {
+    /// Those of the log in `log`, each of `len` bytes.
+    pub(super) fn new(disk: &Arc<dyn Disk>, log: &Path, len: u64) -> Self {
+        Self {
+            disk: disk.clone(),
+            dir: log.join("wal"),
+            len,
         }
     }
-    Ok(())
-}
 
-impl Segment {
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn path(&self, first: u64) -> PathBuf {
+        self.dir.join(format!("{first:016}.seg"))
+    }
+
+    /// First indices of all segments, ascending.
+    pub(super) fn list(&self) -> Result<Vec<u64>, Fatal> {
+        let found = self.disk.list(&self.dir).map_err(io_at(&self.dir))?;
+        let number = |path: &PathBuf| {
+            let name = path.file_name()?.to_str()?.strip_suffix(".seg")?;
+            name.parse::<u64>().ok()
+        };
+        let mut numbers: Vec<u64> = found.iter().filter_map(number).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Removes what was being made when the gateway stopped: nothing else would ever do so.
+    pub(super) fn remove_unfinished(&self) -> Result<(), Fatal> {
+        for path in self.disk.list(&self.dir).map_err(io_at(&self.dir))? {
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                self.disk.remove_if_there(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Preallocates the segment after the newest one, unless that is done.
+    pub(super) fn reserve(&self) -> Result<(), SegmentError> {
+        let path = self.dir.join(SPARE);
+        let found = self.disk.status(&path);
+        if found.is_ok_and(|found| found.length == self.len) {
+            return Ok(());
+        }
+        let unfinished = path.with_extension("tmp");
+        let made = begin(self.disk.as_ref(), &unfinished, &[], self.len).and_then(|_| {
+            crash_point!("segment.reserved");
+            self.disk.rename_synced(&unfinished, &path)
+        });
+        made.map_err(|error| SegmentError::of(self.disk.as_ref(), error, &unfinished))
+    }
+
+    /// Removes segments whose entries all stand in full, synced bundles, but for the newest two.
+    pub(super) fn remove_bundled(&self, bundled: u64) -> Result<(), Fatal> {
+        for pair in self.list()?.windows(3) {
+            // All entries of the first one lie before the second one's first.
+            if pair[1] <= bundled {
+                self.disk.remove_if_there(&self.path(pair[0]))?;
+                crash_point!("segment.removed");
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the next segment: preallocated, begun and synced before it has its name.
     pub(super) fn create(
-        wal: &Path,
+        &self,
         tiles: &Tiles,
         frontier: &Frontier,
-        len: u64,
-    ) -> Result<Self, SegmentError> {
-        let path = segment_path(wal, frontier.size());
-        reserve(wal, len)?;
+    ) -> Result<Segment, SegmentError> {
+        self.reserve()?;
+        let disk = self.disk.as_ref();
+        let path = self.path(frontier.size());
         let unfinished = path.with_extension("tmp");
-        let made = fs::rename(wal.join(SPARE), &unfinished)
-            .and_then(|()| OpenOptions::new().read(true).write(true).open(&unfinished))
-            .and_then(|file| fill(file, &encode_head(frontier, tiles)))
-            .and_then(|file| disk::rename_synced(&unfinished, &path).map(|()| file));
-        let file = made.map_err(|error| SegmentError::of(error, &unfinished))?;
-        Ok(Self {
+        let made = self.fill_spare(&unfinished, &encode_head(frontier, tiles));
+        let file = made.map_err(|error| SegmentError::of(disk, error, &unfinished))?;
+        crash_point!("segment.filled");
+        // Once it may have its name, the one before must not be written any more: whatever the
+        // error is, nobody goes on.
+        let named = disk.rename_synced(&unfinished, &path);
+        named.map_err(|error| SegmentError::Fatal(error.into()))?;
+        crash_point!("segment.begun");
+        Ok(Segment {
             path,
             file,
             end: HEAD_LEN as u64,
-            len,
+            len: self.len,
         })
+    }
+
+    fn fill_spare(&self, unfinished: &Path, head: &[u8]) -> Result<Box<dyn DiskFile>, DiskError> {
+        let spare = self.dir.join(SPARE);
+        self.disk.rename(&spare, unfinished).at("rename", &spare)?;
+        crash_point!("segment.taken");
+        let file = self.disk.open(unfinished).at("open", unfinished)?;
+        file.write_at(head, 0).at("write", unfinished)?;
+        file.sync().at("sync", unfinished)?;
+        Ok(file)
     }
 
     /// Opens the newest segment; its end is copied into a new file and synced before it is
     /// believed: after a failed sync it may have lived in memory only.
     pub(super) fn recover(
-        wal: &Path,
+        &self,
         first: u64,
-        dir: &Path,
-    ) -> Result<(Self, Frontier, Tiles), Fatal> {
-        let path = segment_path(wal, first);
-        let bytes = fs::read(&path).map_err(io_at(&path))?;
+        log: &Path,
+    ) -> Result<(Segment, Frontier, Tiles), Fatal> {
+        let path = self.path(first);
+        let bytes = self.disk.read(&path).map_err(io_at(&path))?;
         let corrupt = |offset: usize| Fatal::Corrupt {
             path: path.clone(),
             offset: offset as u64,
         };
-        let (frontier, tiles) = decode_head(&bytes, dir).ok_or_else(|| corrupt(0))?;
+        let (frontier, pending) = decode_head(&bytes).ok_or_else(|| corrupt(0))?;
+        let tiles = Tiles::resume(&self.disk, log, frontier.size(), pending);
         let mut root = frontier.clone();
         let end = scan(&bytes, |frame| {
             let expected = (root.size(), root.root());
@@ -160,10 +199,10 @@ impl Segment {
         .map_err(corrupt)?;
         let copy = path.with_extension("tmp");
         let len = bytes.len() as u64;
-        let failed = io_at(&copy);
-        let file = begin(&copy, &bytes[..end], len).map_err(failed)?;
-        disk::rename_synced(&copy, &path).map_err(io_at(&path))?;
-        let segment = Self {
+        let file = begin(self.disk.as_ref(), &copy, &bytes[..end], len)?;
+        crash_point!("start.copied");
+        self.disk.rename_synced(&copy, &path)?;
+        let segment = Segment {
             path,
             file,
             end: end as u64,
@@ -172,51 +211,47 @@ impl Segment {
         Ok((segment, frontier, tiles))
     }
 
-    /// All entries, in order.
-    pub(super) fn each(&self, entry: impl FnMut(&[u8]) -> Result<(), Fatal>) -> Result<(), Fatal> {
-        each_entry(&self.path, entry)
+    /// Entries of a whole segment, in order.
+    pub(super) fn each_entry(
+        &self,
+        first: u64,
+        mut entry: impl FnMut(&[u8]) -> Result<(), Fatal>,
+    ) -> Result<(), Fatal> {
+        let path = self.path(first);
+        let bytes = self.disk.read(&path).map_err(io_at(&path))?;
+        let mut outcome = Ok(());
+        let scanned = scan(&bytes, |frame| {
+            for bytes in &frame.entries {
+                if outcome.is_ok() {
+                    outcome = entry(bytes);
+                }
+            }
+            true
+        });
+        scanned.map_err(|offset| Fatal::Corrupt {
+            path,
+            offset: offset as u64,
+        })?;
+        outcome
     }
+}
 
+impl Segment {
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         self.end + bytes <= self.len
     }
 
     /// Writes a frame and syncs it.
     pub(super) fn write(&mut self, frame: &[u8]) -> Result<(), Fatal> {
-        let written = self.file.write_all_at(frame, self.end);
-        written
-            .and_then(|()| self.file.sync_data())
-            .map_err(io_at(&self.path))?;
+        let failed = io_at(&self.path);
+        let written = self.file.write_at(frame, self.end).and_then(|()| {
+            crash_point!("commit.written");
+            self.file.sync()
+        });
+        written.map_err(failed)?;
         self.end += frame.len() as u64;
         Ok(())
     }
-}
-
-/// Entries of a whole segment file, in order.
-pub(super) fn each_entry(
-    path: &Path,
-    mut entry: impl FnMut(&[u8]) -> Result<(), Fatal>,
-) -> Result<(), Fatal> {
-    let bytes = fs::read(path).map_err(io_at(path))?;
-    let mut outcome = Ok(());
-    let scanned = scan(&bytes, |frame| {
-        for bytes in &frame.entries {
-            if outcome.is_ok() {
-                outcome = entry(bytes);
-            }
-        }
-        true
-    });
-    scanned.map_err(|offset| Fatal::Corrupt {
-        path: path.to_owned(),
-        offset: offset as u64,
-    })?;
-    outcome
-}
-
-/// Path of the segment that begins at an index.
-pub(super) fn path_of(wal: &Path, first: u64) -> PathBuf {
-    segment_path(wal, first)
 }
 
 /// Hands over all intact frames and returns where they end.
@@ -237,22 +272,19 @@ fn scan(bytes: &[u8], mut accept: impl FnMut(&Frame<'_>) -> bool) -> Result<usiz
     }
 }
 
-fn begin(path: &Path, bytes: &[u8], len: u64) -> io::Result<File> {
-    let file = open_empty(path)?;
-    disk::preallocate(&file, len)?;
-    fill(file, bytes)
-}
-
-fn open_empty(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true);
-    options.open(path)
-}
-
-/// Writes the beginning of a file and syncs it.
-fn fill(file: File, bytes: &[u8]) -> io::Result<File> {
-    file.write_all_at(bytes, 0)?;
-    file.sync_all()?;
+/// A new file with room for `len` bytes that begins with `bytes`, synced.
+fn begin(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: &[u8],
+    len: u64,
+) -> Result<Box<dyn DiskFile>, DiskError> {
+    let file = disk.create(path).at("create", path)?;
+    file.allocate(len).at("allocate", path)?;
+    if !bytes.is_empty() {
+        file.write_at(bytes, 0).at("write", path)?;
+    }
+    file.sync().at("sync", path)?;
     Ok(file)
 }
 
@@ -273,7 +305,8 @@ fn encode_head(frontier: &Frontier, tiles: &Tiles) -> Vec<u8> {
     head
 }
 
-fn decode_head(bytes: &[u8], dir: &Path) -> Option<(Frontier, Tiles)> {
+/// The frontier, and the hashes of tiles that are not full, by level.
+fn decode_head(bytes: &[u8]) -> Option<(Frontier, Vec<Vec<Digest>>)> {
     let head = bytes.get(..HEAD_LEN)?.strip_prefix(MAGIC)?;
     let (length, rest) = head.split_at_checked(4)?;
     let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
@@ -298,6 +331,5 @@ fn decode_head(bytes: &[u8], dir: &Path) -> Option<(Frontier, Tiles)> {
     }
     let mut lists = lists.into_iter();
     let frontier = Frontier::from_peaks(size, lists.next()?)?;
-    let tiles = Tiles::resume(dir, size, lists.collect());
-    Some((frontier, tiles))
+    Some((frontier, lists.collect()))
 }

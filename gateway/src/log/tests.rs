@@ -1,6 +1,7 @@
 //! What a log promises when it is killed, torn, or tampered with.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use passerelle_proto::PartyId;
@@ -16,7 +17,7 @@ fn signer() -> LogSigner {
 }
 
 fn open(dir: &Path) -> Result<Log, Fatal> {
-    Log::open_with(dir, signer(), SMALL)
+    Log::open_with(&passerelle_disk::system(), dir, signer(), SMALL)
 }
 
 fn entry(number: u64) -> Vec<u8> {
@@ -76,7 +77,7 @@ fn a_log_over_many_segments_opens_again_and_verifies_from_its_files() {
     }
     assert!(log.entry(3_000).is_err());
     assert!(
-        segment::list(&dir.path().join("wal")).unwrap().len() <= 3,
+        fs::read_dir(dir.path().join("wal")).unwrap().count() <= 4,
         "old segments go"
     );
 }
@@ -268,7 +269,7 @@ fn a_log_whose_keys_have_changed_knows_what_it_signed_before() {
     log.rekey(keys());
     drop(log);
     // Its own newest checkpoint is under the old key.
-    let mut log = Log::open_with(dir.path(), keys(), SMALL).unwrap();
+    let mut log = Log::open_with(&passerelle_disk::system(), dir.path(), keys(), SMALL).unwrap();
     log.append(&[b"two".to_vec()]).unwrap();
     let new = log.checkpoint(NOW).unwrap();
     assert_eq!(log.verify(&old).unwrap().size, 1);
@@ -280,6 +281,6 @@ fn a_log_whose_keys_have_changed_knows_what_it_signed_before() {
         2
     );
     drop(log);
-    let alone = Log::open_with(dir.path(), signer(), SMALL);
+    let alone = Log::open_with(&passerelle_disk::system(), dir.path(), signer(), SMALL);
     assert!(alone.is_err(), "a key that was never its own says nothing");
 }

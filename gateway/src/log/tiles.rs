@@ -3,24 +3,25 @@
 //! Full ones are written and synced as they fill; those that are not full only with a checkpoint.
 //! They are derived: what is missing after a crash is written again from the segments.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use passerelle_disk::{Disk, beside, crash_point};
 use passerelle_proto::Digest;
 use passerelle_proto::merkle::{StoredHashes, TILE_HEIGHT, node_hash};
 use passerelle_proto::tile::{
     TILE_WIDTH, decode_entries, decode_tile, encode_tile, entries_path, push_entry, tile_path,
 };
 
-use super::segment;
+use super::segment::Segments;
 use super::{Fatal, io_at};
-use crate::disk;
 
 const WIDTH: usize = TILE_WIDTH as usize;
 
 /// Writes tiles, and reads hashes and entries back.
 pub(super) struct Tiles {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     // Hashes of the tile that is not full, by level.
     pending: Vec<Vec<Digest>>,
@@ -33,13 +34,19 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    pub(super) fn new(dir: &Path) -> Self {
-        Self::resume(dir, 0, Vec::new())
+    pub(super) fn new(disk: &Arc<dyn Disk>, dir: &Path) -> Self {
+        Self::resume(disk, dir, 0, Vec::new())
     }
 
     /// Goes on after `size` entries; `pending` are the hashes of tiles that are not full then.
-    pub(super) fn resume(dir: &Path, size: u64, pending: Vec<Vec<Digest>>) -> Self {
+    pub(super) fn resume(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        size: u64,
+        pending: Vec<Vec<Digest>>,
+    ) -> Self {
         let mut tiles = Self {
+            disk: disk.clone(),
             dir: dir.to_owned(),
             pending,
             full: Vec::new(),
@@ -67,11 +74,11 @@ impl Tiles {
     }
 
     /// Takes the entries of the bundle that is not full from the segment before the newest one.
-    pub(super) fn read_previous(&mut self, wal: &Path, first: u64) -> Result<(), Fatal> {
+    pub(super) fn read_previous(&mut self, segments: &Segments, first: u64) -> Result<(), Fatal> {
         let wanted = self.bundled();
         let mut index = first;
         let mut entries = Vec::new();
-        segment::each_entry(&segment::path_of(wal, first), |entry| {
+        segments.each_entry(first, |entry| {
             if index >= wanted {
                 entries.push(entry.to_vec());
             }
@@ -132,23 +139,22 @@ impl Tiles {
     fn write_full(&mut self, path: &str, bytes: &[u8]) -> Result<(), Fatal> {
         let path = self.dir.join(path);
         // A file has its name only once it is synced, so after a restart most of it is there.
-        let written = match fs::read(&path) {
-            Ok(there) if there == bytes => disk::sync_parent(&path),
-            _ => disk::replace(&path, bytes),
-        };
-        written.map_err(io_at(&path))?;
-        // What stood for it while it was not full.
-        let mut partial = path.clone().into_os_string();
-        partial.push(".p");
-        let partial = PathBuf::from(partial);
-        self.partial.retain(|old| !old.starts_with(&partial));
-        match fs::remove_dir_all(&partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Fatal::Io {
-                path: partial,
-                source: error,
-            }),
-            _ => Ok(()),
+        match self.disk.read(&path) {
+            Ok(there) if there == bytes => self.disk.sync_parent(&path)?,
+            _ => self.replace(&path, bytes)?,
         }
+        crash_point!("tile.written");
+        // What stood for it while it was not full.
+        let partial = beside(&path, ".p");
+        self.partial.retain(|old| !old.starts_with(&partial));
+        Ok(self.disk.remove_tree(&partial)?)
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), Fatal> {
+        if let Some(parent) = path.parent() {
+            self.disk.create_directories(parent)?;
+        }
+        Ok(self.disk.replace(path, bytes)?)
     }
 
     /// Writes what is not full, for a checkpoint that follows.
@@ -170,13 +176,13 @@ impl Tiles {
             .collect();
         for (path, (_, bytes)) in paths.iter().zip(&written) {
             if !self.partial.contains(path) {
-                disk::replace(path, bytes).map_err(io_at(path))?;
+                self.replace(path, bytes)?;
             }
         }
         for old in std::mem::replace(&mut self.partial, paths) {
             if !self.partial.contains(&old) {
                 // A partial file that a longer one has replaced; it is only in the way.
-                let _ = fs::remove_file(&old);
+                let _ = self.disk.remove(&old);
             }
         }
         Ok(())
@@ -203,7 +209,7 @@ impl Tiles {
                 found.extend_from_slice(entries);
             } else {
                 let path = self.dir.join(entries_path(bundle, TILE_WIDTH));
-                let bytes = fs::read(&path).map_err(io_at(&path))?;
+                let bytes = self.disk.read(&path).map_err(io_at(&path))?;
                 let entries = decode_entries(&bytes, TILE_WIDTH)
                     .ok_or_else(|| missing(&path, "the bundle is damaged"))?;
                 found.extend(entries[from..to].iter().map(|entry| entry.to_vec()));
@@ -234,7 +240,7 @@ impl StoredHashes for Tiles {
                 .ok_or_else(|| missing(&self.dir, "there is no such hash"));
         }
         let path = self.dir.join(tile_path(level as u8, tile, TILE_WIDTH));
-        let bytes = fs::read(&path).map_err(io_at(&path))?;
+        let bytes = self.disk.read(&path).map_err(io_at(&path))?;
         let hashes = decode_tile(&bytes, TILE_WIDTH);
         let hashes = hashes.ok_or_else(|| missing(&path, "the tile is damaged"))?;
         Ok(hashes[at])

@@ -7,13 +7,14 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use passerelle_disk::{Disk, DiskError};
 use passerelle_proto::{Digest, Timestamp};
 
 use super::item::{ITEM_KEY_LEN, Item, ItemKey};
@@ -33,6 +34,8 @@ const ITEM_PREFIX: u8 = b'i';
 const DUE_PREFIX: u8 = b't';
 /// Holds the id of the boot that has the database open; gone after an orderly stop.
 const OPEN_MARK: &str = "open";
+/// Folder in which the database does its own I/O.
+const DATABASE: &str = "db";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 type Task = Box<dyn FnOnce(&Tree) + Send>;
@@ -40,6 +43,7 @@ type Task = Box<dyn FnOnce(&Tree) + Send>;
 /// The handle; the database itself lives in a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Database {
+    disk: Arc<dyn Disk>,
     engine: Engine,
     applied: Applied,
     mark: PathBuf,
@@ -69,29 +73,33 @@ impl Drop for Engine {
 
 impl Database {
     /// Opens or creates the database below `dir`.
-    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
-        let file_error = |cause: io::Error| StoreError::Database {
+    pub(crate) fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, StoreError> {
+        let file_error = |cause: DiskError| StoreError::Database {
             operation: "making its directory",
-            cause: format!("{}: {cause}", dir.display()),
+            cause: cause.to_string(),
         };
-        fs::create_dir_all(dir).map_err(file_error)?;
-        let (db, mark) = (dir.join("db"), dir.join(OPEN_MARK));
+        disk.create_directories(dir).map_err(file_error)?;
+        let (db, mark) = (dir.join(DATABASE), dir.join(OPEN_MARK));
         let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
-        let crashed = fs::read_to_string(&mark).is_ok_and(|opened| opened != boot);
+        let crashed = disk
+            .read(&mark)
+            .is_ok_and(|opened| opened != boot.as_bytes());
         if crashed {
             tracing::warn!("the machine stopped without notice: rebuilding the queue");
-            move_aside(&db).map_err(file_error)?;
+            move_aside(disk.as_ref(), &db).map_err(file_error)?;
         }
-        fs::write(&mark, &boot).map_err(file_error)?;
+        // Before anything is written: without it, what a power cut left would be believed.
+        disk.replace(&mark, boot.as_bytes()).map_err(file_error)?;
         let (engine, applied) = match Engine::start(&db) {
             Ok(started) => started,
             Err(error) => {
                 tracing::warn!(%error, "the queue database cannot be opened: rebuilding it");
-                move_aside(&db).map_err(file_error)?;
+                move_aside(disk.as_ref(), &db).map_err(file_error)?;
                 Engine::start(&db)?
             }
         };
         Ok(Self {
+            disk: disk.clone(),
             engine,
             applied,
             mark,
@@ -100,15 +108,12 @@ impl Database {
 }
 
 /// A database that was set aside is kept until the next one is, for whoever wants to look.
-fn move_aside(db: &Path) -> io::Result<()> {
+fn move_aside(disk: &dyn Disk, db: &Path) -> Result<(), DiskError> {
     let aside = db.with_extension("aside");
-    match fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    match fs::rename(db, &aside) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        moved => moved,
+    disk.remove_tree(&aside)?;
+    match disk.is_dir(db) {
+        true => disk.rename_synced(db, &aside),
+        false => Ok(()),
     }
 }
 
@@ -274,9 +279,12 @@ impl Store for Database {
         let applied = self.applied;
         self.engine
             .ask("flushing", move |tree| tree.commit(applied))?;
-        fs::remove_file(&self.mark).map_err(|error| StoreError::Database {
+        // What the database has flushed is with the system, not yet on the disk.
+        let synced = self.disk.sync_tree(&self.mark.with_file_name(DATABASE));
+        let stopped = synced.and_then(|()| self.disk.remove_synced(&self.mark));
+        stopped.map_err(|error| StoreError::Database {
             operation: "marking an orderly stop",
-            cause: format!("{}: {error}", self.mark.display()),
+            cause: error.to_string(),
         })
     }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use passerelle_disk::Disk;
 use passerelle_proto::{Digest, Hop, PackageId, Timestamp, v1};
 use tokio::sync::watch;
 
@@ -26,8 +27,8 @@ impl SledQueue {
     ///
     /// # Errors
     /// [`QueueError::Store`] when not even an empty database can be made.
-    pub fn open(dir: &Path) -> Result<Self, QueueError> {
-        Ok(Self(Projection::over(Database::open(dir)?)?))
+    pub fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, QueueError> {
+        Ok(Self(Projection::over(Database::open(disk, dir)?)?))
     }
 }
 

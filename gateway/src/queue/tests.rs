@@ -424,13 +424,13 @@ fn a_database_that_is_lost_is_rebuilt_from_the_log_item_for_item() {
         delivered(1, 0, 1),
         refused(2, HOPS[2], vec![], Some(hop(2))),
     ];
-    let queue = SledQueue::open(dir.path()).unwrap();
+    let queue = SledQueue::open(&passerelle_disk::system(), dir.path()).unwrap();
     queue.apply(0, &log, root(6)).unwrap();
     let before = contents(&queue);
     queue.close().unwrap();
     drop(queue);
     std::fs::remove_dir_all(dir.path()).unwrap();
-    let queue = SledQueue::open(dir.path()).unwrap();
+    let queue = SledQueue::open(&passerelle_disk::system(), dir.path()).unwrap();
     assert_eq!(queue.applied(), Applied::nothing());
     queue.apply(0, &log, root(6)).unwrap();
     assert_eq!(contents(&queue), before);
@@ -443,11 +443,11 @@ fn a_database_that_is_lost_is_rebuilt_from_the_log_item_for_item() {
 #[test]
 fn a_database_that_cannot_be_read_is_moved_aside_and_begun_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let queue = SledQueue::open(dir.path()).unwrap();
+    let queue = SledQueue::open(&passerelle_disk::system(), dir.path()).unwrap();
     push(&queue, accepted(2, &[0]));
     drop(queue);
     std::fs::write(dir.path().join("db/conf"), b"no configuration").unwrap();
-    let queue = SledQueue::open(dir.path()).unwrap();
+    let queue = SledQueue::open(&passerelle_disk::system(), dir.path()).unwrap();
     assert_eq!(queue.applied(), Applied::nothing());
     assert!(dir.path().join("db.aside").is_dir());
     push(&queue, accepted(2, &[0]));
@@ -458,7 +458,7 @@ fn a_database_that_cannot_be_read_is_moved_aside_and_begun_anew() {
 fn a_machine_that_stopped_without_notice_has_its_queue_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
     let stop = |orderly: bool, boot: &str| {
-        let queue = SledQueue::open(dir.path()).unwrap();
+        let queue = SledQueue::open(&passerelle_disk::system(), dir.path()).unwrap();
         push(&queue, accepted(2, &[0]));
         if orderly {
             queue.close().unwrap();
@@ -467,7 +467,12 @@ fn a_machine_that_stopped_without_notice_has_its_queue_rebuilt() {
             std::fs::write(dir.path().join("open"), boot).unwrap();
         }
     };
-    let size = || SledQueue::open(dir.path()).unwrap().applied().size;
+    let size = || {
+        SledQueue::open(&passerelle_disk::system(), dir.path())
+            .unwrap()
+            .applied()
+            .size
+    };
     let this_boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     stop(false, &this_boot);
     assert_eq!(size(), 1, "only the process was killed");

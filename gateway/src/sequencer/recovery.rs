@@ -1,15 +1,13 @@
 //! What a start makes of the log: queue, index and the numbering of our statements follow it.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 
+use passerelle_disk::{Disk, DiskError};
 use passerelle_proto::v1::{self, entry::Event};
 use passerelle_proto::{StatementChain, Timestamp, UntrustedStatement};
 use prost::Message;
 
 use super::{Ledger, OpenError};
-use crate::disk;
 use crate::queue::Queue;
 
 /// Entries read at once.
@@ -79,8 +77,9 @@ fn follow(chain: &mut StatementChain, entry: &v1::Entry) {
 }
 
 /// The sequence of our statements as it was written last, and the size of the log then.
-pub(super) fn read_chain(path: &Path, log_size: u64) -> (StatementChain, u64) {
-    let text = fs::read_to_string(path).unwrap_or_default();
+pub(super) fn read_chain(disk: &dyn Disk, path: &Path, log_size: u64) -> (StatementChain, u64) {
+    let bytes = disk.read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
     match parse_chain(&text) {
         Some((chain, size)) if size <= log_size => (chain, size),
         // It is derived: without it the log is read from its beginning.
@@ -104,11 +103,16 @@ fn parse_chain(text: &str) -> Option<(StatementChain, u64)> {
 /// Writes the sequence as it stands at this size of the log; the next start is shorter for it.
 ///
 /// # Errors
-/// What the system says.
-pub(super) fn write_chain(path: &Path, size: u64, chain: &StatementChain) -> io::Result<()> {
+/// [`DiskError`].
+pub(super) fn write_chain(
+    disk: &dyn Disk,
+    path: &Path,
+    size: u64,
+    chain: &StatementChain,
+) -> Result<(), DiskError> {
     let mut text = format!("{size}\n");
     for (party, seq, id) in chain.iter() {
         text.push_str(&format!("{party} {seq} {id}\n"));
     }
-    disk::replace(path, text.as_bytes())
+    disk.replace(path, text.as_bytes())
 }

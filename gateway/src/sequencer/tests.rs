@@ -25,11 +25,19 @@ impl Running {
 
 fn start(dir: &Path, queue: Arc<dyn Queue>, clock: fn() -> Timestamp) -> Running {
     let signer = LogSigner::from_seed(&party("grand-dijon"), &[1; 64]);
-    let log = Log::open(&dir.join("log"), signer).unwrap();
+    let log = Log::open(&passerelle_disk::system(), &dir.join("log"), signer).unwrap();
     let key = Arc::new(keys("grand-dijon").gateway);
     let signer: Signer = Arc::new(move || key.clone());
-    let (sequencer, thread) =
-        Sequencer::start(log, queue.clone(), signer, dir, Anchor::open(), clock).unwrap();
+    let (sequencer, thread) = Sequencer::start(
+        &passerelle_disk::system(),
+        log,
+        queue.clone(),
+        signer,
+        dir,
+        Anchor::open(),
+        clock,
+    )
+    .unwrap();
     Running {
         sequencer,
         queue,

@@ -3,20 +3,18 @@
 //! The mark is written after the data was synced, so it never says more than what is there. It is
 //! not synced itself: an older mark only means that a little is fetched again.
 
-use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
 use passerelle_proto::session::Held;
 use passerelle_proto::v1::{self, PackLocation, Section};
 use passerelle_proto::{ChunkTable, Digest, PackLayout, Timestamp, VerifiedManifest};
 use prost::Message;
 
-use super::{PARTIAL_LIFE, SHARED_LEN_MAX, Spool, SpoolError, failed, remove_file};
-use crate::disk;
+use super::{PARTIAL_LIFE, SHARED_LEN_MAX, Spool, SpoolError, failed};
 
 const MARK_LEN: usize = 16;
 
@@ -43,8 +41,8 @@ enum Place {
     Memory(Vec<u8>),
     Own {
         path: PathBuf,
-        file: File,
-        mark: File,
+        file: Box<dyn DiskFile>,
+        mark: Box<dyn DiskFile>,
     },
 }
 
@@ -56,12 +54,13 @@ impl Partial {
     ) -> Result<Self, SpoolError> {
         let layout = PackLayout::tight(manifest);
         let path = spool.pack_path(&manifest.id());
-        let (place, held) = if manifest.total_length() <= SHARED_LEN_MAX && !path.exists() {
-            let length = usize::try_from(manifest.total_length()).unwrap_or(0);
-            (Place::Memory(vec![0; length]), Held::default())
-        } else {
-            own(path, manifest, &layout)?
-        };
+        let (place, held) =
+            if manifest.total_length() <= SHARED_LEN_MAX && !spool.disk.is_file(&path) {
+                let length = usize::try_from(manifest.total_length()).unwrap_or(0);
+                (Place::Memory(vec![0; length]), Held::default())
+            } else {
+                own(spool.disk.as_ref(), path, manifest, &layout)?
+            };
         Ok(Self {
             spool,
             place,
@@ -108,7 +107,7 @@ impl Partial {
                 });
                 place.ok_or(SpoolError::Outside)?.copy_from_slice(bytes);
             }
-            Place::Own { path, file, .. } => file.write_all_at(bytes, at).map_err(failed(path))?,
+            Place::Own { path, file, .. } => file.write_at(bytes, at).map_err(failed(path))?,
         }
         match section {
             Section::Chunks => self.written = offset + bytes.len() as u64,
@@ -128,12 +127,14 @@ impl Partial {
         let Place::Own { path, file, mark } = &self.place else {
             return Ok(());
         };
-        file.sync_data().map_err(failed(path))?;
+        file.sync().map_err(failed(path))?;
+        crash_point!("transfer.synced");
         if has_head {
             let mut bytes = [0; MARK_LEN];
             bytes[..8].copy_from_slice(&self.written.to_le_bytes());
             bytes[8..].copy_from_slice(&check(&self.manifest, self.written));
-            mark.write_all_at(&bytes, 0).map_err(failed(path))?;
+            mark.write_at(&bytes, 0).map_err(failed(path))?;
+            crash_point!("transfer.marked");
         }
         Ok(())
     }
@@ -174,7 +175,10 @@ impl Partial {
     pub fn accepted(self) -> Result<(), SpoolError> {
         match &self.place {
             Place::Memory(_) => Ok(()),
-            Place::Own { path, .. } => remove_file(&mark_path(path)),
+            Place::Own { path, .. } => {
+                let removed = self.spool.disk.remove_if_there(&mark_path(path));
+                Ok(removed?)
+            }
         }
     }
 
@@ -207,38 +211,50 @@ fn head_start(layout: &PackLayout) -> u64 {
 
 /// The pack of an earlier transfer of this very package, or a new one.
 fn own(
+    disk: &dyn Disk,
     path: PathBuf,
     manifest: &VerifiedManifest,
     layout: &PackLayout,
 ) -> Result<(Place, Held), SpoolError> {
     let mark_file = mark_path(&path);
-    let resumed = resume(&path, manifest, layout);
-    if resumed.is_none() {
-        // A new file, not the old one emptied: an older transfer may still be writing to that.
-        remove_file(&mark_file)?;
-        remove_file(&path)?;
-        let file = File::create_new(&path).map_err(failed(&path))?;
-        let begun = begin(&file, manifest, layout).map_err(failed(&path));
-        if let Err(error) = begun {
-            remove_file(&path)?;
-            return Err(error);
+    let (file, held) = match resume(disk, &path, manifest, layout) {
+        Some(held) => (disk.open(&path).map_err(failed(&path))?, held),
+        None => {
+            // A new file, not the old one emptied: an older transfer may still be writing to that.
+            disk.remove_if_there(&mark_file)?;
+            disk.remove_if_there(&path)?;
+            let begun = begin(disk, &path, manifest, layout);
+            let file = begun.inspect_err(|_| {
+                let _ = disk.remove(&path);
+            });
+            (file?, Held::default())
         }
-    }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let mark = options.open(&mark_file).map_err(failed(&mark_file))?;
-    let file = options.open(&path).map_err(failed(&path))?;
-    disk::sync_parent(&path).map_err(failed(&path))?;
-    let held = resumed.unwrap_or_default();
+    };
+    let mark = match disk.open(&mark_file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => disk.create_new(&mark_file),
+        opened => opened,
+    };
+    let mark = mark.map_err(failed(&mark_file))?;
+    disk.sync_parent(&path)?;
+    crash_point!("transfer.begun");
     Ok((Place::Own { path, file, mark }, held))
 }
 
-fn begin(file: &File, manifest: &VerifiedManifest, layout: &PackLayout) -> std::io::Result<()> {
+fn begin(
+    disk: &dyn Disk,
+    path: &Path,
+    manifest: &VerifiedManifest,
+    layout: &PackLayout,
+) -> Result<Box<dyn DiskFile>, DiskError> {
+    let file = disk.create_new(path).at("create", path)?;
     // The whole length at once: a full disk shows before the transfer, not in its middle.
-    disk::preallocate(file, layout.file_len())?;
-    file.write_all_at(&layout.header(), 0)?;
-    file.write_all_at(&manifest.signed().encode_to_vec(), layout.manifest_offset())?;
-    file.sync_all()
+    file.allocate(layout.file_len()).at("allocate", path)?;
+    file.write_at(&layout.header(), 0).at("write", path)?;
+    let signed = manifest.signed().encode_to_vec();
+    let written = file.write_at(&signed, layout.manifest_offset());
+    written.at("write", path)?;
+    file.sync().at("sync", path)?;
+    Ok(file)
 }
 
 fn check(manifest: &VerifiedManifest, written: u64) -> [u8; 8] {
@@ -249,30 +265,33 @@ fn check(manifest: &VerifiedManifest, written: u64) -> [u8; 8] {
     check
 }
 
-/// Until when a transfer that nobody goes on with is kept: a week after it was written last, and
-/// not beyond its package's time. `None`: it can never be resumed.
-pub(super) fn kept_until(path: &Path) -> Option<Timestamp> {
-    let mut file = File::open(path).ok()?;
-    let written = file.metadata().and_then(|meta| meta.modified()).ok()?;
-    let written = written.duration_since(UNIX_EPOCH).ok()?;
-    let (_, signed) = PackLayout::read(&mut file).ok()?;
-    let manifest = v1::Manifest::decode(signed.body.as_slice()).ok()?;
-    let week = Timestamp::from_ms(0).checked_add(written.saturating_add(PARTIAL_LIFE))?;
-    Some(week.min(Timestamp::from_ms(manifest.not_after_ms)))
+impl Spool {
+    /// Until when a transfer that nobody goes on with is kept: a week after it was written last,
+    /// and not beyond its package's time. `None`: it can never be resumed.
+    pub(super) fn kept_until(&self, path: &Path) -> Option<Timestamp> {
+        let written = self.disk.status(path).ok()?.modified;
+        let written = written.duration_since(UNIX_EPOCH).ok()?;
+        let mut file = FileCursor::new(self.disk.open(path).ok()?);
+        let (_, signed) = PackLayout::read(&mut file).ok()?;
+        let manifest = v1::Manifest::decode(signed.body.as_slice()).ok()?;
+        let week = Timestamp::from_ms(0).checked_add(written.saturating_add(PARTIAL_LIFE))?;
+        Some(week.min(Timestamp::from_ms(manifest.not_after_ms)))
+    }
 }
 
 /// What an earlier transfer of this very package has left; `None`: begin anew.
-fn resume(path: &Path, manifest: &VerifiedManifest, layout: &PackLayout) -> Option<Held> {
-    let mut mark = Vec::new();
-    File::open(mark_path(path))
-        .ok()?
-        .read_to_end(&mut mark)
-        .ok()?;
+fn resume(
+    disk: &dyn Disk,
+    path: &Path,
+    manifest: &VerifiedManifest,
+    layout: &PackLayout,
+) -> Option<Held> {
+    let mark = disk.read(&mark_path(path)).ok()?;
     let written = u64::from_le_bytes(mark.get(..8)?.try_into().ok()?);
     if mark.get(8..MARK_LEN)? != check(manifest, written) {
         return None;
     }
-    let mut file = File::open(path).ok()?;
+    let mut file = FileCursor::new(disk.open(path).ok()?);
     let (found, signed) = PackLayout::read(&mut file).ok()?;
     if found != *layout || signed != *manifest.signed() {
         return None;

@@ -1,24 +1,22 @@
 //! Segments that many small packages share: one file to sync for a whole burst.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use passerelle_disk::{Disk, DiskFile};
 use passerelle_proto::v1::PackLocation;
 
-use super::{SpoolError, failed, remove_file};
-use crate::disk;
+use super::{SpoolError, failed};
 
 /// Length at which the next segment is begun, in bytes.
 const SEGMENT_LEN: u64 = 256 * 1024 * 1024;
 
 struct Open {
     number: u64,
-    file: Arc<File>,
+    file: Arc<dyn DiskFile>,
     end: u64,
     syncs: Arc<Syncs>,
 }
@@ -34,7 +32,7 @@ struct Syncs {
 
 impl Syncs {
     /// What was written before this call is on stable storage when it returns.
-    fn sync(&self, file: &File) -> std::io::Result<()> {
+    fn sync(&self, file: &dyn DiskFile) -> io::Result<()> {
         let begun_before = self.begun.load(Ordering::SeqCst);
         let mut failed = self
             .failed
@@ -48,7 +46,7 @@ impl Syncs {
             return Ok(());
         }
         self.begun.fetch_add(1, Ordering::SeqCst);
-        let synced = file.sync_data();
+        let synced = file.sync();
         *failed = synced.as_ref().err().and_then(io::Error::raw_os_error);
         synced
     }
@@ -64,26 +62,26 @@ struct State {
 
 /// The shared segments.
 pub(super) struct Shared {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     state: Mutex<State>,
 }
 
 impl Shared {
-    pub(super) fn open(dir: &Path) -> Result<Self, SpoolError> {
-        fs::create_dir_all(dir).map_err(failed(dir))?;
+    pub(super) fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, SpoolError> {
+        disk.create_directories(dir)?;
         let mut state = State::default();
-        for entry in fs::read_dir(dir).map_err(failed(dir))? {
-            let entry = entry.map_err(failed(dir))?;
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.strip_suffix(".packs"));
+        for path in disk.list(dir).map_err(failed(dir))? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let number = name.and_then(|name| name.strip_suffix(".packs"));
             if let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) {
-                state
-                    .live
-                    .insert(number, entry.metadata().map_err(failed(dir))?.len());
+                let length = disk.status(&path).map_err(failed(&path))?.length;
+                state.live.insert(number, length);
                 state.next = state.next.max(number);
             }
         }
         Ok(Self {
+            disk: disk.clone(),
             dir: dir.to_owned(),
             state: Mutex::new(state),
         })
@@ -130,8 +128,8 @@ impl Shared {
             offset,
             length: bytes.len() as u64,
         };
-        let written = file.write_all_at(bytes, offset);
-        if let Err(error) = written.and_then(|()| syncs.sync(&file)) {
+        let written = file.write_at(bytes, offset);
+        if let Err(error) = written.and_then(|()| syncs.sync(file.as_ref())) {
             self.abandon(&location)?;
             return Err(failed(&path)(error));
         }
@@ -154,13 +152,11 @@ impl Shared {
         state.next += 1;
         let number = state.next;
         let path = self.path(number);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).open(&path);
-        let file = file.map_err(failed(&path))?;
-        disk::sync_parent(&path).map_err(failed(&path))?;
+        let file = self.disk.create_new(&path).map_err(failed(&path))?;
+        self.disk.sync_parent(&path)?;
         state.open = Some(Open {
             number,
-            file: Arc::new(file),
+            file: file.into(),
             end: 0,
             syncs: Arc::default(),
         });
@@ -183,7 +179,7 @@ impl Shared {
             .is_some_and(|open| open.number == location.segment);
         if !in_use {
             state.live.remove(&location.segment);
-            remove_file(&self.path(location.segment))?;
+            self.disk.remove_if_there(&self.path(location.segment))?;
         }
         Ok(())
     }
@@ -206,7 +202,7 @@ impl Shared {
                 }
                 None => {
                     state.live.remove(&number);
-                    remove_file(&self.path(number))?;
+                    self.disk.remove_if_there(&self.path(number))?;
                 }
             }
         }

@@ -1,5 +1,8 @@
 //! What the spool keeps over a kill, and what it removes.
 
+use std::fs;
+use std::os::unix::fs::FileExt;
+
 use passerelle_proto::fixture::{NOW, keys, plan, seal_files, world};
 use passerelle_proto::{Digest, Sealed};
 
@@ -29,7 +32,7 @@ fn nobody(_: &PackageId) -> bool {
 }
 
 fn open(dir: &Path) -> Arc<Spool> {
-    Spool::open(dir, Limits::default()).unwrap()
+    Spool::open(&passerelle_disk::system(), dir, Limits::default()).unwrap()
 }
 
 #[test]
@@ -139,7 +142,7 @@ fn a_quota_refuses_before_anything_is_written() {
         spool_bytes_max: 500_000,
         ..Limits::default()
     };
-    let spool = Spool::open(dir.path(), limits).unwrap();
+    let spool = Spool::open(&passerelle_disk::system(), dir.path(), limits).unwrap();
     let (sealed, _) = package(900_000);
     assert!(matches!(
         spool.begin(&sealed.manifest, nobody),
@@ -220,7 +223,7 @@ fn only_what_is_being_sent_now_counts_as_being_received() {
         partial_bytes_max: 1_000_000,
         ..Limits::default()
     };
-    let spool = Spool::open(dir.path(), limits).unwrap();
+    let spool = Spool::open(&passerelle_disk::system(), dir.path(), limits).unwrap();
     let running = spool.begin(&one.manifest, nobody).unwrap();
     assert!(matches!(
         spool.begin(&other.manifest, nobody),

@@ -9,6 +9,8 @@ use crate::{
     SheetKey, SheetLog, UnsignedConvention, VerifyingKey,
 };
 
+type DigestAndNote = (Digest, Arc<[u8]>);
+
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     roots: Roots,
@@ -16,8 +18,9 @@ pub(super) struct Known {
     pub(super) conventions: BTreeMap<u64, (Convention, Arc<[u8]>)>,
     /// The newest sheet of each party, with the note it came in.
     pub(super) sheets: BTreeMap<PartyId, (Sheet, Arc<[u8]>)>,
-    /// Digests of the texts of all sheets that were ever believed: a number is given once.
-    texts: BTreeMap<(PartyId, u64), Digest>,
+    /// All sheets that were ever believed, by number, with the digest of the text and the note: a
+    /// number is given once, and what an earlier key has signed must verify elsewhere too.
+    pub(super) texts: BTreeMap<(PartyId, u64), DigestAndNote>,
     /// Keys of all sheets that were ever believed, by who listed them: what they signed must
     /// still verify.
     pub(super) keys: BTreeMap<PartyId, BTreeMap<KeyId, SigningKeyEntry>>,
@@ -153,7 +156,11 @@ impl Known {
         let text = Note::parse(note).map_err(SheetError::Note)?.digest();
         let number = (claimed.party, claimed.seq);
         let newest = self.sheets.get(&number.0).map(|(sheet, _)| sheet.seq);
-        if self.texts.get(&number) == Some(&text) {
+        if self
+            .texts
+            .get(&number)
+            .is_some_and(|(known, _)| known == &text)
+        {
             // It was believed once; its root key may have been replaced since.
             self.verify_sheet(note, &number.0, RootsOf::EachVersion)?;
             return Ok(match newest == Some(number.1) {
@@ -174,8 +181,9 @@ impl Known {
         }
         self.remember_keys(&sheet);
         self.remember_log(&sheet);
-        self.sheets.insert(number.0.clone(), (sheet, note.into()));
-        self.texts.insert(number, text);
+        let note: Arc<[u8]> = note.into();
+        self.sheets.insert(number.0.clone(), (sheet, note.clone()));
+        self.texts.insert(number, (text, note));
         Ok(Order::Newer)
     }
 

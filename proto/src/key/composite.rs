@@ -211,11 +211,7 @@ impl VerifyingKey {
         }
         let signed = representative(message);
         let (first, second) = signature.split_at(MLDSA_SIGNATURE_LEN);
-        let post_quantum = ml_dsa::Signature::<MlDsa65>::try_from(first).is_ok_and(|part| {
-            self.0
-                .post_quantum
-                .verify_with_context(&signed, LABEL, &part)
-        });
+        let post_quantum = post_quantum_holds(&self.0.post_quantum, &signed, LABEL, first);
         let ed25519 = UnparsedPublicKey::new(&ED25519, &self.0.bytes[MLDSA_PUBLIC_LEN..]);
         let classical = ed25519.verify(&signed, second).is_ok();
         match (post_quantum, classical) {
@@ -240,6 +236,16 @@ impl VerifyingKey {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0.bytes
     }
+}
+
+fn post_quantum_holds(
+    key: &ml_dsa::VerifyingKey<MlDsa65>,
+    message: &[u8],
+    context: &[u8],
+    signature: &[u8],
+) -> bool {
+    let signature = ml_dsa::Signature::<MlDsa65>::try_from(signature);
+    signature.is_ok_and(|signature| key.verify_with_context(message, context, &signature))
 }
 
 /// M' of the draft: what both parts sign.
@@ -295,6 +301,9 @@ impl<'de> Deserialize<'de> for VerifyingKey {
         text.parse().map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod vectors;
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,7 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use zeroize::Zeroizing;
 
 use super::text::{self, KeyTextError};
+use crate::checkpoint::ORIGIN_LEN_MAX;
 use crate::note::key_hash;
 use crate::{KeyId, PartyId};
 
@@ -160,6 +161,10 @@ impl LogVerifier {
             classical: Vec::new(),
             post_quantum: Vec::new(),
         };
+        // What is cosigned says the length of a name in one byte.
+        if origin.is_empty() || origin.len() > ORIGIN_LEN_MAX {
+            return Err(KeyTextError::Form);
+        }
         for vkey in vkeys.iter().take(2) {
             let (name, kind, key) = parse_vkey(vkey)?;
             match kind {
@@ -219,6 +224,10 @@ impl LogVerifier {
     }
 
     pub(crate) fn verify_post_quantum(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.post_quantum_holds(message, b"", signature)
+    }
+
+    fn post_quantum_holds(&self, message: &[u8], context: &[u8], signature: &[u8]) -> bool {
         if signature.len() != MLDSA_SIGNATURE_LEN || self.post_quantum.len() != MLDSA_PUBLIC_LEN {
             return false;
         }
@@ -226,7 +235,7 @@ impl LogVerifier {
         encoded.copy_from_slice(&self.post_quantum);
         let key = ml_dsa::VerifyingKey::<MlDsa44>::decode(&encoded);
         ml_dsa::Signature::<MlDsa44>::try_from(signature)
-            .is_ok_and(|signature| key.verify_with_context(message, b"", &signature))
+            .is_ok_and(|signature| key.verify_with_context(message, context, &signature))
     }
 }
 
@@ -254,3 +263,6 @@ fn parse_vkey(vkey: &str) -> Result<(String, u8, Vec<u8>), KeyTextError> {
     let (kind, key) = bytes.split_first().ok_or(KeyTextError::Form)?;
     Ok((name.to_owned(), *kind, key.to_vec()))
 }
+
+#[cfg(test)]
+mod vectors;

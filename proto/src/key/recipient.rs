@@ -248,6 +248,9 @@ impl<'de> Deserialize<'de> for RecipientKey {
 }
 
 #[cfg(test)]
+mod vectors;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -103,6 +103,9 @@ pub enum Fault {
     /// More bytes synced than were sent, or fewer than before.
     #[error("more bytes are said to be synced than were sent, or fewer than before")]
     Synced,
+    /// It goes on asking, and reads nothing of what it is told.
+    #[error("more frames that are to be replied to, while the replies before are not read")]
+    NotRead,
     /// Nothing was heard for ten seconds.
     #[error("nothing was heard from the peer for 10 s")]
     Idle,
@@ -132,6 +135,7 @@ impl Fault {
             | Self::Window
             | Self::Range
             | Self::Synced
+            | Self::NotRead
             | Self::Idle => false,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -110,6 +111,8 @@ pub struct Behaviour {
     pub commits_nothing: bool,
     /// What the peer is told.
     pub trust: Option<Trust>,
+    /// So many statements are not committed, and then all are.
+    pub commits_after: u32,
 }
 
 pub struct MemoryExchange {
@@ -118,6 +121,7 @@ pub struct MemoryExchange {
     more: Arc<Notify>,
     events: mpsc::UnboundedSender<Happened>,
     behaviour: Behaviour,
+    asked_to_commit: AtomicU32,
 }
 
 impl MemoryExchange {
@@ -133,6 +137,7 @@ impl MemoryExchange {
             more: Arc::default(),
             events,
             behaviour,
+            asked_to_commit: AtomicU32::new(0),
         };
         (Arc::new(exchange), receiver)
     }
@@ -230,7 +235,8 @@ impl Exchange for MemoryExchange {
 
     async fn statement(&self, _: &Peer, signed: Signed) -> bool {
         self.happened(Happened::Statement(StatementId(Digest::of(&signed.body))));
-        !self.behaviour.commits_nothing
+        let before = self.asked_to_commit.fetch_add(1, Ordering::SeqCst);
+        !self.behaviour.commits_nothing && before >= self.behaviour.commits_after
     }
 
     async fn next(&self, _: &Peer, lane: Lane, room: Room) -> Outgoing {

@@ -149,6 +149,24 @@ async fn a_statement_is_acknowledged_after_it_is_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_cannot_be_committed_at_once_is_tried_again_on_the_same_stream() {
+    let late = Behaviour {
+        commits_after: 2,
+        ..Behaviour::default()
+    };
+    let (far, far_events) = MemoryExchange::behaving(late);
+    let mut pair = Pair::with(TransportChoice::Quic, far, far_events).await;
+    let sent = statement(4);
+    pair.near.send_statement(sent.clone());
+    let acked = Happened::Acked(vec![id(&sent)]);
+    until(&mut pair.near_events, |event| {
+        assert!(!matches!(event, Happened::Ended(..)), "{event:?}");
+        *event == acked
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_acknowledged_is_given_back_when_the_connection_is_cut() {
     for (choice, _) in BOTH {
         let deaf = Behaviour {

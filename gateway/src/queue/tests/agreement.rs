@@ -56,7 +56,7 @@ impl Pair {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self {
-            sled: Some(SledQueue::open(dir.path()).unwrap()),
+            sled: Some(SledQueue::open(&passerelle_disk::system(), dir.path()).unwrap()),
             dir,
             memory: MemQueue::new(),
             log: Vec::new(),
@@ -112,7 +112,7 @@ impl Pair {
                 self.memory = MemQueue::new();
                 let size = self.log.len() as u64;
                 self.memory.apply(0, &self.log, root(size)).unwrap();
-                SledQueue::open(self.dir.path()).unwrap()
+                SledQueue::open(&passerelle_disk::system(), self.dir.path()).unwrap()
             }
         });
     }

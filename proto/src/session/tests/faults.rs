@@ -510,3 +510,54 @@ fn an_offer_after_the_peer_wants_to_end_is_a_fault() {
         Err(Fault::AfterBye)
     );
 }
+
+/// What the peer sends, and what the program does with it, so often until it is a fault.
+fn until_let_go_of(
+    far: &mut Session,
+    mut theirs: impl FnMut(u32) -> frame::Frame,
+    mut ours: impl FnMut(&mut Session, u32),
+) -> (usize, Fault) {
+    for count in 0..u32::MAX {
+        if let Err(fault) = far.on_frame(framed(theirs(count)), START) {
+            return (count as usize, fault);
+        }
+        ours(far, count);
+    }
+    panic!("never let go of");
+}
+
+#[test]
+fn a_peer_that_asks_on_and_reads_none_of_the_replies_is_let_go_of() {
+    let mut lanes = pair(Lane::Control);
+    let offered = |slot| frame::Frame::Offer(offer(slot));
+    let answered = |far: &mut Session, slot| far.answer(slot, Answer::Have);
+    let (frames, fault) = until_let_go_of(&mut lanes.far, offered, answered);
+    assert_eq!((frames, &fault), (REPLIES_WAITING_MAX + 1, &Fault::NotRead));
+    assert!(!fault.is_of_package());
+    let mut lanes = pair(Lane::Control);
+    let stated = |_| frame::Frame::Statement(lone_statement());
+    let acked = |far: &mut Session, _| far.ack(&[StatementId(Digest::of(b"it"))]);
+    let (frames, fault) = until_let_go_of(&mut lanes.far, stated, acked);
+    assert_eq!((frames, fault), (REPLIES_WAITING_MAX + 1, Fault::NotRead));
+    let mut lanes = pair(Lane::Control);
+    lanes.far.bye("stopping");
+    let (frames, fault) = until_let_go_of(&mut lanes.far, offered, |_, _| {});
+    assert_eq!((frames, fault), (REPLIES_WAITING_MAX + 1, Fault::NotRead));
+}
+
+#[test]
+fn a_peer_that_reads_the_replies_may_go_on() {
+    let mut lanes = pair(Lane::Control);
+    for slot in 0..3 * REPLIES_WAITING_MAX as u32 {
+        lanes.far_gets(frame::Frame::Offer(offer(slot))).unwrap();
+        lanes.far.answer(slot, Answer::Have);
+        assert!(lanes.far.poll_frame(START).is_some());
+    }
+}
+
+fn lone_statement() -> v1::Signed {
+    v1::Signed {
+        body: b"it".to_vec(),
+        ..v1::Signed::default()
+    }
+}

@@ -1,0 +1,137 @@
+//! What evidence was found to say.
+
+use std::collections::BTreeMap;
+
+use super::Missing;
+use crate::v1::{self, statement::What};
+use crate::{Denial, Flow, PackageId, PartyId, Timestamp, VerifiedManifest, VerifiedStatement};
+
+/// Everything that a file proves. All signatures and proofs in it hold.
+#[derive(Debug, Clone)]
+pub struct EvidenceReport {
+    /// The package.
+    pub package: PackageId,
+    /// Its manifest; `None` when no log in the file has accepted it.
+    pub manifest: Option<ManifestReport>,
+    /// Everything that was said about it, in the order in which it says that it was said.
+    pub statements: Vec<StatementReport>,
+    /// What else the logs hold about it.
+    pub events: Vec<OtherEvent>,
+    /// The logs, and how far they were cosigned.
+    pub logs: Vec<LogCheckpoints>,
+    /// What can be seen to be missing.
+    pub missing: Vec<Missing>,
+    /// The newest sheet of each party that the file was judged under: number and issue.
+    pub sheets: Vec<(PartyId, u64, Timestamp)>,
+}
+
+/// The manifest, and what the convention says about it.
+#[derive(Debug, Clone)]
+pub struct ManifestReport {
+    /// The manifest.
+    pub manifest: VerifiedManifest,
+    /// Name and version of the convention that it was made under.
+    pub convention: (String, u64),
+    /// The flow, with its article; `None` when that convention has no such flow.
+    pub flow: Option<Flow>,
+    /// Why the convention did not permit it when it was accepted.
+    pub denial: Option<Denial>,
+    /// Where it was accepted.
+    pub standings: Vec<Standing>,
+    /// Whose gateway serves the sender and each recipient.
+    pub gateways: BTreeMap<PartyId, PartyId>,
+}
+
+/// A statement, and what it rests on.
+#[derive(Debug, Clone)]
+pub struct StatementReport {
+    /// The statement.
+    pub statement: VerifiedStatement,
+    /// Where it stands, by log and index.
+    pub standings: Vec<Standing>,
+    /// Why its signature may not be believed although it verifies.
+    pub doubt: Option<Doubt>,
+}
+
+impl StatementReport {
+    /// Whether it counts as evidence: without doubt, and in a log under a checkpoint that another
+    /// institution has cosigned.
+    pub fn counts(&self) -> bool {
+        self.doubt.is_none() && self.cosigned().next().is_some()
+    }
+
+    /// Cosignatures over it, by other institutions than the one whose log it stands in.
+    pub fn cosigned(&self) -> impl Iterator<Item = &CosignedAt> {
+        self.standings
+            .iter()
+            .flat_map(|standing| &standing.cosigned)
+    }
+
+    /// What is said.
+    pub fn what(&self) -> &What {
+        self.statement.what()
+    }
+}
+
+/// Where something stands in a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Whose log.
+    pub log: PartyId,
+    /// At which index.
+    pub index: u64,
+    /// When it was appended, by that gateway's clock.
+    pub at: Timestamp,
+    /// The first cosignature over it of each other institution that has cosigned.
+    pub cosigned: Vec<CosignedAt>,
+}
+
+/// A partner has cosigned a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CosignedAt {
+    /// Who.
+    pub partner: PartyId,
+    /// Entries under it.
+    pub size: u64,
+    /// When, by the partner's clock.
+    pub at: Timestamp,
+}
+
+/// Why a signature that verifies may not be believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doubt {
+    /// It says that it was made when its key was not to be used.
+    Dates {
+        /// First instant of the key.
+        from: Timestamp,
+        /// Last instant of the key.
+        until: Timestamp,
+    },
+    /// Its key was revoked, and nobody shows that it was there before.
+    Revoked {
+        /// From when on.
+        at: Timestamp,
+    },
+}
+
+/// An entry about the package that holds nothing signed of its own.
+#[derive(Debug, Clone)]
+pub struct OtherEvent {
+    /// Where it stands.
+    pub standing: Standing,
+    /// The entry.
+    pub entry: v1::Entry,
+}
+
+/// The checkpoints of one log in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogCheckpoints {
+    /// Whose log.
+    pub party: PartyId,
+    /// Entries under its newest checkpoint in the file.
+    pub size: u64,
+    /// What partners have cosigned, by size.
+    pub cosigned: Vec<CosignedAt>,
+    /// Entries of it about the package.
+    pub entries: u64,
+}

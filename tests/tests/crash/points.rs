@@ -1,0 +1,152 @@
+//! Every crash point of gateway and agent: the process dies there and starts again, and nothing is
+//! lost, doubled, altered or left behind. What was found stands in `FAULTS.md`.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use passerelle_disk::{CRASH_AT, CrashPoint};
+use passerelle_tests::{DIJON_AGENT, DIJON_GATEWAY, Process, eventually};
+
+use crate::walk::{STEP_LIMIT, Walk, one_at_a_time};
+
+/// A point that these many rounds do not reach is never reached.
+const ROUNDS_MAX: usize = 12;
+/// Points in the way of what cannot be sent.
+const REJECTIONS: &str = "reject.";
+/// Points in the way of an orderly stop.
+const STOPS: &str = "stop.";
+/// Where the matrix stands, below the crate.
+const TABLE: &str = "FAULTS.md";
+
+impl Walk {
+    /// Lets the process die at a point and start again; what was found.
+    fn step(&mut self, point: &CrashPoint) -> String {
+        self.lab.kill(self.process);
+        self.lab.run_with(self.process, &[(CRASH_AT, point.name)]);
+        let mut died = false;
+        for _ in 0..ROUNDS_MAX {
+            self.drop_files();
+            if point.name.starts_with(REJECTIONS) {
+                self.drop_link();
+            }
+            died = self.dies();
+            if !died && point.name.starts_with(STOPS) {
+                self.lab.ask_to_stop(self.process);
+                let process = self.process;
+                let lab = &mut self.lab;
+                eventually("its end", STEP_LIMIT, || lab.process(process).ended());
+                died = true;
+            }
+            if died {
+                break;
+            }
+        }
+        if !died {
+            return "never reached".to_owned();
+        }
+        let printed = fs::read_to_string(self.lab.log(self.process)).unwrap();
+        let dying = format!("dies at {},", point.name);
+        if printed.lines().filter(|line| line.contains(&dying)).count() != 1 {
+            let last: Vec<&str> = printed.lines().rev().take(5).collect();
+            println!("{:?} ended elsewhere: {last:#?}", self.process);
+            return "ended elsewhere".to_owned();
+        }
+        self.lab.run(self.process);
+        self.settle(point.name);
+        "nothing lost, doubled or left".to_owned()
+    }
+}
+
+fn program(process: Process) -> &'static str {
+    match process {
+        Process::Gateway(_) => "gateway",
+        Process::Agent(_) => "agent",
+    }
+}
+
+fn points(process: Process) -> &'static [CrashPoint] {
+    match process {
+        Process::Gateway(_) => &passerelle_gateway::CRASH_POINTS,
+        Process::Agent(_) => &passerelle_agent::CRASH_POINTS,
+    }
+}
+
+/// Rows of the matrix for one process; `PASSERELLE_CRASH_POINTS` walks those only that begin so.
+fn walk(process: Process) -> Vec<String> {
+    let chosen = std::env::var("PASSERELLE_CRASH_POINTS").unwrap_or_default();
+    let mut walk = Walk::start(process);
+    let mut rows = Vec::new();
+    for point in points(process) {
+        if !point.name.starts_with(&chosen) {
+            continue;
+        }
+        let begun = Instant::now();
+        let outcome = walk.step(point);
+        println!(
+            "{process:?} {}: {outcome}, {:?}",
+            point.name,
+            begun.elapsed()
+        );
+        let (program, name, after) = (program(process), point.name, point.after);
+        rows.push(format!("| {program} | `{name}` | {after} | {outcome} |"));
+    }
+    rows
+}
+
+#[test]
+fn every_crash_point_loses_nothing_and_the_matrix_says_so() {
+    let _one = one_at_a_time();
+    let begun = Instant::now();
+    let rows: Vec<String> = std::thread::scope(|scope| {
+        let walks = [DIJON_GATEWAY, DIJON_AGENT].map(|process| scope.spawn(move || walk(process)));
+        walks
+            .into_iter()
+            .flat_map(|walk| walk.join().unwrap())
+            .collect()
+    });
+    let mut matrix = String::new();
+    for row in &rows {
+        writeln!(matrix, "{row}").unwrap();
+    }
+    println!("{matrix}{} points in {:?}", rows.len(), begun.elapsed());
+    let table = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(TABLE)).unwrap();
+    let stands: BTreeSet<&str> = table.lines().filter(|line| line.contains("| `")).collect();
+    let found: BTreeSet<&str> = rows.iter().map(String::as_str).collect();
+    let missing: Vec<_> = found.difference(&stands).collect();
+    assert!(missing.is_empty(), "{TABLE} does not say: {missing:#?}");
+    let bad = |row: &&String| !row.ends_with("| nothing lost, doubled or left |");
+    let bad: Vec<_> = rows.iter().filter(bad).collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    if std::env::var_os("PASSERELLE_CRASH_POINTS").is_none() {
+        assert_eq!(stands, found, "{TABLE} says more than is found");
+    }
+}
+
+#[test]
+fn every_listed_point_is_in_the_code_once_or_more_and_every_one_in_the_code_is_listed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for (process, folder) in [(DIJON_GATEWAY, "gateway/src"), (DIJON_AGENT, "agent/src")] {
+        let mut code = BTreeSet::new();
+        let mut folders = vec![root.join(folder)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let text = fs::read_to_string(&path).unwrap();
+                let found = text.split("crash_point!(\"").skip(1);
+                code.extend(found.map(|rest| rest.split('"').next().unwrap().to_owned()));
+            }
+        }
+        let listed: BTreeSet<String> = points(process)
+            .iter()
+            .map(|point| point.name.to_owned())
+            .collect();
+        assert_eq!(listed, code, "{folder}");
+    }
+}
