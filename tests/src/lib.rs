@@ -50,13 +50,11 @@
 //! - a sending agent: what was dropped and not yet accepted by its gateway; the record of what was
 //!   sent, of which the gateways' logs hold every word;
 //! - a receiving agent: what was opened into the inbox and not copied elsewhere, and receipts that
-//!   it
-//!   had not handed over yet. What it had taken and not opened is still with its gateway, which
+//!   it had not handed over yet. What it had taken and not opened is still with its gateway, which
 //!   does not offer it again by itself: its sender is told that no word has come;
 //! - a gateway: its log, from the last copy of it on, and with it its own proof. A lost log is
-//!   never
-//!   continued. Packages that it had accepted and not handed on are with the hop before it, which
-//!   keeps each until it has heard how it ended;
+//!   never continued. Packages that it had accepted and not handed on are with the hop before it,
+//!   which keeps each until it has heard how it ended;
 //! - two machines in a row on the way of a package: that package.
 //!
 //! The queue's database does its own I/O and is exempt: it follows from the log, and a start makes
