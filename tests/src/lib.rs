@@ -11,14 +11,16 @@
 //! again with the same directory, alone: a lock sees to that. Its memory is lost: claims, backoff,
 //! open transfers.
 //!
-//! **A machine** may lose power at any time. What was never synced may be lost then, the contents of
+//! **A machine** may lose power at any time. What was never synced may be lost then, the contents
+//! of
 //! files and the names in directories each by themselves and in any order; a rename is never half
 //! done. What was synced stays. (Tests: a disk in memory that forgets all of the former.)
 //!
 //! **An operation of the disk** may fail, with an I/O error or for want of room, and may have
 //! happened all the same. After an I/O error nothing is known of what the disk holds: the gateway
 //! stops with exit code 70, and at the next start it copies the end of its log and syncs the copy
-//! before it believes it. Want of room in the spool fails that transfer, and the package is put off;
+//! before it believes it. Want of room in the spool fails that transfer, and the package is put
+//! off;
 //! want of room for the next segment of the log refuses new packages. An agent reports what failed
 //! and tries again; what was dropped stays where it is or lies in its job, never in neither.
 //!
@@ -26,7 +28,8 @@
 //! does a log that is shorter or other than a checkpoint that anybody keeps. A damaged pack, tile,
 //! index or queue is found by its digest when it is used; index and queue are made again.
 //!
-//! **The network** may lose, delay, double and reorder, and cut any stream at any byte. Peers may be
+//! **The network** may lose, delay, double and reorder, and cut any stream at any byte. Peers may
+//! be
 //! away for days. A peer with a valid certificate may say anything.
 //!
 //! **The clock** may jump. Nothing expires and nothing is removed while it does not move as the
@@ -46,12 +49,12 @@
 //!
 //! - a sending agent: what was dropped and not yet accepted by its gateway; the record of what was
 //!   sent, of which the gateways' logs hold every word;
-//! - a receiving agent: what was opened into the inbox and not copied elsewhere, and receipts that it
-//!   had not handed over yet. What it had taken and not opened is still with its gateway, which
+//! - a receiving agent: what was opened into the inbox and not copied elsewhere, and receipts that
+//!   it had not handed over yet. What it had taken and not opened is still with its gateway, which
 //!   does not offer it again by itself: its sender is told that no word has come;
-//! - a gateway: its log, from the last copy of it on, and with it its own proof. A lost log is never
-//!   continued. Packages that it had accepted and not handed on are with the hop before it, which
-//!   keeps each until it has heard how it ended;
+//! - a gateway: its log, from the last copy of it on, and with it its own proof. A lost log is
+//!   never continued. Packages that it had accepted and not handed on are with the hop before it,
+//!   which keeps each until it has heard how it ended;
 //! - two machines in a row on the way of a package: that package.
 //!
 //! The queue's database does its own I/O and is exempt: it follows from the log, and a start makes

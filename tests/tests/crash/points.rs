@@ -13,7 +13,7 @@ use passerelle_tests::{DIJON_AGENT, DIJON_GATEWAY, Process, eventually};
 use crate::walk::{STEP_LIMIT, Walk, one_at_a_time};
 
 /// A point that these many rounds do not reach is never reached.
-const ROUNDS_MAX: usize = 12;
+const ROUNDS_MAX: usize = 40;
 /// Points in the way of what cannot be sent.
 const REJECTIONS: &str = "reject.";
 /// Points in the way of an orderly stop.
