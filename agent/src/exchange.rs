@@ -14,7 +14,7 @@ use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN}
 use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
 use passerelle_proto::{
     CLOCK_TOLERANCE, Checkpoint, Denial, Digest, Directory, Facts, INLINE_LEN_MAX, KeyRole,
-    PackageId, Place, Role, StatementId, Timestamp, UntrustedManifest, UntrustedStatement,
+    PackageId, PartyId, Place, Role, StatementId, Timestamp, UntrustedManifest, UntrustedStatement,
     VerifiedManifest, busy_words, decide,
 };
 use tokio::sync::{RwLock, mpsc};
@@ -251,17 +251,20 @@ fn offered(
     if node.register.find(package).is_some() || is_complete(node, &package) {
         return OfferAnswer::Answer(Answer::Have);
     }
+    // Every gateway on the way passes a refusal on to the sender, and to nobody else.
+    let claimed = UntrustedManifest::parse(signed.clone());
+    let to = claimed.map_or_else(|_| peer.hop.party.clone(), |it| it.sender().clone());
     let (manifest, accepted_at) = match judge(node, peer, signed, accepted) {
         Ok(judged) => judged,
         Err((reason, article, why)) => {
-            return refuse(node, peer, package, reason, article, why);
+            return refuse(node, &to, package, reason, article, why);
         }
     };
     match cancel::is_cancelled(node, &manifest) {
         Ok(false) => {}
         Ok(true) => {
             let (reason, why) = (Reason::Cancelled, cancel::WHY);
-            return refuse(node, peer, package, reason, String::new(), why.to_owned());
+            return refuse(node, &to, package, reason, String::new(), why.to_owned());
         }
         Err(error) => {
             tracing::error!(%error, "an offer cannot be judged now");
@@ -279,7 +282,6 @@ fn offered(
         let held = arriving.held();
         return OfferAnswer::Take(Box::new(Transfer {
             node: node.clone(),
-            peer: peer.clone(),
             manifest,
             held,
             arriving: Some(arriving),
@@ -296,7 +298,7 @@ fn offered(
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => refuse(
             node,
-            peer,
+            &to,
             package,
             Reason::Digest,
             String::new(),
@@ -373,13 +375,13 @@ fn accepted_at(
 
 fn refuse(
     node: &Arc<Node>,
-    peer: &Peer,
+    sender: &PartyId,
     package: PackageId,
     reason: Reason,
     article: String,
     why: String,
 ) -> OfferAnswer {
-    tracing::warn!(%peer, package = package.short(), why, "an offer was refused");
+    tracing::warn!(%sender, package = package.short(), why, "an offer was refused");
     node.metrics.refused();
     let what = What::Refused(v1::Refused {
         reason: reason as i32,
@@ -391,17 +393,12 @@ fn refuse(
         reason,
         why,
     });
-    OfferAnswer::Answer(Answer::Statement(node.answer(
-        &peer.hop.party,
-        package,
-        what,
-    )))
+    OfferAnswer::Answer(Answer::Statement(node.answer(sender, package, what)))
 }
 
 /// A package whose bytes are arriving.
 struct Transfer {
     node: Arc<Node>,
-    peer: Peer,
     manifest: VerifiedManifest,
     held: Held,
     // Away while a blocking thread has it.
@@ -470,13 +467,12 @@ impl Incoming for Transfer {
         let arriving = self.arriving.take()?;
         let _ = tokio::task::spawn_blocking(move || arriving.discard()).await;
         let package = self.manifest.id();
-        let (node, peer) = (self.node.clone(), self.peer.clone());
-        let why = fault.to_string();
-        let signing =
-            move || match refuse(&node, &peer, package, fault.reason(), String::new(), why) {
-                OfferAnswer::Answer(answer) => Some(answer),
-                _ => None,
-            };
+        let (node, sender) = (self.node.clone(), self.manifest.sender().clone());
+        let (reason, why) = (fault.reason(), fault.to_string());
+        let signing = move || match refuse(&node, &sender, package, reason, String::new(), why) {
+            OfferAnswer::Answer(answer) => Some(answer),
+            _ => None,
+        };
         tokio::task::spawn_blocking(signing).await.ok()?
     }
 }

@@ -85,6 +85,18 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// What the process says with its exit code: [`EXIT_CONFIG`] when a person has to look, else
+    /// [`EXIT_STOPPED`]: the next start may find the disk in order.
+    pub fn exit(&self) -> u8 {
+        match self {
+            Self::Config(_) => EXIT_CONFIG,
+            Self::Log(fatal) if !matches!(fatal, Fatal::Io { .. }) => EXIT_CONFIG,
+            _ => EXIT_STOPPED,
+        }
+    }
+}
+
 impl From<DiskError> for StartError {
     fn from(error: DiskError) -> Self {
         let why = format!("cannot {}: {}", error.operation, error.source);

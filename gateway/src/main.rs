@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use passerelle_gateway::{Config, EXIT_CONFIG, EXIT_STOPPED, Gateway, StartError};
+use passerelle_gateway::{Config, EXIT_CONFIG, EXIT_STOPPED, Gateway};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -85,8 +85,7 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     }
     let gateway = match Gateway::start(config).await {
         Ok(gateway) => gateway,
-        Err(StartError::Config(error)) => return Ok(refuse(&error.to_string())),
-        Err(error @ StartError::Log(_)) => return Ok(refuse(&error.to_string())),
+        Err(error) if error.exit() == EXIT_CONFIG => return Ok(refuse(&error.to_string())),
         Err(error) => return Err(error.to_string()),
     };
     let failed = |error: std::io::Error| format!("signals cannot be received: {error}");

@@ -77,7 +77,7 @@ impl Letter {
     fn write_parties(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let blank = BLANK;
         let name = |name: &Option<String>| name.clone().unwrap_or_else(|| blank.to_owned());
-        let known = |id: &str| format!("                désigné par « {id} » dans la convention");
+        let known = |id: &str| format!("                « {id} » dans la convention");
         writeln!(f, "Émetteur      : {}", name(&self.from_name))?;
         writeln!(f, "{}", known(&self.party))?;
         writeln!(f, "Adresse       : {blank}")?;

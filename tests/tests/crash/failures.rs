@@ -11,8 +11,8 @@ use passerelle_tests::{DIJON_AGENT, DIJON_GATEWAY, Process, eventually};
 
 use crate::walk::{STEP_LIMIT, Walk, one_at_a_time};
 
-/// From one operation that fails to the next.
-const STRIDE: u64 = 17;
+/// From one operation that fails to the next, unless `PASSERELLE_FAULT_STRIDE` says otherwise.
+const STRIDE: u64 = 61;
 /// Operations of a start and one round are fewer than this.
 const OPERATIONS_MAX: u64 = 2_000;
 /// How long a process that goes on has to come to terms with a failure before it is started again.
@@ -68,7 +68,9 @@ fn fail_some(process: Process) {
         (false, Flavour::Persisted),
         (true, Flavour::Persisted),
     ];
-    let operations = (1..OPERATIONS_MAX).step_by(STRIDE as usize);
+    let stride = std::env::var("PASSERELLE_FAULT_STRIDE");
+    let stride = stride.map_or(STRIDE, |value| value.parse().unwrap());
+    let operations = (1..OPERATIONS_MAX).step_by(stride as usize);
     for (operation, (full, flavour)) in operations.zip(kinds.into_iter().cycle()) {
         let fault = Fault {
             operation,
@@ -76,7 +78,7 @@ fn fail_some(process: Process) {
             flavour,
         };
         if !walk.fail(&fault) {
-            assert!(operation > STRIDE, "no operation was reached");
+            assert!(operation > stride, "no operation was reached");
             return;
         }
     }
