@@ -59,6 +59,12 @@ impl Scene {
     pub fn start(transport: TransportChoice) -> Self {
         let mut scene = Self::make(transport);
         ALL.iter().for_each(|process| scene.lab.run(*process));
+        // What is changed from here on was not there when they started.
+        for process in ALL {
+            eventually("a daemon's answer", LIMIT, || {
+                scene.lab.ask(process, &["status"])
+            });
+        }
         scene
     }
 
