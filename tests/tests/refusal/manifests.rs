@@ -239,6 +239,8 @@ fn keys_that_have_expired_or_are_revoked_or_stand_in_an_older_sheet_are_refused(
     let adopted = |note: &[u8]| passerelle_proto::Digest::of(note).to_string();
     send_note(&scene, &mut rogue, second.clone(), &adopted(&second));
     send_note(&scene, &mut rogue, third.clone(), &adopted(&third));
+    // A revocation ends the party's connections; it may come again, and is judged anew.
+    let mut rogue = scene.rogue(Lane::Control);
     // An older sheet changes nothing.
     rogue.say(frame::Frame::Note(v1::Note { text: second }));
     let outside = "outside the dates of its signing key";
