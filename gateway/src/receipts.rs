@@ -6,7 +6,7 @@ use passerelle_disk::crash_point;
 use passerelle_link::Peer;
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
-    Digest, Role, StatementId, UntrustedStatement, VerifiedManifest, VerifiedStatement,
+    Digest, Directory, Role, StatementId, UntrustedStatement, VerifiedManifest, VerifiedStatement,
 };
 
 use crate::metrics::Counter;
@@ -54,14 +54,11 @@ enum Looked {
     Refused(Reason, String),
 }
 
-fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
-    let refuse = |reason, why: &str| Looked::Refused(reason, why.to_owned());
-    let id = StatementId(Digest::of(&signed.body));
-    let untrusted = match UntrustedStatement::parse(signed) {
-        Ok(untrusted) => untrusted,
-        Err(error) => return Looked::Refused(Reason::Malformed, error.to_string()),
-    };
-    let directory = node.directory();
+/// A statement of somebody behind the peer, signed with a key that may say it.
+fn verify(directory: &Directory, peer: &Peer, signed: Signed) -> Result<VerifiedStatement, Looked> {
+    let refuse = |reason, why: &str| Err(Looked::Refused(reason, why.to_owned()));
+    let untrusted = UntrustedStatement::parse(signed)
+        .map_err(|error| Looked::Refused(Reason::Malformed, error.to_string()))?;
     let key = directory.signing_key(untrusted.issuer(), &untrusted.signer());
     let Some(key) = key else {
         return refuse(
@@ -69,10 +66,9 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
             "its signing key is in no sheet of its issuer",
         );
     };
-    let statement = match untrusted.verify(&key.key) {
-        Ok(statement) => statement,
-        Err(error) => return Looked::Refused(Reason::Signature, error.to_string()),
-    };
+    let statement = untrusted
+        .verify(&key.key)
+        .map_err(|error| Looked::Refused(Reason::Signature, error.to_string()))?;
     if key.revoked.is_some_and(|at| at <= now()) {
         return refuse(Reason::SignerRevoked, "its signing key is revoked");
     }
@@ -85,12 +81,24 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
         Role::Gateway => directory.convention().gateway_of(issuer) == Some(&peer.hop.party),
         Role::Operator => false,
     };
-    if !from_issuer {
-        return refuse(
+    match from_issuer {
+        true => Ok(statement),
+        false => refuse(
             Reason::Route,
             "its issuer is not behind the peer that brought it",
-        );
+        ),
     }
+}
+
+fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
+    let refuse = |reason, why: &str| Looked::Refused(reason, why.to_owned());
+    let id = StatementId(Digest::of(&signed.body));
+    let directory = node.directory();
+    let statement = match verify(&directory, peer, signed) {
+        Ok(statement) => statement,
+        Err(refused) => return refused,
+    };
+    let issuer = statement.issuer();
     let Ok(entries) = node.sequencer.entries_about(&statement.package()) else {
         return refuse(Reason::Other, "the log cannot be read");
     };

@@ -10,8 +10,6 @@ use serde_json::Value;
 
 const FLOW: &str = "observation-iris";
 const TABLE: &[u8] = b"iris;foyers\n212310101;12\n";
-/// `EX_TEMPFAIL`, `EX_UNAVAILABLE` and the like of sysexits.h are not told apart here.
-const SUCCESS: i32 = 0;
 
 fn laboratory(processes: &[Process]) -> RunningLab {
     let mut lab = RunningLab::make(&quick_options());
@@ -90,7 +88,7 @@ fn a_recipient_that_has_not_opened_it_refuses_it_and_one_that_has_keeps_it() {
     let config = lab.config(CAF_AGENT);
     let line = ["cancel", package, "--config", config.to_str().unwrap()];
     let output = Program::Passerelle.run(line);
-    assert_ne!(output.status.code(), Some(SUCCESS));
+    assert!(!output.status.success());
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("nothing to take back"), "{error}");
 }
