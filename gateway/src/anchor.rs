@@ -152,10 +152,12 @@ pub(crate) fn is_lonely(log: &Log) -> Result<bool, Fatal> {
         let event = Entry::decode(bytes.as_slice())
             .ok()
             .and_then(|entry| entry.event);
-        matches!(
-            event,
-            Some(Event::Started(_) | Event::Stopped(_) | Event::Counted(_))
-        )
+        match event {
+            Some(Event::Started(_) | Event::Stopped(_) | Event::Counted(_)) => true,
+            // That we have cosigned a partner's log shows nobody anything of ours.
+            Some(Event::Cosigned(cosigned)) => !cosigned.ours,
+            _ => false,
+        }
     }))
 }
 
@@ -238,8 +240,15 @@ mod tests {
         log.append(&[started.clone(), stopped, started.clone()])
             .unwrap();
         assert!(is_lonely(&log).unwrap());
-        log.append(&[entry(Event::Cosigned(v1::CosignedEvent::default()))])
-            .unwrap();
+        let cosigned = |ours| {
+            entry(Event::Cosigned(v1::CosignedEvent {
+                ours,
+                ..v1::CosignedEvent::default()
+            }))
+        };
+        log.append(&[cosigned(false)]).unwrap();
+        assert!(is_lonely(&log).unwrap());
+        log.append(&[cosigned(true)]).unwrap();
         assert!(!is_lonely(&log).unwrap());
     }
 
