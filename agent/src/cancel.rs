@@ -44,8 +44,12 @@ pub(crate) fn ask(
         let why = "that package is over, or was received: there is nothing to take back";
         return Err(Status::failed_precondition(why));
     };
-    if let Some(sent) = node.outgoing.withdraw(&package) {
-        return never_left(node, sent).map_err(disk);
+    {
+        // Who goes on with jobs after the disk has failed does not meet one that is taken back.
+        let _one = node.sealing();
+        if let Some(sent) = node.outgoing.withdraw(&package) {
+            return never_left(node, sent).map_err(disk);
+        }
     }
     let states = progress_of(node, &sent.job, &sent.manifest).map_err(disk)?;
     let waiting = states.iter().filter(|state| !state.stage.is_terminal());
