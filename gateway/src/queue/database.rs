@@ -6,13 +6,13 @@
 //! relied upon: without a mark of an orderly stop the database of an earlier boot is moved aside.
 
 use std::cell::RefCell;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use passerelle_disk::{Disk, DiskError};
 use passerelle_proto::{Digest, Timestamp};
@@ -24,6 +24,11 @@ use super::store::{Applied, Store, StoreError};
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// How long the database may take for one request.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long a database that was closed may keep its file locked: sled gives the lock back when the
+/// last task of its own threads has ended, which may be after its handle is gone.
+const UNLOCKED_WITHIN: Duration = Duration::from_secs(10);
+/// How often the lock is looked at.
+const LOCK_POLL: Duration = Duration::from_millis(10);
 /// Requests that may wait for the database's thread.
 const REQUESTS_MAX: usize = 1024;
 /// Writes that may be on their way before one is waited for.
@@ -36,6 +41,8 @@ const DUE_PREFIX: u8 = b't';
 const OPEN_MARK: &str = "open";
 /// Folder in which the database does its own I/O.
 const DATABASE: &str = "db";
+/// The file in it that sled locks.
+const LOCKED: &str = "db";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 type Task = Box<dyn FnOnce(&Tree) + Send>;
@@ -90,6 +97,7 @@ impl Database {
         }
         // Before anything is written: without it, what a power cut left would be believed.
         disk.replace(&mark, boot.as_bytes()).map_err(file_error)?;
+        wait_until_unlocked(&db.join(LOCKED))?;
         let (engine, applied) = match Engine::start(&db) {
             Ok(started) => started,
             Err(error) => {
@@ -105,6 +113,25 @@ impl Database {
             mark,
         })
     }
+}
+
+/// Waits for whoever had the database open before: one that is in use is neither damaged nor may it
+/// be moved away.
+fn wait_until_unlocked(path: &Path) -> Result<(), StoreError> {
+    let started = Instant::now();
+    // No file, no lock; what else is wrong with it, the engine says.
+    while let Ok(file) = File::open(path)
+        && let Err(error) = file.try_lock()
+    {
+        if started.elapsed() > UNLOCKED_WITHIN {
+            return Err(StoreError::Database {
+                operation: "waiting for its lock",
+                cause: format!("{}: {error}", path.display()),
+            });
+        }
+        thread::sleep(LOCK_POLL);
+    }
+    Ok(())
 }
 
 /// A database that was set aside is kept until the next one is, for whoever wants to look.

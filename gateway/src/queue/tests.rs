@@ -455,6 +455,27 @@ fn a_database_that_cannot_be_read_is_moved_aside_and_begun_anew() {
 }
 
 #[test]
+fn a_database_that_is_still_being_closed_is_waited_for_and_not_moved_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = SledQueue::open(&passerelle_disk::system(), dir.path()).unwrap();
+    push(&queue, accepted(2, &[0]));
+    drop(queue);
+    let held = std::fs::File::open(dir.path().join("db/db")).unwrap();
+    held.lock().unwrap();
+    let (opened, opening) = std::sync::mpsc::channel();
+    let path = dir.path().to_path_buf();
+    std::thread::spawn(move || {
+        let queue = SledQueue::open(&passerelle_disk::system(), &path).unwrap();
+        opened.send(queue.applied().size).unwrap();
+    });
+    let too_early = opening.recv_timeout(Duration::from_millis(200));
+    assert!(too_early.is_err(), "opened while another has it open");
+    held.unlock().unwrap();
+    assert_eq!(opening.recv_timeout(Duration::from_secs(20)), Ok(1));
+    assert!(!dir.path().join("db.aside").exists());
+}
+
+#[test]
 fn a_machine_that_stopped_without_notice_has_its_queue_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
     let stop = |orderly: bool, boot: &str| {
