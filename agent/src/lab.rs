@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use passerelle_link::TransportChoice;
 use passerelle_proto::{
-    ConventionError, KeyRole, NameError, Note, NoteError, PartyId, Role, SecretFileError, Sheet,
-    SheetError, SheetKey, SheetLog, SigningKey, Timestamp, Tls, TlsName, UnsignedConvention,
-    log_origin,
+    ConventionError, KeyRole, NameError, Note, NoteError, PartyId, Retention, Role,
+    SecretFileError, Sheet, SheetError, SheetKey, SheetLog, SigningKey, Timestamp, Tls, TlsName,
+    UnsignedConvention, log_origin,
 };
 
 use self::authority::Authority;
@@ -59,6 +59,8 @@ pub struct LabOptions {
     /// What a party's sheet says its gateway's address is, where that differs from `listen` (a
     /// proxy in between).
     pub advertised: BTreeMap<PartyId, SocketAddr>,
+    /// What every flow says about retention; absent: as [`TEMPLATE`] has it.
+    pub retention: Option<Retention>,
 }
 
 impl LabOptions {
@@ -72,6 +74,7 @@ impl LabOptions {
             metrics: true,
             listen: BTreeMap::new(),
             advertised: BTreeMap::new(),
+            retention: None,
         }
     }
 }
@@ -213,7 +216,7 @@ impl Laboratory {
             roots.insert(party.id.clone(), root);
         }
         let convention = dir.join("convention.note");
-        write_convention(&dir, &convention, &roots, midnight(options.today))?;
+        write_convention(&dir, &convention, &roots, options)?;
         let mut laboratory = Laboratory {
             dir,
             convention,
@@ -388,12 +391,12 @@ fn write_convention(
     dir: &Path,
     path: &Path,
     roots: &BTreeMap<PartyId, SigningKey>,
-    today: Timestamp,
+    options: &LabOptions,
 ) -> Result<(), LabError> {
     let keys = roots
         .iter()
         .map(|(id, key)| (id.clone(), key.verifying_key().clone()));
-    let text = laboratory_convention(&keys.collect(), today);
+    let text = laboratory_convention(&keys.collect(), midnight(options.today), options.retention);
     UnsignedConvention::parse(&text)?;
     let plain = dir.join("convention.toml");
     fs::write(&plain, &text).map_err(io_at(&plain))?;

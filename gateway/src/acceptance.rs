@@ -408,6 +408,7 @@ impl Acceptance for Accepting {
             deadline_ms: self.permit.not_after.as_ms(),
             test: self.manifest.is_test(),
             pack: Some(self.location),
+            retention: Some(self.permit.flow.retention.to_message()),
         })
     }
 }

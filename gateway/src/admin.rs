@@ -8,8 +8,8 @@ use futures::{Stream, StreamExt};
 use passerelle_proto::v1::admin_server::Admin;
 use passerelle_proto::v1::{
     AnchorRequest, AnchorResponse, Cosigned, EntryProof, EvidenceRequest, ExportRequest, FilePiece,
-    LogRecord, LogRequest, PackageRequest, PackageResponse, ProveRequest, QueueItem, QueueRequest,
-    QueueResponse, StatusRequest, StatusResponse,
+    Kept, LogRecord, LogRequest, PackageRequest, PackageResponse, ProveRequest, QueueItem,
+    QueueRequest, QueueResponse, StatusRequest, StatusResponse,
 };
 use passerelle_proto::{Hop, PackageId, PackagePrefix, PrefixError, Timestamp};
 use prost::Message;
@@ -51,6 +51,7 @@ impl AdminService {
             .iter()
             .map(|(hop, counts)| (hop.clone(), counts.total()))
             .collect();
+        let kept = node.queue.retention();
         let failure = node.failure.borrow().clone();
         let partners = directory.sheets().filter(|sheet| sheet.log.is_some());
         let cosigned = partners.filter_map(|sheet| {
@@ -79,6 +80,12 @@ impl AdminService {
             anchored_by: held_by(node),
             expiries: node.expiry_messages(),
             cosignature_warning: node.freshness().words(),
+            kept: Some(Kept {
+                packages: kept.packages,
+                bytes: kept.bytes,
+                heads: kept.heads,
+                due_ms: kept.due.map_or(0, Timestamp::as_ms),
+            }),
         }
     }
 
@@ -140,14 +147,15 @@ fn item_message(view: &ItemView) -> QueueItem {
         ItemState::Waiting => "waiting",
         ItemState::Held => "held",
         ItemState::Forwarded => "forwarded",
+        ItemState::Retained => "kept",
     };
+    let until = item.retained.map_or(item.deadline, |it| Some(it.due));
     QueueItem {
         log_index: view.key.index,
         package: item.package.as_bytes().to_vec(),
-        kind: if item.is_package() {
-            "package"
-        } else {
-            "statement"
+        kind: match item.flow {
+            Some(_) => "package",
+            None => "statement",
         }
         .to_owned(),
         flow: item
@@ -156,10 +164,14 @@ fn item_message(view: &ItemView) -> QueueItem {
             .map_or(String::new(), ToString::to_string),
         sender: item.sender.to_string(),
         recipients: item.recipients.iter().map(ToString::to_string).collect(),
-        next_hop: Some(item.next_hop.to_message()),
+        // What is over goes nowhere.
+        next_hop: match item.retained {
+            Some(_) => None,
+            None => Some(item.next_hop.to_message()),
+        },
         state: state.to_owned(),
         attempts: view.attempts,
-        deadline_ms: item.deadline.map_or(0, Timestamp::as_ms),
+        deadline_ms: until.map_or(0, Timestamp::as_ms),
         last_error: view.last_error.clone(),
     }
 }

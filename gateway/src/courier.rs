@@ -285,8 +285,6 @@ impl Handing {
         let package = self.manifest.id();
         tracing::warn!(package = package.short(), by = %self.peer.hop, "refused by the next hop");
         self.settle(Settle::Return);
-        let node = self.node.clone();
-        let _ = tokio::task::spawn_blocking(move || node.tidy(&package)).await;
     }
 
     /// A statement of this very peer about this very package.

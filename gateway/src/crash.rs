@@ -4,7 +4,7 @@ use passerelle_disk::CrashPoint;
 
 /// Every [`passerelle_disk::crash_point`] of a gateway.
 /// None of them is in release builds.
-pub const CRASH_POINTS: [CrashPoint; 41] = [
+pub const CRASH_POINTS: [CrashPoint; 43] = [
     at("start.locked", "the data directory is locked"),
     at(
         "start.copied",
@@ -36,9 +36,14 @@ pub const CRASH_POINTS: [CrashPoint; 41] = [
         "statement.handed-over",
         "that the next hop has it is in the log",
     ),
-    at("purge.decided", "nothing waits for a package any more"),
-    at("purge.removed", "its file is gone"),
-    at("purge.done", "its mark is gone too"),
+    at("purge.decided", "that bytes of packages go is in the log"),
+    at(
+        "purge.headed",
+        "what stands before a package's chunks has a file of its own",
+    ),
+    at("purge.removed", "the bytes are gone"),
+    at("purge.synced", "they cannot come back"),
+    at("purge.said", "our word that they are gone is in the log"),
     at(
         "witness.kept",
         "a partner's checkpoint is kept, not yet cosigned",

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use passerelle_disk::crash_point;
-use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust};
+use passerelle_link::{Exchange, LaneError, Moment, OfferAnswer, Outgoing, Peer, Room, Trust};
 use passerelle_proto::session::{PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Signed, entry::Event};
 use passerelle_proto::{Digest, Role, StatementId, Timestamp};
@@ -15,7 +15,6 @@ use tonic::async_trait;
 use crate::acceptance;
 use crate::anchor::{self, Hold};
 use crate::breaker::FIRST_RETRY;
-use crate::clock::Moment;
 use crate::courier::{self, StatementLease};
 use crate::node::{Node, now};
 use crate::queue::Settle;

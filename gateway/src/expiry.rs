@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use passerelle_link::Moment;
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{Hop, PackageId, PartyId, Role, Timestamp};
 use prost::Message;
 
-use crate::clock::Moment;
 use crate::node::Node;
 use crate::own_statement::OwnStatement;
 use crate::queue::{Item, ItemView, PAGE_MAX, Queue};
@@ -38,7 +38,7 @@ fn ending(item: &Item, now: Timestamp) -> Option<Ending> {
     (now >= deadline.saturating_add(RECEIPT_GRACE)).then_some(Ending::NotReceipted)
 }
 
-/// Says what is due, and clears the spool of what is over with it.
+/// Says what is due.
 pub(crate) async fn expire(node: &Arc<Node>) {
     let moment = Moment::now();
     if !node.clock.is_believed(moment) {
@@ -68,8 +68,6 @@ pub(crate) async fn expire(node: &Arc<Node>) {
             }
             Err(error) => return tracing::warn!(%error, "an expiry was not recorded"),
         }
-        let node = node.clone();
-        let _ = tokio::task::spawn_blocking(move || node.tidy(&package)).await;
     }
 }
 

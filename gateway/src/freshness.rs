@@ -8,11 +8,11 @@
 
 use std::time::Duration;
 
+use passerelle_link::Moment;
 use passerelle_proto::v1::Entry;
 use passerelle_proto::{Hop, PartyId, Timestamp};
 use prost::Message;
 
-use crate::clock::Moment;
 use crate::config::Limits;
 use crate::metrics::Gauge;
 use crate::node::Node;

@@ -1,5 +1,6 @@
 //! One running gateway: what is started in which order, and how it ends.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -9,11 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use passerelle_disk::{Disk, DiskError, crash_point};
-use passerelle_link::{Dialer, ExchangeService, Link, ListenError, RefusalSink, reset_key};
+use passerelle_link::{Clock, Dialer, ExchangeService, Link, ListenError, RefusalSink, reset_key};
 use passerelle_proto::Hop;
 use passerelle_proto::v1::admin_server::{Admin, AdminServer};
 use passerelle_proto::v1::witness_server::WitnessServer;
-use passerelle_proto::v1::{self, entry::Event};
+use passerelle_proto::v1::{self, PurgedPart, entry::Event};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -25,7 +26,6 @@ use tonic::service::Routes;
 use crate::admin::AdminService;
 use crate::anchor::{self, Anchor, Hold};
 use crate::breaker::Circuits;
-use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::exchange::GatewayExchange;
 use crate::expiry::{EXPIRY_EVERY, clear_partials, expire};
@@ -36,7 +36,8 @@ use crate::materials::Materials;
 use crate::metrics::{self, Counter, Metrics};
 use crate::node::{Failure, Node, now};
 use crate::peers::Peers;
-use crate::queue::{ItemKey, PAGE_MAX, Queue, SledQueue};
+use crate::purge;
+use crate::queue::{ItemKey, ItemView, PAGE_MAX, Queue, QueueError, SledQueue};
 use crate::refusals::{RefusalBudget, WINDOW};
 use crate::renewal;
 use crate::room;
@@ -195,6 +196,7 @@ impl Gateway {
         let page = node.metrics.clone();
         let metrics = serve_metrics(page, &node.stop, &tasks, config.metrics_listen).await?;
         tasks.spawn(housekeeping(node.clone()));
+        tasks.spawn(purge::keep_purging(node.clone()));
         tasks.spawn(renewal::keep_current(node.clone()));
         crash_point!("start.listening");
         tracing::info!(party = %node.party, %address, "the gateway runs");
@@ -384,20 +386,30 @@ fn open_queue(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Arc<dyn Queue>, StartE
     Ok(Arc::new(again))
 }
 
-fn sweep(queue: &dyn Queue, spool: &Spool) -> Result<(), StartError> {
-    let mut live = Vec::new();
-    let mut after: Option<ItemKey> = None;
-    loop {
-        let page = queue.page(after, PAGE_MAX);
-        let page = page.map_err(|error| StartError::Queue(error.to_string()))?;
-        let Some(last) = page.last() else { break };
-        after = Some(last.key);
-        live.extend(
-            page.iter()
-                .filter_map(|view| Some((view.item.package, view.item.pack?))),
-        );
+pub(crate) fn sweep(queue: &dyn Queue, spool: &Spool) -> Result<(), StartError> {
+    let wrong = |error: QueueError| StartError::Queue(error.to_string());
+    let pages = [
+        |queue: &dyn Queue, after| queue.page(after, PAGE_MAX),
+        |queue: &dyn Queue, after| queue.retained_page(after, PAGE_MAX),
+    ];
+    let (mut live, mut heads) = (Vec::new(), BTreeSet::new());
+    for next in pages {
+        let mut after: Option<ItemKey> = None;
+        loop {
+            let page = next(queue, after).map_err(wrong)?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.key);
+            for ItemView { item, .. } in page {
+                let part = item.retained.map(|retained| retained.part);
+                if matches!(part, Some(PurgedPart::Chunks | PurgedPart::Head)) {
+                    heads.insert(item.package);
+                }
+                let whole = part != Some(PurgedPart::Head);
+                live.extend(item.pack.filter(|_| whole).map(|pack| (item.package, pack)));
+            }
+        }
     }
-    Ok(spool.sweep(&live, now())?)
+    Ok(spool.sweep(&live, &heads, now())?)
 }
 
 /// Gateways of other parties that can be dialled.

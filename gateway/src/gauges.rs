@@ -37,11 +37,24 @@ fn set_state(node: &Node) {
     let size = node.sequencer.ledger().log.size();
     set(Gauge::LogEntries, size as f64);
     set(Gauge::SpoolBytes, node.spool.bytes() as f64);
+    set_retention(node);
     if let Ok(free) = node.disk.free_bytes(&node.data_dir) {
         set(Gauge::DiskFreeBytes, free as f64);
     }
     let age = oldest(node).map_or(0.0, |at| now().since(at).as_secs_f64());
     set(Gauge::QueueOldestSeconds, age);
+}
+
+fn set_retention(node: &Node) {
+    let metrics = &node.metrics;
+    let kept = node.queue.retention();
+    for (part, packages) in [("chunks", kept.packages), ("head", kept.heads)] {
+        let labels = [("part", part)];
+        metrics.set(Gauge::RetainedPackages, &labels, packages as f64);
+    }
+    metrics.set(Gauge::RetainedBytes, &[], kept.bytes as f64);
+    let due = kept.due.map_or(0, |due| due.as_ms() - now().as_ms());
+    metrics.set(Gauge::PurgeDueSeconds, &[], due as f64 / 1000.0);
 }
 
 /// When the oldest unfinished item was committed.

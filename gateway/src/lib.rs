@@ -9,7 +9,6 @@ mod acceptance;
 mod admin;
 mod anchor;
 mod breaker;
-mod clock;
 mod config;
 mod courier;
 mod crash;
@@ -28,6 +27,7 @@ mod metrics;
 mod node;
 mod own_statement;
 mod peers;
+mod purge;
 mod queue;
 mod receipts;
 mod refusals;
@@ -51,8 +51,9 @@ pub use log::{
 pub use metrics::{Counter, Gauge, Metrics};
 pub use node::Failure;
 pub use queue::{
-    Applied, Change, Class, Counts, FoldError, Item, ItemKey, ItemState, ItemView, Items, Lease,
-    LeaseToken, MemQueue, PAGE_MAX, Queue, QueueError, Settle, SledQueue, StoreError, fold,
+    Applied, Change, Class, Counts, FoldError, Going, Item, ItemKey, ItemState, ItemView, Items,
+    Lease, LeaseToken, MemQueue, PAGE_MAX, Queue, QueueError, Retained, Retention, Settle,
+    SledQueue, StoreError, fold,
 };
 pub use refusals::{Counted, ENTRIES_PER_MINUTE_MAX, RefusalBudget, WINDOW};
 pub use room::START_BYTES_MIN;

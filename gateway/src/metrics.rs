@@ -34,6 +34,8 @@ pub enum Counter {
     Bytes,
     /// Failed attempts to reach a peer, by `peer`.
     DialFailures,
+    /// Packages of which something was removed after they were over, by `early`.
+    Purged,
 }
 
 /// A value that goes up and down.
@@ -59,6 +61,13 @@ pub enum Gauge {
     Uncosigned,
     /// Bytes in the spool.
     SpoolBytes,
+    /// Packages that are over and of which something is kept, by `part`.
+    RetainedPackages,
+    /// Bytes of packages that are over and whose chunks are kept.
+    RetainedBytes,
+    /// Seconds until the next of them is due to go; negative: it waits for a cosignature, or for a
+    /// clock that may be believed.
+    PurgeDueSeconds,
     /// Free bytes of the data directory's file system.
     DiskFreeBytes,
     /// Open sessions, by `peer`.
@@ -73,7 +82,7 @@ pub enum Gauge {
     ExpirySeconds,
 }
 
-const COUNTERS: [(Counter, &str, &str); 8] = [
+const COUNTERS: [(Counter, &str, &str); 9] = [
     (
         Counter::Accepted,
         "passerelle_accepted_total",
@@ -114,9 +123,15 @@ const COUNTERS: [(Counter, &str, &str); 8] = [
         "passerelle_dial_failures_total",
         "Failed attempts to reach a peer. A peer that is down for long shows here.",
     ),
+    (
+        Counter::Purged,
+        "passerelle_purged_total",
+        "Packages of which bytes were removed after they were over, by early (yes: before the end \
+         of their retention, for want of room).",
+    ),
 ];
 
-const GAUGES: [(Gauge, &str, &str); 16] = [
+const GAUGES: [(Gauge, &str, &str); 19] = [
     (
         Gauge::Serving,
         "passerelle_serving",
@@ -168,6 +183,22 @@ const GAUGES: [(Gauge, &str, &str); 16] = [
         Gauge::SpoolBytes,
         "passerelle_spool_bytes",
         "Bytes of packages in the spool, unfinished ones included.",
+    ),
+    (
+        Gauge::RetainedPackages,
+        "passerelle_retained_packages",
+        "Packages that are over and still kept, by part (chunks: whole; head: without chunks).",
+    ),
+    (
+        Gauge::RetainedBytes,
+        "passerelle_retained_bytes",
+        "Bytes of packages that are over and whose chunks are still kept.",
+    ),
+    (
+        Gauge::PurgeDueSeconds,
+        "passerelle_purge_due_seconds",
+        "Seconds until the next package that is over is due to be purged. Alert below -86400: no \
+         partner cosigns, or the clock is not believed.",
     ),
     (
         Gauge::DiskFreeBytes,

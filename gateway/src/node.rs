@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use passerelle_disk::{Disk, DiskError, crash_point};
-use passerelle_link::{Identity, Peer, RefusalSink, TrustStore};
+use passerelle_disk::{Disk, DiskError};
+use passerelle_link::{Clock, Identity, Peer, RefusalSink, TrustStore};
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Directory, Hop, LogSigner, PackageId, PartyId, SigningKeys, StatementDraft, Timestamp,
@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::anchor::Anchor;
 use crate::breaker::Circuits;
-use crate::clock::Clock;
 use crate::config::Limits;
 use crate::freshness::Freshness;
 use crate::gateway::{EXIT_CONFIG, EXIT_STOPPED};
@@ -263,24 +262,6 @@ impl Node {
     /// Where a statement for `destination` goes next.
     pub(crate) fn way_to(&self, destination: &PartyId) -> Option<Hop> {
         self.directory().next_hop(&self.party, destination)
-    }
-
-    /// Removes a package from the spool once nothing waits for it any more. Blocks.
-    pub(crate) fn tidy(&self, package: &PackageId) {
-        let open = match self.queue.find(package) {
-            Ok(items) => items.iter().any(|view| view.item.is_package()),
-            Err(error) => return self.fail(error.to_string()),
-        };
-        if open {
-            return;
-        }
-        crash_point!("purge.decided");
-        if let Some((_, event)) = self.accepted(package)
-            && let Some(location) = event.pack
-            && let Err(error) = self.spool.remove(package, &location)
-        {
-            tracing::warn!(%error, "a finished package stays in the spool until the next start");
-        }
     }
 }
 

@@ -9,6 +9,7 @@ mod board;
 mod database;
 mod fold;
 mod item;
+mod kept;
 mod memory;
 mod projection;
 mod store;
@@ -20,7 +21,7 @@ use passerelle_proto::{Hop, PackageId, Timestamp, v1};
 use tokio::sync::watch;
 
 pub use fold::{Change, FoldError, Items, fold};
-pub use item::{Class, Item, ItemKey, ItemState};
+pub use item::{Class, Item, ItemKey, ItemState, Retained};
 pub use projection::{MemQueue, SledQueue};
 pub use store::{Applied, StoreError};
 
@@ -122,6 +123,40 @@ impl Counts {
     }
 }
 
+/// What is kept of packages that are over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Packages whose chunks are kept.
+    pub packages: u64,
+    /// Length of these in the spool, in bytes.
+    pub bytes: u64,
+    /// Packages of which only what stands before the chunks is kept.
+    pub heads: u64,
+    /// Those among both of which something is to go by a decision in the log.
+    pub decided: u64,
+    /// When the next part of any of the others is due to go.
+    pub due: Option<Timestamp>,
+}
+
+/// What of the packages that are over is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Going {
+    /// What is to go by a decision in the log, oldest package first.
+    Decided,
+    /// What is due, the earliest first.
+    Due {
+        /// Last time that counts as due.
+        until: Timestamp,
+        /// Only packages that were over with an entry below this index.
+        below: u64,
+    },
+    /// Chunks, due or not, in the order in which they will be.
+    Early {
+        /// As for what is due.
+        below: u64,
+    },
+}
+
 /// The unfinished items. All methods may be called from any thread; they block for the time of a
 /// database access.
 pub trait Queue: Send + Sync {
@@ -164,7 +199,7 @@ pub trait Queue: Send + Sync {
     /// When there is something to claim: `now`, later, or `None` until something changes.
     fn next_attempt(&self, peer: &Hop, class: Class, now: Instant) -> Option<Instant>;
 
-    /// Items of a package and of the statements about it, oldest first.
+    /// Items of a package, of the statements about it, and what is kept of it, oldest first.
     ///
     /// # Errors
     /// [`QueueError::Store`].
@@ -175,6 +210,25 @@ pub trait Queue: Send + Sync {
     /// # Errors
     /// [`QueueError::Store`].
     fn page(&self, after: Option<ItemKey>, limit: usize) -> Result<Vec<ItemView>, QueueError>;
+
+    /// As [`Queue::page`], of what is kept of packages that are over.
+    ///
+    /// # Errors
+    /// [`QueueError::Store`].
+    fn retained_page(
+        &self,
+        after: Option<ItemKey>,
+        limit: usize,
+    ) -> Result<Vec<ItemView>, QueueError>;
+
+    /// Up to `limit` packages that are over and of which something is to go.
+    ///
+    /// # Errors
+    /// [`QueueError::Store`].
+    fn purgeable(&self, going: Going, limit: usize) -> Result<Vec<ItemView>, QueueError>;
+
+    /// How much is kept of packages that are over.
+    fn retention(&self) -> Retention;
 
     /// Up to `limit` packages whose deadline is not after `until`, earliest first.
     ///

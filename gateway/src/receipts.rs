@@ -40,8 +40,6 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
         Ok(_) => {
             crash_point!("statement.committed");
             node.metrics.add(Counter::Statements, &[], 1);
-            let package = statement.package();
-            let _ = tokio::task::spawn_blocking(move || node.tidy(&package)).await;
             true
         }
         Err(_) => false,

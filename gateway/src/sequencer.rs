@@ -274,6 +274,15 @@ impl Sequencer {
         let _ = self.submissions.send(Submission::Stop);
     }
 
+    /// One entry; `None` when it cannot be read by this program. Blocks.
+    ///
+    /// # Errors
+    /// [`Fatal`] when the log cannot be read.
+    pub(crate) fn entry(&self, index: u64) -> Result<Option<v1::Entry>, Fatal> {
+        let bytes = self.ledger().log.entry(index)?;
+        Ok(v1::Entry::decode(bytes.as_slice()).ok())
+    }
+
     /// Entries about a package, ascending, with their indices.
     ///
     /// # Errors

@@ -1,25 +1,34 @@
-//! The spool: packages that were accepted and not yet finished, and transfers under way.
+//! The spool: packages that were accepted and are still kept, and transfers under way.
 //!
 //! A package of up to 256 KiB lies in a segment that many share; every other one has a file of its
 //! own, `<id>.pack`, at its final path from the first byte. What is on the disk and
 //! not in the log is a transfer under way, never an accepted package.
+//!
+//! When the chunks of a package that is over are to go and what stands before them is to stay, the
+//! latter gets a file of its own under `heads/`. A package that shares a segment goes as a whole:
+//! what stands before its few chunks is about as long as they are, one file for each would be
+//! hundreds of thousands of files, and its manifest stands in the log anyway. A segment is removed
+//! with the last package in it.
 
+mod heads;
 mod partial;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use passerelle_disk::{Disk, DiskError, DiskFile, crash_point};
+use passerelle_disk::{Disk, DiskError, DiskFile};
 use passerelle_proto::v1::{PackLocation, Section};
 use passerelle_proto::{
     InlineError, PACK_HEADER_LEN, PackLayout, PackageId, Timestamp, VerifiedManifest, split_inline,
 };
 
+use self::heads::Heads;
 pub use self::partial::Partial;
 use self::shared::Shared;
 use crate::config::Limits;
@@ -28,6 +37,8 @@ use crate::config::Limits;
 pub const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
 /// Longest package that lies in a shared segment, in bytes.
 pub const SHARED_LEN_MAX: u64 = 256 * 1024;
+/// Room is short when less than one part in so many of what the spool may use is left.
+const SHORT_PART: u64 = 10;
 /// A transfer that nobody has gone on with for this long is removed.
 const PARTIAL_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -116,6 +127,9 @@ pub struct Spool {
     /// Held while a transfer begins, or old ones are removed.
     opening: Mutex<()>,
     shared: Shared,
+    heads: Heads,
+    /// Length of the longest package that there was no room for since there was enough.
+    refused: AtomicU64,
 }
 
 impl Spool {
@@ -149,6 +163,8 @@ impl Spool {
             usage: Mutex::new(usage),
             opening: Mutex::default(),
             shared: Shared::open(disk, &dir.join("shared"))?,
+            heads: Heads::open(disk, &dir.join("heads"))?,
+            refused: AtomicU64::new(0),
         }))
     }
 
@@ -170,19 +186,43 @@ impl Spool {
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.usage().total + self.shared.bytes()
+        self.usage().total + self.shared.bytes() + self.heads.bytes()
     }
 
     /// Whether `bytes` more have room beside the `used` ones.
     fn check_room(&self, used: u64, bytes: u64) -> Result<(), SpoolError> {
-        if used.saturating_add(bytes) > self.limits.spool_bytes_max {
-            return Err(SpoolError::Full("its quota is used up"));
-        }
         let free = self.disk.free_bytes(&self.dir).map_err(failed(&self.dir))?;
-        match free < bytes.saturating_add(FREE_BYTES_MIN) {
-            true => Err(SpoolError::Full("the disk is nearly full")),
-            false => Ok(()),
+        let lack = if used.saturating_add(bytes) > self.limits.spool_bytes_max {
+            "its quota is used up"
+        } else if free < bytes.saturating_add(FREE_BYTES_MIN) {
+            "the disk is nearly full"
+        } else {
+            return Ok(());
+        };
+        // Of what could not be taken if the spool were empty nothing is remembered.
+        let room = free.saturating_add(used).saturating_sub(FREE_BYTES_MIN);
+        if bytes <= room.min(self.limits.spool_bytes_max) {
+            self.refused.fetch_max(bytes, Ordering::Relaxed);
         }
+        Err(SpoolError::Full(lack))
+    }
+
+    /// Whether so little room is left, on the disk or of what the spool may use, that packages
+    /// which are over should go before their time.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn is_short(&self) -> Result<bool, SpoolError> {
+        let free = self.disk.free_bytes(&self.dir).map_err(failed(&self.dir))?;
+        let (used, most) = (self.bytes(), self.limits.spool_bytes_max);
+        let refused = self.refused.load(Ordering::Relaxed);
+        let reserve = refused.max(most / SHORT_PART);
+        let short = used.saturating_add(reserve) > most
+            || free < FREE_BYTES_MIN.saturating_add(refused.max(FREE_BYTES_MIN));
+        if !short {
+            self.refused.store(0, Ordering::Relaxed);
+        }
+        Ok(short)
     }
 
     /// Begins or resumes taking a package. An older transfer of it ends, unless it is whole and
@@ -216,7 +256,7 @@ impl Spool {
 
     /// Makes room for a transfer and gives it its turn; says whether nothing was there before.
     fn reserve(&self, id: &PackageId, length: u64) -> Result<(u64, bool), SpoolError> {
-        let shared = self.shared.bytes();
+        let shared = self.shared.bytes() + self.heads.bytes();
         let mut usage = self.usage();
         if usage.finishing.contains(id) {
             return Err(SpoolError::Committed);
@@ -325,32 +365,68 @@ impl Spool {
         })
     }
 
-    /// Removes a package that is finished. Removing twice is harmless.
+    /// Removes a package that is kept no more. Removing twice is harmless.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
     pub fn remove(&self, package: &PackageId, location: &PackLocation) -> Result<(), SpoolError> {
         if location.segment != 0 {
-            return self.shared.release(location);
+            return self.shared.erase(location);
         }
         let path = self.pack_path(package);
         self.disk.remove_if_there(&path)?;
-        crash_point!("purge.removed");
         self.disk.remove_if_there(&partial::mark_path(&path))?;
-        crash_point!("purge.done");
         self.forget(package);
         Ok(())
     }
 
-    /// At the start: removes what neither the log knows nor anybody may still go on with.
+    /// Gives what stands before the chunks of a package a file of its own; durable when this
+    /// returns. Where the package's file is gone that was done before.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub fn keep_head(&self, manifest: &VerifiedManifest) -> Result<(), SpoolError> {
+        let path = self.pack_path(&manifest.id());
+        let file = match self.disk.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(failed(&path))?,
+        };
+        let length = PackLayout::tight(manifest).offset_of(Section::Chunks);
+        let mut head = vec![0; usize::try_from(length.unwrap_or(0)).unwrap_or(0)];
+        file.read_exact_at(&mut head, 0).map_err(failed(&path))?;
+        self.heads.keep(&manifest.id(), &head)
+    }
+
+    /// Removes what was left of a package whose chunks are gone. Removing twice is harmless.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn remove_head(&self, package: &PackageId) -> Result<(), SpoolError> {
+        self.heads.remove(package)
+    }
+
+    /// What was removed before is durably gone when this returns.
+    ///
+    /// # Errors
+    /// [`SpoolError::Io`].
+    pub fn sync_removed(&self) -> Result<(), SpoolError> {
+        self.disk.sync_dir(&self.dir).map_err(failed(&self.dir))?;
+        self.shared.sync_removed()?;
+        self.heads.sync()
+    }
+
+    /// At the start: removes what neither the log knows nor anybody may still go on with. `heads`
+    /// names packages of which what stands before their chunks is kept.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
     pub fn sweep(
         &self,
         live: &[(PackageId, PackLocation)],
+        heads: &BTreeSet<PackageId>,
         now: Timestamp,
     ) -> Result<(), SpoolError> {
+        self.heads.sweep(heads)?;
         let accepted: BTreeSet<PackageId> = live.iter().map(|(id, _)| *id).collect();
         self.clear(|package| accepted.contains(package), now, true)?;
         for package in &accepted {

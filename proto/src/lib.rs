@@ -99,7 +99,7 @@ pub use sheet::{
 };
 pub use statement::{
     COMMENT_LEN_MAX, STATEMENT_LEN_MAX, StatementChain, StatementDraft, StatementError,
-    UntrustedStatement, VerifiedStatement, busy_words, reason_words, statement_name,
+    UntrustedStatement, VerifiedStatement, busy_words, purged_words, reason_words, statement_name,
     terminal_recipients,
 };
 pub use time::{Timestamp, TimestampError};

@@ -8,7 +8,7 @@ use prost::Message;
 use crate::envelope::{self, EnvelopeError};
 use crate::manifest::NONCE_LEN;
 use crate::v1::statement::What;
-use crate::v1::{self, BusyReason, ObjectType, Reason, Signed};
+use crate::v1::{self, BusyReason, ObjectType, PurgedPart, Reason, Signed};
 use crate::{Digest, KeyId, PackageId, PartyId, SigningKey, StatementId, Timestamp, VerifyingKey};
 
 /// Longest statement body in bytes.
@@ -320,6 +320,17 @@ pub fn statement_name(what: &What) -> &'static str {
         What::NotCollected(_) => "not-collected",
         What::NotReceipted(_) => "not-receipted",
         What::Cancel(_) => "cancel",
+        What::Purged(_) => "purged",
+    }
+}
+
+/// What was removed of a package, in messages and logs.
+pub fn purged_words(part: PurgedPart) -> &'static str {
+    match part {
+        PurgedPart::Unspecified => "nothing",
+        PurgedPart::Chunks => "its chunks",
+        PurgedPart::Head => "its wraps, chunk table and index",
+        PurgedPart::Whole => "all of it",
     }
 }
 
@@ -341,6 +352,7 @@ pub fn terminal_recipients(what: &What) -> Option<Vec<PartyId>> {
         | What::Acknowledged(_)
         | What::Busy(_)
         | What::Cancel(_)
+        | What::Purged(_)
         | What::NotReceipted(_) => None,
     }
 }
@@ -379,6 +391,9 @@ fn check_what(what: &What) -> Result<(), StatementError> {
         What::Cancel(said) => recipient(&said.recipient),
         What::NotCollected(said) => recipient(&said.recipient),
         What::NotReceipted(said) => recipient(&said.recipient),
-        What::Busy(_) => Ok(()),
+        What::Purged(said) if said.part() == v1::PurgedPart::Unspecified => {
+            Err(field("part", "is not from the closed list"))
+        }
+        What::Busy(_) | What::Purged(_) => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 
 use passerelle_proto::v1::{AgentStatusRequest, StatusRequest};
-use passerelle_proto::v1::{AgentStatusResponse, StatusResponse};
+use passerelle_proto::v1::{AgentStatusResponse, Kept, StatusResponse};
 use serde::Serialize;
 
 use super::arguments::DaemonArguments;
@@ -155,6 +155,46 @@ struct GatewayView {
     cosigned: Vec<CosignedView>,
     expiries: Vec<ExpiryView>,
     cosignature_warning: String,
+    kept: KeptView,
+}
+
+/// Packages that are over and still kept.
+#[derive(Debug, Serialize)]
+struct KeptView {
+    packages: u64,
+    bytes: u64,
+    heads: u64,
+    due_ms: i64,
+}
+
+impl KeptView {
+    fn of(kept: Kept) -> KeptView {
+        KeptView {
+            packages: kept.packages,
+            bytes: kept.bytes,
+            heads: kept.heads,
+            due_ms: kept.due_ms,
+        }
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.packages + self.heads == 0 {
+            return Ok(());
+        }
+        let packages = count(
+            self.packages,
+            "package that is over",
+            "packages that are over",
+        );
+        write!(f, "  kept         {packages}, {}", Bytes(self.bytes))?;
+        if self.heads > 0 {
+            write!(f, ", and of {} more all but the chunks", self.heads)?;
+        }
+        match self.due_ms {
+            0 => writeln!(f),
+            due => writeln!(f, "; the next goes {}", When(due)),
+        }
+    }
 }
 
 impl GatewayView {
@@ -194,6 +234,7 @@ impl GatewayView {
             anchored_by: answer.anchored_by,
             waiting_items: answer.waiting_items,
             spool_bytes: answer.spool_bytes,
+            kept: KeptView::of(answer.kept.unwrap_or_default()),
         }
     }
 }
@@ -243,6 +284,7 @@ impl Display for GatewayView {
             "  waiting      {}, {spool} in the spool",
             count(self.waiting_items, "item", "items")
         )?;
+        self.kept.write(f)?;
         ExpiryView::write_near(&self.expiries, f)?;
         if self.peers.is_empty() {
             return Ok(());

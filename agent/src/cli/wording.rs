@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use passerelle_proto::{Digest, busy_words, reason_words, v1};
+use passerelle_proto::{Digest, busy_words, purged_words, reason_words, v1};
 use prost::Message;
 use serde::Serialize;
 use v1::entry::Event;
@@ -70,7 +70,7 @@ fn recipient(what: &What) -> Option<&str> {
         What::NotCollected(said) => Some(&said.recipient),
         What::NotReceipted(said) => Some(&said.recipient),
         What::Cancel(said) => Some(&said.recipient),
-        What::Accepted(_) | What::Refused(_) | What::Busy(_) => None,
+        What::Accepted(_) | What::Refused(_) | What::Busy(_) | What::Purged(_) => None,
     }
 }
 
@@ -124,6 +124,19 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
             }
             ("cancel", says)
         }
+        What::Purged(p) => {
+            let what = purged_words(p.part());
+            let early = if p.early {
+                ", early for want of room"
+            } else {
+                ""
+            };
+            let entry = p.decided_index;
+            let says = format!(
+                "{issuer}'s gateway has removed {what}{early}, as entry {entry} of its log decides"
+            );
+            ("purged", says)
+        }
         What::NotCollected(n) => {
             let (from, until) = (When(n.held_from_ms), When(n.held_until_ms));
             let says = format!("{} did not fetch it from {from} to {until}", n.recipient);
@@ -151,7 +164,7 @@ fn refused(refused: &v1::Refused) -> String {
 }
 
 /// Every kind of log entry.
-pub const ENTRY_KINDS: [&str; 14] = [
+pub const ENTRY_KINDS: [&str; 15] = [
     "accepted",
     "forwarded",
     "handed-over",
@@ -166,6 +179,7 @@ pub const ENTRY_KINDS: [&str; 14] = [
     "cosigned",
     "counted",
     "operator",
+    "purge-decided",
 ];
 
 /// A log entry as the command line shows it.
@@ -267,7 +281,18 @@ fn told(event: &Event) -> Told {
             let says = format!("{who} did: {}", e.act);
             ("operator", e.package.clone(), says)
         }
+        Event::PurgeDecided(e) => ("purge-decided", e.package.clone(), purge_decided(e)),
     }
+}
+
+fn purge_decided(event: &v1::PurgeDecidedEvent) -> String {
+    let what = purged_words(event.part());
+    let (due, by, over) = (When(event.due_ms), &event.cosigned_by, event.over_index);
+    let when = match event.early {
+        true => format!("early for want of room: it was due {due}"),
+        false => format!("due {due}"),
+    };
+    format!("{what} goes, {when}; over with entry {over}, which {by} has cosigned")
 }
 
 fn started(event: &v1::StartedEvent) -> String {

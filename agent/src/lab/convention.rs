@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use passerelle_proto::{PartyId, Timestamp, VerifyingKey};
+use passerelle_proto::{PartyId, Retention, Timestamp, VerifyingKey};
 
 /// The convention 2016-2017 as data, without keys and signatures.
 pub const TEMPLATE: &str = include_str!("../../../deploy/convention-2016-2017.toml");
@@ -14,7 +14,12 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The text of a convention for laboratories: parties, territory and flows of [`TEMPLATE`], valid
 /// from `today`, with these root keys. It says of itself that it is none that anybody has agreed.
-pub fn laboratory_convention(roots: &BTreeMap<PartyId, VerifyingKey>, today: Timestamp) -> String {
+/// `retention`, when given, stands in every flow.
+pub fn laboratory_convention(
+    roots: &BTreeMap<PartyId, VerifyingKey>,
+    today: Timestamp,
+    retention: Option<Retention>,
+) -> String {
     let until = today.saturating_add(DAY * TERM_DAYS);
     let mut text = format!(
         "# LABORATORY. Nobody has agreed to this text. Parties, territory and flows are those of\n\
@@ -36,6 +41,10 @@ pub fn laboratory_convention(roots: &BTreeMap<PartyId, VerifyingKey>, today: Tim
             ("", "id") => text.push_str(&format!("id = \"laboratoire-{value}\"")),
             ("", "valid_from") => text.push_str(&dated(key, today)),
             ("", "valid_until") => text.push_str(&dated(key, until)),
+            ("[[flow]]", "retention") => match retention {
+                Some(retention) => text.push_str(&kept_for(&retention)),
+                None => text.push_str(line),
+            },
             _ => text.push_str(line),
         }
         text.push('\n');
@@ -47,6 +56,15 @@ pub fn laboratory_convention(roots: &BTreeMap<PartyId, VerifyingKey>, today: Tim
         }
     }
     text
+}
+
+fn kept_for(retention: &Retention) -> String {
+    let Retention {
+        payload,
+        metadata,
+        evidence,
+    } = retention;
+    format!("retention = {{ payload = {payload}, metadata = {metadata}, evidence = {evidence} }}")
 }
 
 fn dated(key: &str, day: Timestamp) -> String {

@@ -19,7 +19,7 @@ fn made() -> (tempfile::TempDir, Laboratory) {
 
 #[test]
 fn a_laboratorys_convention_is_the_committed_one_with_new_dates_and_keys_and_says_so() {
-    let text = laboratory_convention(&BTreeMap::new(), midnight(now()));
+    let text = laboratory_convention(&BTreeMap::new(), midnight(now()), None);
     assert!(text.starts_with("# LABORATORY."), "{text}");
     let derived = UnsignedConvention::parse(&text).unwrap().draft();
     let template = UnsignedConvention::parse(TEMPLATE).unwrap().draft();
@@ -28,6 +28,19 @@ fn a_laboratorys_convention_is_the_committed_one_with_new_dates_and_keys_and_say
     assert_eq!(derived.territory(), template.territory());
     assert_eq!(derived.id(), format!("laboratoire-{}", template.id()));
     assert_eq!(derived.valid_from(), midnight(now()));
+    let retention = Retention {
+        payload: 0,
+        metadata: 1,
+        evidence: 2,
+    };
+    let text = laboratory_convention(&BTreeMap::new(), midnight(now()), Some(retention));
+    let derived = UnsignedConvention::parse(&text).unwrap().draft();
+    assert!(
+        derived
+            .flows()
+            .iter()
+            .all(|flow| flow.retention == retention)
+    );
     assert_eq!(template.parties().len(), 27);
     assert_eq!(template.territory().communes.len(), 24);
 }
@@ -48,6 +61,16 @@ fn the_committed_convention_lets_the_producer_send_tables_to_the_partner_and_the
             .all(|flow| flow.article == "article 1")
     );
     assert_eq!(convention.valid_from().date(), "2016-01-01");
+}
+
+#[test]
+fn every_flow_of_the_committed_convention_says_how_long_its_traces_are_kept() {
+    let flows = TEMPLATE.matches("[[flow]]").count();
+    let said = "retention = { payload = 30, metadata = 730, evidence = 3650 }";
+    assert_eq!(TEMPLATE.matches(said).count(), flows);
+    let convention = UnsignedConvention::parse(TEMPLATE).unwrap().draft();
+    let default = |flow: &passerelle_proto::Flow| flow.retention == Retention::default();
+    assert!(convention.flows().iter().all(default), "the text says so");
 }
 
 #[test]

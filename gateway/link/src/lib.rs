@@ -5,6 +5,7 @@
 //! state machine over a stream. It knows no queue, no spool and no inbox.
 
 mod alert;
+mod clock;
 mod connection;
 mod dialer;
 mod driver;
@@ -29,6 +30,7 @@ mod trust;
 mod verifier;
 mod window;
 
+pub use clock::{CLOCK_DIFFERENCE_MAX, Clock, Moment};
 pub use connection::{Channel, Connection};
 pub use dialer::{DialError, Dialer};
 pub use driver::{SessionError, run_session};

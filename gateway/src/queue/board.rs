@@ -7,7 +7,8 @@ use std::time::Instant;
 use passerelle_proto::{Hop, PackageId};
 
 use super::item::{Class, Item, ItemKey, ItemState};
-use super::{Counts, LeaseToken, Settle};
+use super::kept::Kept;
+use super::{Counts, Going, LeaseToken, Retention, Settle};
 
 /// Longest error text kept per item, in bytes.
 const ERROR_LEN_MAX: usize = 200;
@@ -34,6 +35,7 @@ pub(super) struct Board {
     lines: HashMap<(Hop, Class), Line>,
     packages: BTreeSet<(PackageId, ItemKey)>,
     counts: BTreeMap<Hop, Counts>,
+    kept: Kept,
     attempts: HashMap<ItemKey, Attempt>,
     leases: HashMap<LeaseToken, (ItemKey, Hop, Class)>,
     last_token: u64,
@@ -54,11 +56,17 @@ impl Board {
 
     /// The item is new, or has changed from `before`.
     pub(super) fn put(&mut self, key: ItemKey, before: Option<&Item>, item: &Item) {
-        match before {
-            Some(before) => self.count(before, -1),
-            None => {
-                self.packages.insert((item.package, key));
+        if before.is_none() {
+            self.packages.insert((item.package, key));
+        }
+        if item.retained.is_some() {
+            if let Some(before) = before {
+                self.kept.remove(key, before);
             }
+            return self.kept.insert(key, item);
+        }
+        if let Some(before) = before {
+            self.count(before, -1);
         }
         self.count(item, 1);
         if item.state() == ItemState::Waiting {
@@ -84,9 +92,12 @@ impl Board {
 
     /// The item is finished.
     pub(super) fn remove(&mut self, key: ItemKey, item: &Item) {
+        self.packages.remove(&(item.package, key));
+        if item.retained.is_some() {
+            return self.kept.remove(key, item);
+        }
         self.leave_line(key, item);
         self.attempts.remove(&key);
-        self.packages.remove(&(item.package, key));
         self.count(item, -1);
         let line = (item.next_hop.clone(), item.class);
         let empty = |line: &Line| line.ready.is_empty() && line.delayed.is_empty();
@@ -202,6 +213,15 @@ impl Board {
         self.counts.clone()
     }
 
+    /// What may be purged: see [`super::Queue::purgeable`].
+    pub(super) fn purgeable(&self, going: Going, limit: usize) -> Vec<ItemKey> {
+        self.kept.purgeable(going, limit)
+    }
+
+    pub(super) fn retention(&self) -> Retention {
+        self.kept.retention()
+    }
+
     fn line(&mut self, item: &Item) -> &mut Line {
         let line = (item.next_hop.clone(), item.class);
         self.lines.entry(line).or_default()
@@ -232,7 +252,8 @@ impl Board {
             (false, _) => &mut counts.statements,
             (true, ItemState::Waiting) => &mut counts.waiting,
             (true, ItemState::Held) => &mut counts.held,
-            (true, ItemState::Forwarded) => &mut counts.forwarded,
+            // What is over is counted elsewhere, and is no package on its way.
+            (true, ItemState::Forwarded | ItemState::Retained) => &mut counts.forwarded,
         };
         *number = number.saturating_add_signed(by);
         let length = item

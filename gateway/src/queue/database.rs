@@ -18,7 +18,7 @@ use passerelle_disk::{Disk, DiskError};
 use passerelle_proto::{Digest, Timestamp};
 
 use super::item::{ITEM_KEY_LEN, Item, ItemKey};
-use super::store::{Applied, Store, StoreError};
+use super::store::{Applied, Part, Store, StoreError};
 
 /// Cache of the database in bytes.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
@@ -36,6 +36,7 @@ const WRITES_MAX: usize = REQUESTS_MAX / 2;
 
 const APPLIED: &[u8] = b"applied";
 const ITEM_PREFIX: u8 = b'i';
+const RETAINED_PREFIX: u8 = b'r';
 const DUE_PREFIX: u8 = b't';
 /// Holds the id of the boot that has the database open; gone after an orderly stop.
 const OPEN_MARK: &str = "open";
@@ -275,12 +276,13 @@ impl Store for Database {
 
     fn scan(
         &self,
+        part: Part,
         after: Option<ItemKey>,
         limit: usize,
     ) -> Result<Vec<(ItemKey, Item)>, StoreError> {
         let records = self
             .engine
-            .ask("listing items", move |tree| tree.scan(after, limit))?;
+            .ask("listing items", move |tree| tree.scan(part, after, limit))?;
         let decode = |(key, record): (Vec<u8>, Vec<u8>)| {
             let key = ItemKey::from_bytes(&key).ok_or(StoreError::Record)?;
             Ok((key, Item::decode(&record).ok_or(StoreError::Record)?))
@@ -373,13 +375,22 @@ impl Tree {
         self.db.flush().map(|_| ())
     }
 
-    fn scan(&self, after: Option<ItemKey>, limit: usize) -> sled::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    fn scan(
+        &self,
+        part: Part,
+        after: Option<ItemKey>,
+        limit: usize,
+    ) -> sled::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let prefix = match part {
+            Part::Open => ITEM_PREFIX,
+            Part::Retained => RETAINED_PREFIX,
+        };
         // One zero byte more: the first key behind `after`.
         let start = match after {
-            Some(key) => [item_key(key).as_slice(), &[0]].concat(),
-            None => vec![ITEM_PREFIX],
+            Some(key) => [&[prefix][..], &key.to_bytes(), &[0]].concat(),
+            None => vec![prefix],
         };
-        let range = self.db.range(start..vec![ITEM_PREFIX + 1]);
+        let range = self.db.range(start..vec![prefix + 1]);
         range
             .take(limit)
             .map(|record| record.map(|(key, record)| (key[1..].to_vec(), record.to_vec())))
@@ -406,7 +417,12 @@ impl Tree {
 }
 
 fn item_key(key: ItemKey) -> Vec<u8> {
-    [&[ITEM_PREFIX][..], &key.to_bytes()].concat()
+    // What is kept for long lies by itself: no list of what waits has to step over it.
+    let prefix = match key.is_retained() {
+        true => RETAINED_PREFIX,
+        false => ITEM_PREFIX,
+    };
+    [&[prefix][..], &key.to_bytes()].concat()
 }
 
 /// Sorts by deadline: the sign bit is turned, so that times before 1970 come first.

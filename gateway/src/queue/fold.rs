@@ -3,7 +3,7 @@
 //! Monotone per item: an entry no newer than the one that changed an item last does nothing to
 //! it, so a batch that was applied in part before a crash is applied again without harm.
 
-use passerelle_proto::v1::{self, entry::Event, statement::What};
+use passerelle_proto::v1::{self, PurgedPart, entry::Event, statement::What};
 use passerelle_proto::{Hop, PackageId, PartyId, Timestamp, terminal_recipients};
 use prost::Message;
 
@@ -67,7 +67,7 @@ pub fn fold(items: &impl Items, index: u64, entry: &v1::Entry) -> Result<Vec<Cha
             let set = |item: &mut Item| item.forwarded = true;
             change(items, index, &package, Some(&hop), set)
         }
-        Some(Event::Statement(event)) => statement(items, index, event),
+        Some(Event::Statement(event)) => statement(items, index, entry.at_ms, event),
         Some(Event::Held(event)) => {
             let (package, hop) = hold(event).ok_or(refuse("held package"))?;
             let set = |item: &mut Item| item.held = true;
@@ -87,6 +87,10 @@ pub fn fold(items: &impl Items, index: u64, entry: &v1::Entry) -> Result<Vec<Cha
         Some(Event::HandedOver(event)) => {
             let hop = hop(event.next_hop.as_ref()).ok_or(refuse("handed-over next hop"))?;
             Ok(handed_over(items, &hop, &event.log_index)?)
+        }
+        Some(Event::PurgeDecided(event)) => {
+            let package = package_id(&event.package).ok_or(refuse("package to be purged"))?;
+            Ok(purge_decided(items, index, &package, event.part())?)
         }
         Some(
             Event::Refused(_)
@@ -131,6 +135,8 @@ fn accepted(
             pack: event.pack,
             forwarded: false,
             held: false,
+            retention: event.retention.unwrap_or_default(),
+            retained: None,
             changed: index,
         };
         changes.push(Change::Put(key, item));
@@ -141,6 +147,7 @@ fn accepted(
 fn statement(
     items: &impl Items,
     index: u64,
+    at_ms: i64,
     event: &v1::StatementEvent,
 ) -> Result<Vec<Change>, FoldError> {
     let refuse = |what| FoldError::Entry { index, what };
@@ -150,7 +157,10 @@ fn statement(
     let package = package_id(&body.package).ok_or(refuse("package of the statement"))?;
     let from = hop(event.from.as_ref());
     let ended = Ended::by(&body, from.as_ref()).ok_or(refuse("issuer"))?;
-    let mut changes = settle(items, index, &package, &ended)?;
+    let mut changes = match (&body.what, &from) {
+        (Some(What::Purged(said)), None) => purged(items, index, &package, said.part())?,
+        _ => settle(items, (index, at_ms), &package, &ended)?,
+    };
     let key = ItemKey { index, route: 0 };
     if event.next_hop.is_some() && !items.holds(&package, key) {
         let item = Item {
@@ -170,6 +180,8 @@ fn statement(
             pack: None,
             forwarded: false,
             held: false,
+            retention: v1::RetentionDays::default(),
+            retained: None,
             changed: index,
         };
         changes.push(Change::Put(key, item));
@@ -213,13 +225,19 @@ impl Ended {
 
 fn settle(
     items: &impl Items,
-    index: u64,
+    (index, at_ms): (u64, i64),
     package: &PackageId,
     ended: &Ended,
 ) -> Result<Vec<Change>, StoreError> {
     let mut changes = Vec::new();
+    let mut last = None;
+    let mut open = false;
     for (key, mut item) in items.of_package(package)? {
-        if !item.is_package() || index <= item.changed {
+        if !item.is_package() {
+            continue;
+        }
+        if index <= item.changed {
+            open = true;
             continue;
         }
         let before = item.recipients.len();
@@ -232,9 +250,63 @@ fn settle(
         item.changed = index;
         if item.recipients.is_empty() {
             changes.push(Change::Remove(key));
-        } else if item.recipients.len() < before {
+            last = Some(item);
+            continue;
+        }
+        open = true;
+        if item.recipients.len() < before {
             changes.push(Change::Put(key, item));
         }
+    }
+    let key = ItemKey::retained(index);
+    if !open
+        && !items.holds(package, key)
+        && let Some(kept) = last.and_then(|it| it.over(index, Timestamp::from_ms(at_ms)))
+    {
+        // Before the removals: cut off in between, what is removed later still ends the package.
+        changes.insert(0, Change::Put(key, kept));
+    }
+    Ok(changes)
+}
+
+fn purge_decided(
+    items: &impl Items,
+    index: u64,
+    package: &PackageId,
+    part: PurgedPart,
+) -> Result<Vec<Change>, StoreError> {
+    let mut changes = Vec::new();
+    for (key, mut item) in items.of_package(package)? {
+        if let Some(retained) = &mut item.retained
+            && retained.part == part
+            && index > item.changed
+        {
+            retained.decided = Some(index);
+            item.changed = index;
+            changes.push(Change::Put(key, item));
+        }
+    }
+    Ok(changes)
+}
+
+/// We have said that this part is gone.
+fn purged(
+    items: &impl Items,
+    index: u64,
+    package: &PackageId,
+    part: PurgedPart,
+) -> Result<Vec<Change>, StoreError> {
+    let mut changes = Vec::new();
+    for (key, mut item) in items.of_package(package)? {
+        let meant = item.retained.is_some_and(|retained| retained.part == part);
+        if !meant || index <= item.changed {
+            continue;
+        }
+        item.changed = index;
+        changes.push(match item.without(part) {
+            Some(item) => Change::Put(key, item),
+            None => Change::Remove(key),
+        });
     }
     Ok(changes)
 }

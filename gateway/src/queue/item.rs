@@ -1,10 +1,18 @@
 //! One unfinished piece of work: a package or a statement on its way to one next hop.
 
+use std::time::Duration;
+
+use passerelle_proto::v1::PurgedPart;
 use passerelle_proto::{Digest, FlowId, Hop, INLINE_LEN_MAX, PackageId, PartyId, Timestamp, v1};
 use prost::Message;
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// Length of an encoded [`ItemKey`] in bytes.
 pub(crate) const ITEM_KEY_LEN: usize = 9;
+
+/// Route of what is kept of a package that is over. An `accepted` entry has fewer routes.
+const RETAINED_ROUTE: u8 = u8::MAX;
 
 /// Names an item: the entry that made it, and which of the entry's routes it is.
 ///
@@ -13,11 +21,27 @@ pub(crate) const ITEM_KEY_LEN: usize = 9;
 pub struct ItemKey {
     /// Log index of the `accepted` or `statement` entry.
     pub index: u64,
-    /// Position among the routes of an `accepted` entry; 0 for a statement.
+    /// Position among the routes of an `accepted` entry; 0 for a statement; 255 for what is kept of
+    /// a package that was over with this entry.
     pub route: u8,
 }
 
 impl ItemKey {
+    /// The key of what is kept of a package that was over with the entry at `index`.
+    #[must_use]
+    pub fn retained(index: u64) -> Self {
+        Self {
+            index,
+            route: RETAINED_ROUTE,
+        }
+    }
+
+    /// Whether it names what is kept of a package that is over.
+    #[must_use]
+    pub fn is_retained(self) -> bool {
+        self.route == RETAINED_ROUTE
+    }
+
     pub(crate) fn to_bytes(self) -> [u8; ITEM_KEY_LEN] {
         let mut bytes = [0; ITEM_KEY_LEN];
         bytes[..8].copy_from_slice(&self.index.to_be_bytes());
@@ -60,12 +84,27 @@ pub enum ItemState {
     Held,
     /// The next hop has it; a terminal statement is awaited for somebody behind it.
     Forwarded,
+    /// It is over for everybody; its bytes are kept for a time.
+    Retained,
+}
+
+/// What is to become of the bytes of a package that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// When it was over for its last recipient.
+    pub over: Timestamp,
+    /// What goes next.
+    pub part: PurgedPart,
+    /// When it goes.
+    pub due: Timestamp,
+    /// Log index of the decision that it goes now.
+    pub decided: Option<u64>,
 }
 
 /// An unfinished item, as the log tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// The line it stands in.
+    /// The line it stands in; a package that is over stands in none any more.
     pub class: Class,
     /// The package, or the package a statement is about.
     pub package: PackageId,
@@ -90,6 +129,10 @@ pub struct Item {
     pub forwarded: bool,
     /// Whether it is held back.
     pub held: bool,
+    /// How long its bytes are kept once the package is over.
+    pub retention: v1::RetentionDays,
+    /// What becomes of the bytes of a package that is over; `None` for all others.
+    pub retained: Option<Retained>,
     /// Log index of the entry that changed it last.
     pub changed: u64,
 }
@@ -98,17 +141,55 @@ impl Item {
     /// Where it stands.
     #[must_use]
     pub fn state(&self) -> ItemState {
-        match (self.held, self.forwarded) {
-            (true, _) => ItemState::Held,
-            (false, true) => ItemState::Forwarded,
-            (false, false) => ItemState::Waiting,
+        match (self.retained, self.held, self.forwarded) {
+            (Some(_), ..) => ItemState::Retained,
+            (None, true, _) => ItemState::Held,
+            (None, false, true) => ItemState::Forwarded,
+            (None, false, false) => ItemState::Waiting,
         }
     }
 
-    /// Whether it is a package, not a statement.
+    /// Whether it is a package on its way: no statement, and not over.
     #[must_use]
     pub fn is_package(&self) -> bool {
-        self.class != Class::Statement
+        self.class != Class::Statement && self.retained.is_none()
+    }
+
+    /// What is kept of the package when it is over with the entry at `index`, appended at `over`;
+    /// `None` when nothing of it lies in the spool.
+    pub(super) fn over(&self, index: u64, over: Timestamp) -> Option<Self> {
+        let part = match self.pack?.segment {
+            // The chunks stand last in a file of its own.
+            0 if self.retention.metadata > self.retention.payload => PurgedPart::Chunks,
+            _ => PurgedPart::Whole,
+        };
+        let retained = Retained {
+            over,
+            part,
+            due: over.saturating_add(DAY * self.retention.payload),
+            decided: None,
+        };
+        Some(Self {
+            recipients: Vec::new(),
+            deadline: None,
+            forwarded: false,
+            held: false,
+            retained: Some(retained),
+            changed: index,
+            ..self.clone()
+        })
+    }
+
+    /// What is kept once this part is gone; `None`: nothing.
+    pub(super) fn without(mut self, part: PurgedPart) -> Option<Self> {
+        let retained = self.retained.filter(|_| part == PurgedPart::Chunks)?;
+        self.retained = Some(Retained {
+            part: PurgedPart::Head,
+            due: retained.over.saturating_add(DAY * self.retention.metadata),
+            decided: None,
+            ..retained
+        });
+        Some(self)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -130,6 +211,13 @@ impl Item {
             forwarded: self.forwarded,
             held: self.held,
             changed: self.changed,
+            retention: Some(self.retention),
+            retained: self.retained.map(|retained| RetainedRecord {
+                over_ms: retained.over.as_ms(),
+                part: retained.part as i32,
+                due_ms: retained.due.as_ms(),
+                decided: retained.decided,
+            }),
         }
         .encode_to_vec()
     }
@@ -160,6 +248,11 @@ impl Item {
             forwarded: record.forwarded,
             held: record.held,
             changed: record.changed,
+            retention: record.retention.unwrap_or_default(),
+            retained: match record.retained {
+                Some(retained) => Some(retained.decode()?),
+                None => None,
+            },
         })
     }
 }
@@ -213,6 +306,33 @@ struct Record {
     held: bool,
     #[prost(uint64, tag = "13")]
     changed: u64,
+    #[prost(message, optional, tag = "14")]
+    retention: Option<v1::RetentionDays>,
+    #[prost(message, optional, tag = "15")]
+    retained: Option<RetainedRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RetainedRecord {
+    #[prost(int64, tag = "1")]
+    over_ms: i64,
+    #[prost(int32, tag = "2")]
+    part: i32,
+    #[prost(int64, tag = "3")]
+    due_ms: i64,
+    #[prost(uint64, optional, tag = "4")]
+    decided: Option<u64>,
+}
+
+impl RetainedRecord {
+    fn decode(&self) -> Option<Retained> {
+        Some(Retained {
+            over: Timestamp::from_ms(self.over_ms),
+            part: self.part.try_into().ok()?,
+            due: Timestamp::from_ms(self.due_ms),
+            decided: self.decided,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use passerelle_proto::Timestamp;
 
 use super::item::{Item, ItemKey};
-use super::store::{Applied, Store, StoreError};
+use super::store::{Applied, Part, Store, StoreError};
 
 /// Loses everything when it is dropped.
 #[derive(Debug)]
@@ -58,12 +58,15 @@ impl Store for MemoryStore {
 
     fn scan(
         &self,
+        part: Part,
         after: Option<ItemKey>,
         limit: usize,
     ) -> Result<Vec<(ItemKey, Item)>, StoreError> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let range = self.items.range((start, Bound::Unbounded));
+        let wanted = |key: &ItemKey| key.is_retained() == (part == Part::Retained);
         Ok(range
+            .filter(|(key, _)| wanted(key))
             .take(limit)
             .map(|(key, item)| (*key, item.clone()))
             .collect())

@@ -14,8 +14,10 @@ use super::database::Database;
 use super::fold::{Change, Items, fold};
 use super::item::{Class, Item, ItemKey};
 use super::memory::MemoryStore;
-use super::store::{Applied, Store, StoreError};
-use super::{Counts, ItemView, Lease, LeaseToken, PAGE_MAX, Queue, QueueError, Settle};
+use super::store::{Applied, Part, Store, StoreError};
+use super::{
+    Counts, Going, ItemView, Lease, LeaseToken, PAGE_MAX, Queue, QueueError, Retention, Settle,
+};
 
 /// The queue in a sled database: unfinished items only.
 pub struct SledQueue(Projection<Database>);
@@ -146,13 +148,15 @@ impl<S: Store> Projection<S> {
     fn over(store: S) -> Result<Self, StoreError> {
         let queue = Self::with(store);
         let mut inner = queue.inner();
-        let mut after = None;
-        loop {
-            let page = inner.store.scan(after, PAGE_MAX)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            for (key, item) in page {
-                inner.board.put(key, None, &item);
+        for part in [Part::Open, Part::Retained] {
+            let mut after = None;
+            loop {
+                let page = inner.store.scan(part, after, PAGE_MAX)?;
+                let Some((last, _)) = page.last() else { break };
+                after = Some(*last);
+                for (key, item) in page {
+                    inner.board.put(key, None, &item);
+                }
             }
         }
         drop(inner);
@@ -221,9 +225,14 @@ impl<S: Store> Projection<S> {
             .collect())
     }
 
-    fn page(&self, after: Option<ItemKey>, limit: usize) -> Result<Vec<ItemView>, QueueError> {
+    fn page(
+        &self,
+        part: Part,
+        after: Option<ItemKey>,
+        limit: usize,
+    ) -> Result<Vec<ItemView>, QueueError> {
         let inner = self.inner();
-        let items = inner.store.scan(after, limit.min(PAGE_MAX))?;
+        let items = inner.store.scan(part, after, limit.min(PAGE_MAX))?;
         Ok(items
             .into_iter()
             .map(|(key, item)| inner.view(key, item))
@@ -234,6 +243,17 @@ impl<S: Store> Projection<S> {
         let inner = self.inner();
         let mut views = Vec::new();
         for (_, key) in inner.store.due(until, limit.min(PAGE_MAX))? {
+            let item = inner.known(key)?;
+            views.push(inner.view(key, item));
+        }
+        Ok(views)
+    }
+
+    fn purgeable(&self, going: Going, limit: usize) -> Result<Vec<ItemView>, QueueError> {
+        let inner = self.inner();
+        let keys = inner.board.purgeable(going, limit.min(PAGE_MAX));
+        let mut views = Vec::new();
+        for key in keys {
             let item = inner.known(key)?;
             views.push(inner.view(key, item));
         }
@@ -305,7 +325,23 @@ macro_rules! queue {
                 after: Option<ItemKey>,
                 limit: usize,
             ) -> Result<Vec<ItemView>, QueueError> {
-                self.0.page(after, limit)
+                self.0.page(Part::Open, after, limit)
+            }
+
+            fn retained_page(
+                &self,
+                after: Option<ItemKey>,
+                limit: usize,
+            ) -> Result<Vec<ItemView>, QueueError> {
+                self.0.page(Part::Retained, after, limit)
+            }
+
+            fn purgeable(&self, going: Going, limit: usize) -> Result<Vec<ItemView>, QueueError> {
+                self.0.purgeable(going, limit)
+            }
+
+            fn retention(&self) -> Retention {
+                self.0.inner().board.retention()
             }
 
             fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<ItemView>, QueueError> {

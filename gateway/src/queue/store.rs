@@ -46,6 +46,15 @@ pub enum StoreError {
     Record,
 }
 
+/// Which items a scan goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Those that are on their way.
+    Open,
+    /// What is kept of packages that are over.
+    Retained,
+}
+
 /// Items by key, and by deadline.
 ///
 /// Writes may be lost, and their errors unsaid, until [`Store::commit`] has returned. What is found
@@ -61,9 +70,10 @@ pub(crate) trait Store: Send {
     fn commit(&mut self, applied: Applied) -> Result<(), StoreError>;
     /// How far the log was applied at the last commit.
     fn applied(&self) -> Applied;
-    /// Up to `limit` items after `after`, oldest first.
+    /// Up to `limit` items of a part after `after`, oldest first.
     fn scan(
         &self,
+        part: Part,
         after: Option<ItemKey>,
         limit: usize,
     ) -> Result<Vec<(ItemKey, Item)>, StoreError>;

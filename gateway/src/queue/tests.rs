@@ -10,6 +10,7 @@ use prost::Message;
 use super::*;
 
 mod agreement;
+mod retention;
 
 const HOPS: [&str; 3] = ["grand-dijon", "insee", "prestataire-obs"];
 
@@ -60,8 +61,14 @@ fn accepted(number: u8, hops: &[usize]) -> v1::Entry {
         routes: hops.iter().map(route).collect(),
         deadline_ms: 1_000 + i64::from(number % 4) * 1_000,
         pack: Some(v1::PackLocation {
+            segment: u64::from(number % 3),
             length: u64::from(number) + 100,
             ..v1::PackLocation::default()
+        }),
+        retention: Some(v1::RetentionDays {
+            payload: u32::from(number % 2),
+            metadata: 2,
+            evidence: 3,
         }),
         ..v1::AcceptedEvent::default()
     }))
@@ -396,21 +403,37 @@ type Contents = (
     Vec<(ItemKey, Item)>,
     Vec<ItemKey>,
     BTreeMap<Hop, Counts>,
+    Retention,
+    Vec<ItemKey>,
 );
 
 fn contents(queue: &dyn Queue) -> Contents {
     let mut items = Vec::new();
-    let mut after = None;
-    // Pages of two, so that the joints are tried as well.
-    loop {
-        let page = queue.page(after, 2).unwrap();
-        let Some(last) = page.last() else { break };
-        after = Some(last.key);
-        items.extend(page.into_iter().map(|view| (view.key, view.item)));
+    let pages = [Queue::page, Queue::retained_page];
+    for page in pages {
+        let mut after = None;
+        // Pages of two, so that the joints are tried as well.
+        loop {
+            let page = page(queue, after, 2).unwrap();
+            let Some(last) = page.last() else { break };
+            after = Some(last.key);
+            items.extend(page.into_iter().map(|view| (view.key, view.item)));
+        }
     }
+    let until = Timestamp::from_ms(i64::MAX);
+    let goings = [
+        Going::Decided,
+        Going::Due {
+            until,
+            below: u64::MAX,
+        },
+    ];
+    let going = goings.map(|going| queue.purgeable(going, PAGE_MAX).unwrap());
+    let going = going.into_iter().flatten().map(|view| view.key).collect();
     let due = queue.due(Timestamp::from_ms(i64::MAX), PAGE_MAX).unwrap();
     let due = due.into_iter().map(|view| view.key).collect();
-    (queue.applied(), items, due, queue.counts())
+    let (counts, kept) = (queue.counts(), queue.retention());
+    (queue.applied(), items, due, counts, kept, going)
 }
 
 #[test]

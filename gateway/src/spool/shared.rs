@@ -1,6 +1,6 @@
 //! Segments that many small packages share: one file to sync for a whole burst.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use passerelle_disk::{Disk, DiskFile};
 use passerelle_proto::v1::PackLocation;
 
-use super::{SpoolError, failed};
+use super::{SHARED_LEN_MAX, SpoolError, failed};
 
 /// Length at which the next segment is begun, in bytes.
 const SEGMENT_LEN: u64 = 256 * 1024 * 1024;
@@ -55,8 +55,12 @@ impl Syncs {
 #[derive(Default)]
 struct State {
     open: Option<Open>,
-    // Bytes of packages that are not finished, by segment.
+    // Bytes of packages that are kept, by segment.
     live: BTreeMap<u64, u64>,
+    // Places of packages that are kept no more, by segment: none is counted off twice.
+    released: BTreeMap<u64, BTreeSet<u64>>,
+    // Segments in which something was overwritten and not synced yet.
+    erased: BTreeSet<u64>,
     next: u64,
 }
 
@@ -154,21 +158,56 @@ impl Shared {
         let path = self.path(number);
         let file = self.disk.create_new(&path).map_err(failed(&path))?;
         self.disk.sync_parent(&path)?;
+        let before = state.open.as_ref().map(|open| open.number);
         state.open = Some(Open {
             number,
             file: file.into(),
             end: 0,
             syncs: Arc::default(),
         });
+        // While it was written to it stayed, also when nothing in it was kept any more.
+        match before.filter(|before| state.live.get(before) == Some(&0)) {
+            Some(before) => self.forget(state, before),
+            None => Ok(()),
+        }
+    }
+
+    fn forget(&self, state: &mut State, number: u64) -> Result<(), SpoolError> {
+        self.disk.remove_if_there(&self.path(number))?;
+        state.live.remove(&number);
+        state.released.remove(&number);
         Ok(())
     }
 
-    /// A package is finished; a segment without any is removed.
+    /// Overwrites a package, so that it is gone also while its segment has to stay, and releases
+    /// it. Doing so twice is harmless.
+    pub(super) fn erase(&self, location: &PackLocation) -> Result<(), SpoolError> {
+        let path = self.path(location.segment);
+        let file = match self.disk.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(failed(&path))?,
+        };
+        let length = usize::try_from(location.length.min(SHARED_LEN_MAX)).unwrap_or(0);
+        let zeros = vec![0; length];
+        file.write_at(&zeros, location.offset)
+            .map_err(failed(&path))?;
+        self.state().erased.insert(location.segment);
+        self.release(location)
+    }
+
+    /// A package is kept no more; a segment without any is removed. Releasing twice is harmless.
     pub(super) fn release(&self, location: &PackLocation) -> Result<(), SpoolError> {
         let mut state = self.state();
+        let released = state.released.entry(location.segment).or_default();
+        // A segment that could not be removed is tried once more.
+        let again = !released.insert(location.offset);
         let Some(live) = state.live.get_mut(&location.segment) else {
+            state.released.remove(&location.segment);
             return Ok(());
         };
+        if again && *live > 0 {
+            return Ok(());
+        }
         *live = live.saturating_sub(location.length);
         if *live > 0 {
             return Ok(());
@@ -177,11 +216,27 @@ impl Shared {
             .open
             .as_ref()
             .is_some_and(|open| open.number == location.segment);
-        if !in_use {
-            state.live.remove(&location.segment);
-            self.disk.remove_if_there(&self.path(location.segment))?;
+        match in_use {
+            true => Ok(()),
+            false => self.forget(&mut state, location.segment),
         }
-        Ok(())
+    }
+
+    /// What was removed before is durably gone when this returns.
+    pub(super) fn sync_removed(&self) -> Result<(), SpoolError> {
+        let erased = std::mem::take(&mut self.state().erased);
+        for number in erased {
+            let path = self.path(number);
+            let synced = match self.disk.open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened.and_then(|file| file.sync()),
+            };
+            if let Err(error) = synced {
+                self.state().erased.insert(number);
+                return Err(failed(&path)(error));
+            }
+        }
+        self.disk.sync_dir(&self.dir).map_err(failed(&self.dir))
     }
 
     /// Counts what is live, and removes segments in which nothing is.
@@ -195,6 +250,10 @@ impl Shared {
             segment.insert(location.offset, location.length);
         }
         let mut state = self.state();
+        state.released.clear();
+        // What is to be removed once more must not name a segment that is begun later.
+        let named = found.keys().next_back().copied();
+        state.next = state.next.max(named.unwrap_or(0));
         for number in state.live.keys().copied().collect::<Vec<_>>() {
             match found.get(&number) {
                 Some(packs) => {

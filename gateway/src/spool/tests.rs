@@ -8,6 +8,8 @@ use passerelle_proto::{Digest, Sealed};
 
 use super::*;
 
+mod purging;
+
 fn package(length: u32) -> (Sealed, Vec<u8>) {
     let noise: Vec<u8> = (0..length.div_ceil(32))
         .flat_map(|n| Digest::of(&n.to_be_bytes()).0)
@@ -72,10 +74,10 @@ fn a_transfer_goes_on_from_what_was_synced() {
     let length = chunks.len() as u64;
     assert_eq!(reader.read(Section::Chunks, 0, length).unwrap(), chunks);
     spool
-        .sweep(&[(sealed.manifest.id(), location)], NOW)
+        .sweep(&[(sealed.manifest.id(), location)], &BTreeSet::new(), NOW)
         .unwrap();
     assert!(spool.reader(&sealed.manifest, &location).is_ok());
-    spool.sweep(&[], NOW).unwrap();
+    spool.sweep(&[], &BTreeSet::new(), NOW).unwrap();
     assert!(spool.reader(&sealed.manifest, &location).is_err());
     assert_eq!(spool.bytes(), 0);
 }
@@ -126,7 +128,7 @@ fn small_packages_share_a_segment_that_goes_with_the_last_of_them() {
         .iter()
         .map(|(manifest, at)| (manifest.id(), *at))
         .collect();
-    spool.sweep(&live, NOW).unwrap();
+    spool.sweep(&live, &BTreeSet::new(), NOW).unwrap();
     let files = || fs::read_dir(dir.path().join("shared")).unwrap().count();
     for (at, (manifest, location)) in stored.iter().enumerate() {
         assert_eq!(files(), 1, "{at}");
@@ -186,8 +188,8 @@ fn a_transfer_is_kept_for_a_week_or_until_its_package_expires() {
     assert_eq!(spool.bytes(), 0);
     assert_eq!(
         fs::read_dir(dir.path()).unwrap().count(),
-        1,
-        "the shared segments"
+        2,
+        "shared segments, and heads"
     );
 }
 
@@ -308,7 +310,7 @@ fn a_transfer_of_up_to_256_kib_ends_in_a_shared_segment() {
     assert_eq!(spool.bytes(), sealed.manifest.total_length());
     let again = open(dir.path());
     again
-        .sweep(&[(sealed.manifest.id(), location)], NOW)
+        .sweep(&[(sealed.manifest.id(), location)], &BTreeSet::new(), NOW)
         .unwrap();
     let reader = again.reader(&sealed.manifest, &location).unwrap();
     let chunks = part(&sealed, &pack, Section::Chunks);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Party;
-use crate::{FlowId, PartyId};
+use crate::{FlowId, PartyId, v1};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Longest life of a package in days.
@@ -25,16 +25,62 @@ pub enum Acknowledgement {
     Required,
 }
 
-/// How long each kind of trace is kept, in days.
+/// Longest retention in days: a hundred years.
+const RETENTION_DAYS_MAX: u32 = 36_500;
+
+/// How long each kind of trace is kept, in days after a package is over for its last recipient.
+///
+/// What a flow does not say is 30 days for the payload, 730 for the metadata and 3,650 for the
+/// evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Retention {
-    /// The encrypted chunks.
+    /// The encrypted chunks at the gateways; at the sender what it dropped.
     pub payload: u32,
-    /// Manifest, wraps, table and index.
+    /// Wraps, table and index at the gateways; at the sender its record of what it sent.
     pub metadata: u32,
-    /// Statements and log entries.
+    /// The gateways' logs: manifests, statements and all other entries.
     pub evidence: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            payload: 30,
+            metadata: 730,
+            evidence: 3_650,
+        }
+    }
+}
+
+impl Retention {
+    /// How long the chunks are kept.
+    pub fn payload(&self) -> Duration {
+        DAY * self.payload
+    }
+
+    /// How long what stands before the chunks is kept, and the sender's record.
+    pub fn metadata(&self) -> Duration {
+        DAY * self.metadata
+    }
+
+    /// As it stands in a log.
+    pub fn to_message(self) -> v1::RetentionDays {
+        v1::RetentionDays {
+            payload: self.payload,
+            metadata: self.metadata,
+            evidence: self.evidence,
+        }
+    }
+
+    fn check(&self) -> bool {
+        let Self {
+            payload,
+            metadata,
+            evidence,
+        } = *self;
+        payload <= metadata && metadata <= evidence && evidence <= RETENTION_DAYS_MAX
+    }
 }
 
 /// One kind of exchange that the convention allows.
@@ -67,6 +113,7 @@ pub struct Flow {
     #[serde(default)]
     pub acknowledgement_days: u32,
     /// How long its traces are kept.
+    #[serde(default)]
     pub retention: Retention,
     /// Largest package, in bytes of ciphertext.
     pub size_max: u64,
@@ -123,6 +170,12 @@ impl Flow {
         if !ONWARD.contains(&self.onward.as_str()) {
             let rules = ONWARD.join(", ");
             return Err(format!("flow {id}: onward is one of {rules}"));
+        }
+        if !self.retention.check() {
+            return Err(format!(
+                "flow {id}: retention is payload <= metadata <= evidence <= \
+                 {RETENTION_DAYS_MAX} days"
+            ));
         }
         if self.size_max == 0 {
             return Err(format!("flow {id}: size_max is 0 bytes"));

@@ -16,7 +16,7 @@ pub struct Meaning {
 }
 
 /// All statements that stand in evidence.
-pub const MEANINGS: [Meaning; 8] = [
+pub const MEANINGS: [Meaning; 9] = [
     Meaning {
         statement: "accepted",
         by: "an institution's gateway",
@@ -64,6 +64,13 @@ pub const MEANINGS: [Meaning; 8] = [
         by: "the sender's agent",
         proves: "it asked this recipient to let go of the package unopened",
         not: "that the recipient did",
+    },
+    Meaning {
+        statement: "purged",
+        by: "a gateway",
+        proves: "it says that it has removed these bytes, by the decision in its log, after the \
+                 package was over for everybody behind it",
+        not: "that no copy is left with it or with anybody else",
     },
 ];
 

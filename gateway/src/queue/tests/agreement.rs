@@ -2,7 +2,14 @@
 
 use proptest::prelude::*;
 
+use super::retention::{purge_decided, purged};
 use super::*;
+use passerelle_proto::v1::PurgedPart;
+
+fn any_part() -> impl Strategy<Value = PurgedPart> {
+    let parts = [PurgedPart::Chunks, PurgedPart::Head, PurgedPart::Whole];
+    prop::sample::select(parts.to_vec())
+}
 
 fn any_entry() -> impl Strategy<Value = v1::Entry> {
     let at = || 0..HOPS.len();
@@ -19,6 +26,8 @@ fn any_entry() -> impl Strategy<Value = v1::Entry> {
             .prop_map(|(n, at)| entry(Event::Released(hold(n, at)))),
         1 => (number(), prop::option::of(at()))
             .prop_map(|(n, at)| entry(Event::Retried(hold(n, at)))),
+        1 => (number(), any_part()).prop_map(|(n, part)| purge_decided(n, part)),
+        1 => (number(), any_part()).prop_map(|(n, part)| purged(n, part)),
         1 => prop::collection::vec(0..30_u64, 1..4)
             .prop_map(|indices| handed_over(&Hop::agent(party("caf21")), indices)),
     ]

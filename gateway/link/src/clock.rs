@@ -1,37 +1,39 @@
-//! Whether the wall clock may decide that something has expired.
+//! Whether the wall clock may decide that something has expired, or is to be removed.
 //!
-//! What expires cannot be called back, so a clock that was set wrong must not do it. The clock is
+//! What expires, or is removed, cannot be called back, so a clock that was set wrong must not do it. The clock is
 //! believed when it agreed with a peer's in a greeting, and has moved since then as fast as the
 //! clock that counts from boot and that nobody can set.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use passerelle_proto::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::node::now;
-
 /// Most that two clocks may differ.
-pub(crate) const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(5 * 60);
+pub const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Moment {
+pub struct Moment {
     /// The wall clock.
-    pub(crate) wall: Timestamp,
+    pub wall: Timestamp,
     /// Time since boot, sleep included.
-    pub(crate) since_boot: Duration,
+    pub since_boot: Duration,
 }
 
 impl Moment {
     /// Now.
-    pub(crate) fn now() -> Self {
+    pub fn now() -> Self {
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let wall = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
         let since_boot = clock_gettime(ClockId::Boottime);
         let seconds = u64::try_from(since_boot.tv_sec).unwrap_or(0);
         let nanos = u32::try_from(since_boot.tv_nsec).unwrap_or(0);
         Self {
-            wall: now(),
+            wall: Timestamp::from_ms(wall),
             since_boot: Duration::new(seconds, nanos),
         }
     }
@@ -39,11 +41,11 @@ impl Moment {
 
 /// What is known about the wall clock.
 #[derive(Debug, Default)]
-pub(crate) struct Clock(Mutex<Option<Moment>>);
+pub struct Clock(Mutex<Option<Moment>>);
 
 impl Clock {
     /// A peer has said what its clock shows; `false` when ours shows something else.
-    pub(crate) fn heard(&self, theirs: Timestamp, moment: Moment) -> bool {
+    pub fn heard(&self, theirs: Timestamp, moment: Moment) -> bool {
         let agrees = difference(theirs, moment.wall) <= CLOCK_DIFFERENCE_MAX;
         if agrees {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(moment);
@@ -52,7 +54,7 @@ impl Clock {
     }
 
     /// Whether the wall clock may be believed.
-    pub(crate) fn is_believed(&self, moment: Moment) -> bool {
+    pub fn is_believed(&self, moment: Moment) -> bool {
         let agreed = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         agreed.is_some_and(|then| {
             let passed = moment.since_boot.saturating_sub(then.since_boot);
