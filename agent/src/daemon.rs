@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use passerelle_disk::{Disk, DiskError, crash_point};
-use passerelle_link::{Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
+use passerelle_link::{Clock, Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
 use passerelle_proto::v1::agent_server::AgentServer;
 use passerelle_proto::{Hop, KeyId, KeyRole, PackageId, PartyId, Problem, VerifiedStatement};
 use tokio::net::UnixListener;
@@ -28,7 +28,7 @@ use crate::received::Register;
 use crate::renewal::{self, Keys, problem};
 use crate::socket::SocketService;
 use crate::store::{Store, StoreError};
-use crate::{opening, sealing};
+use crate::{opening, retention, sealing};
 
 /// How often gauges are set.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
@@ -104,6 +104,7 @@ impl Agent {
         start_link(&node, &tasks, exchange)?;
         tasks.spawn(sealing::watch_outbox(node.clone()));
         tasks.spawn(gauges(node.clone()));
+        tasks.spawn(retention::keep_pruning(node.clone()));
         tasks.spawn(renewal::keep_current(node.clone()));
         tracing::info!(party = %node.party, "the agent runs");
         Ok(Self {
@@ -319,6 +320,7 @@ fn prepare(
         news: Notify::new(),
         stop: CancellationToken::new(),
         started: now(),
+        clock: Clock::default(),
         store,
         config,
     });

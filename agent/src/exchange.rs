@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use passerelle_disk::{DiskFile, FileCursor};
 use passerelle_link::{
-    Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, Trust, WriteError,
+    Exchange, Incoming, LaneError, Moment, OfferAnswer, Outbound, Outgoing, Peer, Room, Trust,
+    WriteError,
 };
 use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
@@ -131,6 +132,10 @@ impl Exchange for AgentExchange {
     async fn greeted(&self, peer: &Peer, hello: &v1::Hello) -> Result<(), LaneError> {
         if peer.hop.role != Role::Gateway {
             return Err(LaneError("an agent exchanges with its gateway only".into()));
+        }
+        let theirs = Timestamp::from_ms(hello.now_ms);
+        if !self.node.clock.heard(theirs, Moment::now()) {
+            tracing::warn!(%peer, %theirs, "the gateway's clock and ours differ by over 5 minutes");
         }
         self.node.outgoing.wake();
         if hello.lane() == Lane::Control {

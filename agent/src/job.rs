@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use passerelle_disk::{At, Disk, DiskError, crash_point};
 use passerelle_proto::{PackageId, Timestamp};
@@ -24,6 +25,10 @@ use crate::store::Store;
 const RECORD: &str = "job.toml";
 /// File that says, to a person, why it was not sent or not delivered.
 pub const REPORT: &str = "report.txt";
+/// File that says, to a person, when what was dropped was removed, and why.
+pub const REMOVED: &str = "removed.txt";
+/// A record that is being removed has this before its name. No job's name begins so.
+pub(crate) const LEAVING: &str = ".leaving-";
 
 /// What a job carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -301,6 +306,32 @@ impl Job {
     pub fn free_package(&self) -> Result<(), DiskError> {
         self.disk.remove_synced(&self.package())?;
         self.disk.remove_synced(&self.unfinished_package())
+    }
+
+    /// Removes what was dropped of a job that is over; `note` tells a person why. On return it is
+    /// durably gone.
+    pub fn remove_dropped(&self, note: &str) -> Result<(), DiskError> {
+        self.disk
+            .replace(&self.directory.join(REMOVED), note.as_bytes())?;
+        self.disk.remove_tree(&self.source())
+    }
+
+    /// When what was dropped was removed; `None` while it is there.
+    pub fn removed(&self) -> Option<Timestamp> {
+        let noted = self.disk.status(&self.directory.join(REMOVED)).ok()?;
+        let since = noted.modified.duration_since(UNIX_EPOCH).ok()?;
+        let gone = !self.disk.is_dir(&self.source());
+        gone.then(|| Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// Removes a job that is over, with everything that was said about it.
+    pub fn remove(self) -> Result<(), DiskError> {
+        let name = self.directory.file_name().unwrap_or_default();
+        let leaving = format!("{LEAVING}{}", name.to_string_lossy());
+        let leaving = self.directory.with_file_name(leaving);
+        // Half a record could not be read at the next start: it loses its name first.
+        self.disk.rename_synced(&self.directory, &leaving)?;
+        self.disk.remove_tree(&leaving)
     }
 
     /// Removes a job into which nothing was ever moved.

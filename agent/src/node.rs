@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use passerelle_disk::{DiskError, crash_point};
-use passerelle_link::{Identity, LinkStatus, TrustStore};
+use passerelle_link::{Clock, Identity, LinkStatus, TrustStore};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{
     Directory, Hop, PackageId, PartyId, RecipientKeys, SigningKey, SigningKeys, StatementChain,
@@ -44,6 +44,7 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<AgentMetrics>,
     pub(crate) stop: CancellationToken,
     pub(crate) started: Timestamp,
+    pub(crate) clock: Clock,
 }
 
 /// The wall clock.
@@ -188,20 +189,31 @@ impl Node {
         *chain = next;
         self.outgoing.statement(package, id, signed);
         self.news.notify_waiters();
-        let lines = chain
-            .iter()
-            .map(|(party, seq, id)| format!("{party} {seq} {id}\n"));
-        let text: String = lines.collect();
-        if let Err(error) = self
-            .store
-            .disk()
-            .replace(&self.chain_path(), text.as_bytes())
-        {
+        if let Err(error) = self.write_chain(&chain) {
             // The register has the statement too, and the next start reads it there.
             tracing::warn!(%error, "where the sequence of statements stands was not noted");
         }
         crash_point!("say.noted");
         Ok(kept)
+    }
+
+    fn write_chain(&self, chain: &StatementChain) -> Result<(), DiskError> {
+        let lines = chain
+            .iter()
+            .map(|(party, seq, id)| format!("{party} {seq} {id}\n"));
+        let text: String = lines.collect();
+        self.store
+            .disk()
+            .replace(&self.chain_path(), text.as_bytes())
+    }
+
+    /// Notes where the sequence of statements stands, before what else would show it is removed.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing may be removed then.
+    pub(crate) fn note_chain(&self) -> Result<(), DiskError> {
+        let chain = self.chain.lock().unwrap_or_else(|p| p.into_inner());
+        self.write_chain(&chain)
     }
 
     /// Signs an answer outside of any sequence.

@@ -3,6 +3,7 @@
 //! In memory; what it holds can be read again from `work/` and `received/`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use passerelle_proto::{
 };
 use prost::Message;
 
-use crate::job::{Job, JobStage, jobs};
+use crate::job::{Job, JobStage, LEAVING, jobs};
 use crate::store::Store;
 
 /// A sealed package on its way.
@@ -74,6 +75,10 @@ impl Outgoing {
         for place in [store.sent(), store.rejected()] {
             for date in store.disk().entries(&place)? {
                 for directory in store.disk().entries(&date)? {
+                    if is_leaving(&directory) {
+                        store.disk().remove_tree(&directory)?;
+                        continue;
+                    }
                     let job = Job::at(store.disk(), directory);
                     // The agent may have stopped after the job was moved.
                     job.free_package()?;
@@ -205,6 +210,11 @@ impl Outgoing {
         state.finished.insert(*package, job.clone());
     }
 
+    /// The record of a package that is over is gone.
+    pub(crate) fn forget(&self, package: &PackageId) {
+        self.state().finished.remove(package);
+    }
+
     /// All packages on their way.
     pub(crate) fn all(&self) -> Vec<Sent> {
         self.state().sent.values().cloned().collect()
@@ -266,6 +276,12 @@ impl Outgoing {
         }
         settled
     }
+}
+
+/// Whether the agent stopped while this was being removed.
+fn is_leaving(directory: &Path) -> bool {
+    let name = directory.file_name().unwrap_or_default();
+    name.to_string_lossy().starts_with(LEAVING)
 }
 
 /// The manifest of a job, from its package or from what is kept of it.

@@ -86,6 +86,8 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
                 }
                 Ok(Taken::Stored)
             }
+            // What was kept of it here may have gone before what the gateways kept.
+            None if matches!(statement.what(), What::Purged(_)) => Ok(Taken::Stored),
             None => refuse("it is about no package of ours"),
         },
     }

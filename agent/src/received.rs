@@ -149,23 +149,33 @@ impl Register {
         }
     }
 
-    /// Removes the entries whose package could not be offered any more for [`KEPT_AFTER`].
-    /// Returns how many.
-    pub fn prune(&self, now: Timestamp) -> Result<usize, DiskError> {
-        let mut removed = 0;
+    /// Removes the entries whose package could not be offered any more for [`KEPT_AFTER`], unless
+    /// something that we have said about it is still to be sent. Returns how many, and what could
+    /// not be read or removed: that stays, and holds nothing else up.
+    pub fn prune(&self, now: Timestamp) -> (usize, Vec<DiskError>) {
+        let (mut removed, mut failed) = (0, Vec::new());
         for entry in self.all() {
-            let not_after = entry.manifest()?.1.not_after_ms;
-            let until = Timestamp::from_ms(not_after).saturating_add(KEPT_AFTER);
-            if now > until {
-                // Half an entry could not be read at the next start: it loses its name first.
-                let unfinished = beside(&entry.directory, ".tmp");
-                self.disk.rename_synced(&entry.directory, &unfinished)?;
-                self.entries().remove(&entry.id);
-                self.disk.remove_tree(&unfinished)?;
-                removed += 1;
+            match self.prune_one(&entry, now) {
+                Ok(true) => removed += 1,
+                Ok(false) => {}
+                Err(error) => failed.push(error),
             }
         }
-        Ok(removed)
+        (removed, failed)
+    }
+
+    fn prune_one(&self, entry: &Entry, now: Timestamp) -> Result<bool, DiskError> {
+        let not_after = entry.manifest()?.1.not_after_ms;
+        let until = Timestamp::from_ms(not_after).saturating_add(KEPT_AFTER);
+        if now <= until || !entry.unacked()?.is_empty() {
+            return Ok(false);
+        }
+        // Half an entry could not be read at the next start: it loses its name first.
+        let unfinished = beside(&entry.directory, ".tmp");
+        self.disk.rename_synced(&entry.directory, &unfinished)?;
+        self.entries().remove(&entry.id);
+        self.disk.remove_tree(&unfinished)?;
+        Ok(true)
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<PackageId, PathBuf>> {
@@ -404,10 +414,35 @@ mod tests {
         let register = Register::load(&store).unwrap();
         let entry = opened(&register, NOW.as_ms()).unwrap();
         let last = NOW.saturating_add(KEPT_AFTER);
-        assert_eq!(register.prune(last).unwrap(), 0);
+        let (id, signed) = statement(What::Delivered(v1::Delivered::default()));
+        entry.store_statement(id, &signed).unwrap();
+        let prune = |at| {
+            let (removed, failed) = register.prune(at);
+            assert!(failed.is_empty(), "{failed:?}");
+            removed
+        };
         let after = last.saturating_add(Duration::from_millis(1));
-        assert_eq!(register.prune(after).unwrap(), 1);
+        assert_eq!(prune(after), 0, "its sender has not been told");
+        entry.acked(id).unwrap();
+        assert_eq!(prune(last), 0);
+        assert_eq!(prune(after), 1);
         assert_eq!(register.find(entry.id()), None);
         assert!(!entry.directory().exists());
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_stays_and_holds_no_other_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
+        let register = Register::load(&store).unwrap();
+        let entries = [1, 2, 3].map(|at| opened(&register, at).unwrap());
+        let mut ids = entries.map(|entry| entry.id());
+        ids.sort();
+        let first = register.find(ids[0]).unwrap();
+        std::fs::write(first.directory().join("manifest"), b"\xff").unwrap();
+        let late = NOW.saturating_add(KEPT_AFTER);
+        let (removed, failed) = register.prune(late);
+        assert_eq!((removed, failed.len()), (2, 1), "{failed:?}");
+        assert!(first.directory().exists());
     }
 }

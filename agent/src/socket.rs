@@ -115,7 +115,11 @@ fn out_job(node: &Node, job: &Job, manifest: &VerifiedManifest) -> Result<v1::Jo
         flow: manifest.flow().to_string(),
         title: title_of(job).unwrap_or_default(),
         partner: names.join(", "),
-        state: if over { "over" } else { "on its way" }.to_owned(),
+        state: match (over, job.removed()) {
+            (true, None) => "over".to_owned(),
+            (true, Some(at)) => format!("over; what was dropped was removed on {}", at.date()),
+            (false, _) => "on its way".to_owned(),
+        },
         path: job.directory().display().to_string(),
         bytes: manifest.payload_length(),
         at_ms: manifest.created().as_ms(),
