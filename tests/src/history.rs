@@ -198,6 +198,11 @@ fn receipts(facts: &[Fact]) -> Vec<String> {
                 };
                 has_opened(facts, issuer, package) && facts.iter().any(registered)
             }
+            // What was never taken charge of cannot be let go.
+            "purged" => facts.iter().any(|fact| {
+                matches!(fact, Fact::Accepted { party, package: has, .. }
+                    if party == issuer && has == package)
+            }),
             _ => true,
         };
         if !founded {

@@ -39,7 +39,8 @@
 //! signed for is in the inbox of each of its recipients exactly once, or its sender holds a signed
 //! word that it is not; each receipt verifies and speaks of a package that its issuer has; both
 //! logs verify and are the ones that everybody else knows; nothing stays in spool or work
-//! directories once all is said.
+//! directories once all is said, but what the convention has kept for a time. Of that nothing goes
+//! before everybody's word about it is in the log and cosigned by another institution.
 //!
 //! What is not promised: that an operation which failed has not happened; that a package arrives
 //! while a machine on its way is down; that bytes cross once only (what was not synced is sent

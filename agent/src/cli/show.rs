@@ -2,9 +2,12 @@
 
 use std::fmt::{self, Display};
 
+use passerelle_proto::purged_words;
 use passerelle_proto::v1::{
-    AcknowledgeRequest, PackageRequest, PackageResponse, ShowRequest, ShowResponse,
+    self, AcknowledgeRequest, LogRecord, PackageRequest, PackageResponse, ShowRequest,
+    ShowResponse, entry::Event, statement::What,
 };
+use prost::Message;
 use serde::Serialize;
 
 use super::arguments::{AckArguments, ShowArguments};
@@ -96,7 +99,6 @@ struct AgentsPackage {
 
 impl AgentsPackage {
     fn of(answer: ShowResponse) -> Result<AgentsPackage, Failure> {
-        use prost::Message;
         let job = answer.job.ok_or_else(unreadable)?;
         let signed = answer.manifest.ok_or_else(unreadable)?;
         let manifest = passerelle_proto::v1::Manifest::decode(signed.body.as_slice());
@@ -185,8 +187,39 @@ fn write_statements(f: &mut fmt::Formatter<'_>, statements: &[StatementView]) ->
 struct GatewaysPackage {
     package: String,
     entries: Vec<EntryView>,
+    /// What this gateway has removed of it.
+    purged: Vec<PurgedView>,
     #[serde(flatten)]
     items: Items,
+}
+
+/// Bytes of a package that are gone.
+#[derive(Debug, Serialize)]
+struct PurgedView {
+    at_ms: i64,
+    what: &'static str,
+    early: bool,
+}
+
+impl PurgedView {
+    /// The gateway's own word in an entry of its log.
+    fn of(record: &LogRecord) -> Option<PurgedView> {
+        let entry = v1::Entry::decode(record.entry.as_slice()).ok()?;
+        let Some(Event::Statement(event)) = entry.event else {
+            return None;
+        };
+        // What others say of their own copies comes from somebody.
+        let signed = event.statement.filter(|_| event.from.is_none())?;
+        let statement = v1::Statement::decode(signed.body.as_slice()).ok()?;
+        match statement.what? {
+            What::Purged(said) => Some(PurgedView {
+                at_ms: entry.at_ms,
+                what: purged_words(said.part()),
+                early: said.early,
+            }),
+            _ => None,
+        }
+    }
 }
 
 impl GatewaysPackage {
@@ -194,6 +227,7 @@ impl GatewaysPackage {
         GatewaysPackage {
             package: hex(&answer.package),
             entries: answer.records.iter().map(EntryView::of).collect(),
+            purged: answer.records.iter().filter_map(PurgedView::of).collect(),
             items: Items {
                 items: answer.items.into_iter().map(ItemView::of).collect(),
             },
@@ -206,6 +240,14 @@ impl Display for GatewaysPackage {
         writeln!(f, "package {}", self.package)?;
         for entry in &self.entries {
             writeln!(f, "  {entry}")?;
+        }
+        for purged in &self.purged {
+            let early = if purged.early {
+                ", early for want of room"
+            } else {
+                ""
+            };
+            writeln!(f, "  PURGED {}: {}{early}", When(purged.at_ms), purged.what)?;
         }
         if !self.items.items.is_empty() {
             write!(f, "\n{}", self.items)?;

@@ -183,3 +183,52 @@ impl Flow {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(retention: &str) -> Result<Flow, String> {
+        let text = format!(
+            "id = \"f\"\narticle = \"article 1\"\ntitle = \"t\"\nkind = \"table\"\n\
+             from = [\"caf21\"]\nto = [\"caf21\"]\nonward = \"free\"\n\
+             acknowledgement = \"none\"\n{retention}\nsize_max = 1\nage_max_days = 7\n\
+             not_after_days = 30\n"
+        );
+        let flow: Flow = toml::from_str(&text).map_err(|error| error.to_string())?;
+        let party: Party = toml::from_str("id = \"caf21\"\nname = \"n\"\nrole = \"r\"\n")
+            .map_err(|error| error.to_string())?;
+        flow.check(&BTreeMap::from([(&party.id, &party)]))?;
+        Ok(flow)
+    }
+
+    #[test]
+    fn what_a_flow_does_not_say_about_retention_is_the_documented_number_of_days() {
+        let days = |retention: &str| {
+            let Retention {
+                payload,
+                metadata,
+                evidence,
+            } = flow(retention).unwrap().retention;
+            (payload, metadata, evidence)
+        };
+        assert_eq!(days(""), (30, 730, 3_650));
+        assert_eq!(days("retention = { payload = 0 }"), (0, 730, 3_650));
+        let all = "retention = { payload = 1, metadata = 2, evidence = 3 }";
+        assert_eq!(days(all), (1, 2, 3));
+    }
+
+    #[test]
+    fn what_proves_is_kept_at_least_as_long_as_what_is_proved() {
+        for wrong in [
+            "retention = { payload = 731 }",
+            "retention = { metadata = 3651 }",
+            "retention = { evidence = 36501 }",
+        ] {
+            let error = flow(wrong).unwrap_err();
+            assert!(error.contains("flow f: retention"), "{error}");
+        }
+        let error = flow("retention = { payloads = 1 }").unwrap_err();
+        assert!(error.contains("payloads"), "{error}");
+    }
+}

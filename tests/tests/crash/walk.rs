@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use passerelle_agent::lab::LabOptions;
 use passerelle_gateway::SEGMENT_LEN_ASKED;
-use passerelle_proto::{Digest, PackageId};
+use passerelle_proto::{Digest, PackageId, Retention};
 use passerelle_tests::{
     CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Fact, Process, RunningLab, Witness,
     eventually, noise, quick_options, violations,
@@ -45,7 +46,15 @@ pub struct Walk {
 impl Walk {
     /// Starts everything and sends a first round.
     pub fn start(process: Process) -> Self {
-        let mut lab = RunningLab::make(&quick_options());
+        // What is over goes as soon as it is cosigned, and what stands before the chunks stays.
+        let retention = Retention {
+            payload: 0,
+            ..Retention::default()
+        };
+        let mut lab = RunningLab::make(&LabOptions {
+            retention: Some(retention),
+            ..quick_options()
+        });
         lab.set(SEGMENT_LEN_ASKED, SEGMENT_LEN);
         for process in [CAF_GATEWAY, DIJON_GATEWAY, CAF_AGENT, DIJON_AGENT] {
             lab.run(process);
