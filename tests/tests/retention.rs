@@ -118,9 +118,9 @@ fn evidence(lab: &RunningLab, package: &str) {
         let export = [
             "evidence", "export", package, "--config", config, "--out", out,
         ];
-        let exported = Program::Passerelle.run(&export);
+        let exported = Program::Passerelle.run(export);
         exported.status.success().then_some(())?;
-        let verified = Program::Passerelle.run(&["evidence", "verify", out, "--config", config]);
+        let verified = Program::Passerelle.run(["evidence", "verify", out, "--config", config]);
         let printed = String::from_utf8_lossy(&verified.stdout).into_owned();
         (verified.status.success() && printed.contains("no copy is left")).then_some(printed)
     };

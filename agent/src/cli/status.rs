@@ -239,6 +239,24 @@ impl GatewayView {
     }
 }
 
+impl GatewayView {
+    fn write_cosigned(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for cosigned in &self.cosigned {
+            let at = When(cosigned.at_ms);
+            writeln!(
+                f,
+                "  cosigned     {} by {}, {at}",
+                count(cosigned.size, "entry", "entries"),
+                cosigned.party
+            )?;
+        }
+        match self.cosignature_warning.as_str() {
+            "" => Ok(()),
+            warning => writeln!(f, "  WARNING      {warning}"),
+        }
+    }
+}
+
 /// What a gateway waits for that nobody has shown a copy of its log.
 const UNANCHORED: &str = concat!(
     "  anchored     no: nobody has shown a copy of this log since its start, so packages are\n",
@@ -266,18 +284,7 @@ impl Display for GatewayView {
             true => writeln!(f, "  anchored     yes, by {}", self.anchored_by)?,
             false => f.write_str(UNANCHORED)?,
         }
-        for cosigned in &self.cosigned {
-            let at = When(cosigned.at_ms);
-            writeln!(
-                f,
-                "  cosigned     {} by {}, {at}",
-                count(cosigned.size, "entry", "entries"),
-                cosigned.party
-            )?;
-        }
-        if !self.cosignature_warning.is_empty() {
-            writeln!(f, "  WARNING      {}", self.cosignature_warning)?;
-        }
+        self.write_cosigned(f)?;
         let spool = Bytes(self.spool_bytes);
         writeln!(
             f,

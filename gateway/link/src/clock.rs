@@ -1,8 +1,8 @@
 //! Whether the wall clock may decide that something has expired, or is to be removed.
 //!
-//! What expires, or is removed, cannot be called back, so a clock that was set wrong must not do it. The clock is
-//! believed when it agreed with a peer's in a greeting, and has moved since then as fast as the
-//! clock that counts from boot and that nobody can set.
+//! What expires, or is removed, cannot be called back, so a clock that was set wrong must not do
+//! it. The clock is believed when it agreed with a peer's in a greeting, and has moved since then
+//! as fast as the clock that counts from boot and that nobody can set.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -74,7 +74,8 @@ fn a_head_that_nothing_is_known_of_goes_at_the_start() {
     let spool = open(dir.path());
     let (manifest, location, _) = stored(&spool, 600_000);
     spool.keep_head(&manifest).unwrap();
-    fs::write(dir.path().join("heads/x.head.tmp"), b"half").unwrap();
+    let half = dir.path().join("heads/x.head.tmp");
+    passerelle_disk::system().replace(&half, b"half").unwrap();
     let spool = open(dir.path());
     let live = [(manifest.id(), location)];
     spool.sweep(&live, &BTreeSet::new(), NOW).unwrap();
