@@ -461,7 +461,7 @@ fn a_database_that_is_still_being_closed_is_waited_for_and_not_moved_aside() {
     push(&queue, accepted(2, &[0]));
     drop(queue);
     let held = std::fs::File::open(dir.path().join("db/db")).unwrap();
-    held.lock().unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let (opened, opening) = std::sync::mpsc::channel();
     let path = dir.path().to_path_buf();
     std::thread::spawn(move || {
@@ -470,7 +470,7 @@ fn a_database_that_is_still_being_closed_is_waited_for_and_not_moved_aside() {
     });
     let too_early = opening.recv_timeout(Duration::from_millis(200));
     assert!(too_early.is_err(), "opened while another has it open");
-    held.unlock().unwrap();
+    drop(held);
     assert_eq!(opening.recv_timeout(Duration::from_secs(20)), Ok(1));
     assert!(!dir.path().join("db.aside").exists());
 }
