@@ -17,6 +17,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::again;
 use crate::config::{AgentConfig, ConfigError};
 use crate::event::{AgentEvent, EVENTS_MAX};
 use crate::exchange::AgentExchange;
@@ -301,6 +302,7 @@ fn prepare(
     }
     let register = Register::load(&store)?;
     let outgoing = Outgoing::load(&store)?;
+    again::recover(&store, &outgoing);
     let chain = read_chain(&store, &register, &outgoing)?;
     let node = Arc::new(Node {
         party: config.party.clone(),

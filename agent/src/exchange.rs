@@ -13,18 +13,19 @@ use passerelle_link::{
 use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
 use passerelle_proto::{
-    CLOCK_TOLERANCE, Checkpoint, Denial, Digest, Directory, Facts, INLINE_LEN_MAX, KeyRole,
-    PackageId, PartyId, Place, Role, StatementId, Timestamp, UntrustedManifest, UntrustedStatement,
-    VerifiedManifest, busy_words, decide,
+    Checkpoint, Denial, Digest, Facts, INLINE_LEN_MAX, PackageId, PartyId, Place, Role,
+    StatementId, Timestamp, UntrustedManifest, VerifiedManifest, VerifiedStatement, accepted_at,
+    busy_words, decide, log_epoch,
 };
 use tokio::sync::{RwLock, mpsc};
 use tonic::async_trait;
 
+use crate::again;
 use crate::cancel;
 use crate::event::AgentEvent;
 use crate::incoming::{Arriving, is_complete};
 use crate::node::{Node, now};
-use crate::outgoing::Sent;
+use crate::outgoing::{Sent, statements};
 use crate::receipts::{self, Taken};
 use crate::renewal;
 
@@ -69,12 +70,24 @@ impl AgentExchange {
         let directory = self.node.directory();
         let known = directory.log_keys(&peer.hop.party);
         let current = directory.log(&peer.hop.party);
+        let epoch = |checkpoint: &Checkpoint| log_epoch(&peer.hop.party, &checkpoint.origin);
         let Some(Ok(new)) = current.map(|log| Checkpoint::verify(note, log)) else {
             return;
         };
         let path = checkpoint_path(&self.node);
         let kept = kept_checkpoint(&self.node);
-        let old = Checkpoint::verify_any(&kept, known).map_or(0, |old| old.size);
+        let old = Checkpoint::verify_any(&kept, known).ok();
+        let old = match old {
+            Some(old) if epoch(&old) < epoch(&new) => {
+                // The new log knows nothing of what the old one held.
+                if let Err(error) = again::begin(&self.node) {
+                    tracing::error!(%error, "what is open cannot be offered again yet");
+                    return;
+                }
+                0
+            }
+            old => old.map_or(0, |old| old.size),
+        };
         if new.size > old
             && let Err(error) = self.node.store.disk().replace(&path, note)
         {
@@ -248,7 +261,17 @@ fn offered(
     arrived: mpsc::UnboundedSender<PackageId>,
 ) -> OfferAnswer {
     let package = PackageId(Digest::of(&signed.body));
-    if node.register.find(package).is_some() || is_complete(node, &package) {
+    if let Some(entry) = node.register.find(package) {
+        // Whoever offers it may not know, or not know any more, what we said about it.
+        return match again::say(node, &entry) {
+            Ok(()) => OfferAnswer::Answer(Answer::Have),
+            Err(error) => {
+                tracing::error!(%error, "what was said about a package cannot be read");
+                OfferAnswer::Decline("what was said about it cannot be read now".into())
+            }
+        };
+    }
+    if is_complete(node, &package) {
         return OfferAnswer::Answer(Answer::Have);
     }
     // Every gateway on the way passes a refusal on to the sender, and to nobody else.
@@ -332,8 +355,8 @@ fn judge(
     let manifest = untrusted
         .verify(&key.key)
         .map_err(|error| plain(Reason::Signature, &error))?;
-    let accepted_at =
-        accepted.and_then(|receipt| accepted_at(&directory, peer, &manifest, receipt));
+    let accepted_at = accepted
+        .and_then(|receipt| accepted_at(&directory, &peer.hop.party, &manifest, receipt, now()));
     let facts = Facts {
         directory: &directory,
         manifest: &manifest,
@@ -352,25 +375,6 @@ fn judge(
         return Err(plain(Reason::TooLarge, &why));
     }
     Ok((manifest, accepted_at))
-}
-
-/// When our institution's gateway accepted a package, by its receipt; `None`: it does not say.
-fn accepted_at(
-    directory: &Directory,
-    gateway: &Peer,
-    manifest: &VerifiedManifest,
-    receipt: Signed,
-) -> Option<Timestamp> {
-    let untrusted = UntrustedStatement::parse(receipt).ok()?;
-    let key = directory.signing_key(&gateway.hop.party, &untrusted.signer())?;
-    let receipt = untrusted.verify(&key.key).ok()?;
-    let at = receipt.at();
-    let believed = key.may(KeyRole::Gateway)
-        && key.revoked.is_none_or(|revoked| revoked > at)
-        && receipt.issuer() == &gateway.hop.party
-        && receipt.package() == manifest.id()
-        && at <= now().saturating_add(CLOCK_TOLERANCE);
-    (believed && matches!(receipt.what(), What::Accepted(_))).then_some(at)
 }
 
 fn refuse(
@@ -537,6 +541,15 @@ impl Outbound for Handing {
 
     fn inline(&self) -> Bytes {
         self.inline.clone()
+    }
+
+    fn accepted(&self) -> Option<Signed> {
+        let said = statements(&self.sent.job).ok()?;
+        let ours = |said: &&VerifiedStatement| {
+            said.issuer() == &self.peer.hop.party && matches!(said.what(), What::Accepted(_))
+        };
+        let first = said.iter().filter(ours).min_by_key(|said| said.at());
+        first.map(|said| said.signed().clone())
     }
 
     async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {

@@ -5,6 +5,7 @@
 //! is one transition. What both ends must agree on is in `passerelle-proto`, and how the gateway is
 //! reached is in `passerelle-link`.
 
+mod again;
 mod cancel;
 pub mod cli;
 mod config;

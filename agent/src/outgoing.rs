@@ -38,6 +38,10 @@ struct State {
     not_before: BTreeMap<PackageId, Instant>,
     statements: BTreeMap<StatementId, (PackageId, Signed)>,
     on_the_way: BTreeSet<StatementId>,
+    /// Packages that our gateway had signed for in a log that is lost, and not yet in its new one.
+    again: BTreeSet<PackageId>,
+    /// Whether there are such, or have been since the last look.
+    offers_again: bool,
     /// Packages that are over, for statements that come later.
     finished: BTreeMap<PackageId, Job>,
 }
@@ -181,9 +185,30 @@ impl Outgoing {
 
     /// Our gateway has signed for a package.
     pub(crate) fn submitted(&self, package: &PackageId) {
-        if let Some(sent) = self.state().sent.get_mut(package) {
+        let mut state = self.state();
+        if let Some(sent) = state.sent.get_mut(package) {
             sent.submitted = true;
         }
+        state.again.remove(package);
+    }
+
+    /// Whatever is on its way is offered again; how many packages that are.
+    pub(crate) fn offer_again(&self) -> usize {
+        let state = &mut *self.state();
+        state.offers_again = true;
+        for (id, sent) in &mut state.sent {
+            sent.submitted = false;
+            state.again.insert(*id);
+        }
+        state.again.len()
+    }
+
+    /// Whether the gateway has signed for the last package that was offered again; once.
+    pub(crate) fn all_offered_again(&self) -> bool {
+        let mut state = self.state();
+        let all = state.offers_again && state.again.is_empty();
+        state.offers_again &= !all;
+        all
     }
 
     /// A package on its way.
@@ -202,6 +227,7 @@ impl Outgoing {
         state.sent.remove(package);
         state.offered.remove(package);
         state.not_before.remove(package);
+        state.again.remove(package);
         state.finished.insert(*package, job.clone());
     }
 

@@ -10,6 +10,7 @@ use passerelle_proto::{
 };
 use prost::Message;
 
+use crate::again;
 use crate::cancel::{self, Unkept};
 use crate::event::AgentEvent;
 use crate::job::Job;
@@ -103,6 +104,7 @@ fn store(
     crash_point!("statement.stored");
     if matches!(statement.what(), What::Accepted(_)) {
         node.outgoing.submitted(&manifest.id());
+        again::end(node)?;
     }
     if new {
         node.metrics.stated();

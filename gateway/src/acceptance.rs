@@ -11,13 +11,14 @@ use passerelle_proto::v1::{
 };
 use passerelle_proto::{
     Denial, Digest, Facts, Hop, INLINE_LEN_MAX, PackageId, PartyId, Permit, Place, StatementDraft,
-    Timestamp, UntrustedManifest, VerifiedManifest, busy_words, decide,
+    Timestamp, UntrustedManifest, VerifiedManifest, accepted_at, busy_words, decide,
 };
 use prost::Message;
 use tonic::async_trait;
 
 use crate::metrics::Counter;
 use crate::node::{Node, now};
+use crate::resend;
 use crate::sequencer::{Acceptance, SubmitError};
 use crate::spool::{Partial, SpoolError};
 
@@ -49,21 +50,25 @@ pub(crate) async fn offered(
     peer: &Peer,
     signed: Signed,
     inline: Bytes,
+    accepted: Option<Signed>,
 ) -> OfferAnswer {
     let anchored = node.anchor.soon().await;
     let package = PackageId(Digest::of(&signed.body));
     node.received(peer, inline.len() as u64);
     let looked = {
         let (node, peer) = (node.clone(), peer.clone());
-        let work = move || look(&node, &peer, signed, package);
+        let work = move || look(&node, &peer, signed, package, accepted);
         tokio::task::spawn_blocking(work).await
     };
-    let (manifest, permit) = match looked {
+    let (manifest, permit, first_accepted) = match looked {
         Ok(Ok(Looked::Known(receipt))) => {
             node.metrics.add(Counter::Duplicates, &[], 1);
-            return OfferAnswer::Answer(Answer::Statement(receipt));
+            return match resend::about(&node, peer, package).await {
+                Ok(()) => OfferAnswer::Answer(Answer::Statement(receipt)),
+                Err(why) => OfferAnswer::Decline(why),
+            };
         }
-        Ok(Ok(Looked::New(manifest, permit))) => (manifest, permit),
+        Ok(Ok(Looked::New(manifest, permit, first))) => (manifest, permit, first),
         Ok(Err(refusal)) if anchored => return refuse(&node, peer, package, refusal).await,
         // Nothing final is said before it can be recorded.
         Ok(Err(_)) => return refuse(&node, peer, package, UNANCHORED).await,
@@ -74,6 +79,7 @@ pub(crate) async fn offered(
         peer: peer.clone(),
         manifest,
         permit,
+        first_accepted,
     };
     if let Some(hop) = taking.full_hop() {
         tracing::warn!(%hop, "too much waits for this next hop: packages are put off");
@@ -103,10 +109,16 @@ pub(crate) async fn offered(
 
 enum Looked {
     Known(Signed),
-    New(VerifiedManifest, Permit),
+    New(VerifiedManifest, Permit, Option<Timestamp>),
 }
 
-fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<Looked, Refusal> {
+fn look(
+    node: &Node,
+    peer: &Peer,
+    signed: Signed,
+    package: PackageId,
+    accepted: Option<Signed>,
+) -> Result<Looked, Refusal> {
     if let Some((_, event)) = node.accepted(&package) {
         // The same bytes as the first time; only whoever was answered then may ask.
         let before = event.previous_hop.as_ref() == Some(&peer.hop.to_message());
@@ -133,7 +145,10 @@ fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<
     let manifest = untrusted
         .verify(&key.key)
         .map_err(|error| final_refusal(Reason::Signature, error))?;
-    let permit = judge(node, peer, &manifest)?;
+    // A log that was lost may have held our own receipt: the peer shows it.
+    let before = accepted
+        .and_then(|receipt| accepted_at(&directory, &node.party, &manifest, receipt, now()));
+    let permit = judge(node, peer, &manifest, before)?;
     if manifest.total_length() > node.limits.package_bytes_max {
         let why = "it is larger than this gateway's configuration allows";
         return Err(final_refusal(Reason::TooLarge, why));
@@ -147,10 +162,15 @@ fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<
         tracing::warn!("the disk is full: packages are put off");
         return Err(Refusal::Busy(BusyReason::Disk));
     }
-    Ok(Looked::New(manifest, permit))
+    Ok(Looked::New(manifest, permit, before))
 }
 
-fn judge(node: &Node, peer: &Peer, manifest: &VerifiedManifest) -> Result<Permit, Refusal> {
+fn judge(
+    node: &Node,
+    peer: &Peer,
+    manifest: &VerifiedManifest,
+    first_accepted: Option<Timestamp>,
+) -> Result<Permit, Refusal> {
     let directory = node.directory();
     let facts = Facts {
         directory: &directory,
@@ -159,7 +179,7 @@ fn judge(node: &Node, peer: &Peer, manifest: &VerifiedManifest) -> Result<Permit
             party: &node.party,
             peer: &peer.hop,
         },
-        first_accepted: None,
+        first_accepted,
     };
     decide(&facts, now()).map_err(|denial| {
         Refusal::Final(
@@ -223,6 +243,8 @@ struct Taking {
     peer: Peer,
     manifest: VerifiedManifest,
     permit: Permit,
+    /// When we accepted it before, in a log that was lost.
+    first_accepted: Option<Timestamp>,
 }
 
 impl Taking {
@@ -300,6 +322,7 @@ impl Taking {
             peer: self.peer.clone(),
             manifest: self.manifest.clone(),
             permit: self.permit.clone(),
+            first_accepted: self.first_accepted,
             location,
         };
         let committed = self.node.sequencer.accept(Box::new(accepting)).await;
@@ -364,6 +387,7 @@ struct Accepting {
     peer: Peer,
     manifest: VerifiedManifest,
     permit: Permit,
+    first_accepted: Option<Timestamp>,
     location: PackLocation,
 }
 
@@ -377,7 +401,8 @@ impl Accepting {
 
 impl Acceptance for Accepting {
     fn draft(&mut self, index: u64, at: Timestamp) -> Result<StatementDraft, String> {
-        self.permit = judge(&self.node, &self.peer, &self.manifest)
+        let before = self.first_accepted;
+        self.permit = judge(&self.node, &self.peer, &self.manifest, before)
             .map_err(|_| "it is not permitted any more".to_owned())?;
         Ok(StatementDraft {
             issuer: self.node.party.clone(),

@@ -144,6 +144,7 @@ pub(crate) fn counts(peer: &Hop, party: &PartyId) -> bool {
 /// # Errors
 /// [`Fatal`] when it cannot be read.
 pub(crate) fn is_lonely(log: &Log) -> Result<bool, Fatal> {
+    let party = log.signer().party();
     if log.size() > LONELY_MAX {
         return Ok(false);
     }
@@ -154,6 +155,8 @@ pub(crate) fn is_lonely(log: &Log) -> Result<bool, Fatal> {
             .and_then(|entry| entry.event);
         match event {
             Some(Event::Started(_) | Event::Stopped(_) | Event::Counted(_)) => true,
+            // The first entry of a log that has taken the place of a lost one.
+            Some(Event::Epoch(epoch)) => epoch.party == party.as_str(),
             // That we have cosigned a partner's log shows nobody anything of ours.
             Some(Event::Cosigned(cosigned)) => !cosigned.ours,
             _ => false,

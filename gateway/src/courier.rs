@@ -185,8 +185,11 @@ impl Handing {
             node: node.clone(),
             peer: peer.clone(),
             lease,
+            receipt: match peer.hop.role {
+                Role::Agent => event.receipt,
+                Role::Gateway | Role::Operator => node.receipt_of(&manifest.id(), &peer.hop),
+            },
             manifest,
-            receipt: event.receipt,
             reader,
             inline,
             progress: false,
@@ -347,8 +350,7 @@ impl Outbound for Handing {
     }
 
     fn accepted(&self) -> Option<Signed> {
-        let to_agent = self.peer.hop.role == Role::Agent;
-        self.receipt.clone().filter(|_| to_agent)
+        self.receipt.clone()
     }
 
     async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {

@@ -78,10 +78,10 @@ impl GatewayExchange {
         };
         let by = format!("the checkpoint that {} keeps", peer.hop);
         match ledger.log.compare(&checkpoint, &by) {
-            Ok(()) => Ok(checkpoint.size),
+            Ok(size) => Ok(size),
             Err(fatal) => {
                 drop(ledger);
-                self.node.fail_forked(&fatal);
+                self.node.fail_forked(&fatal, kept);
                 Err(LaneError("our log is not the one that you know".into()))
             }
         }
@@ -156,9 +156,9 @@ impl Exchange for GatewayExchange {
         peer: &Peer,
         manifest: Signed,
         inline: Bytes,
-        _: Option<Signed>,
+        accepted: Option<Signed>,
     ) -> OfferAnswer {
-        acceptance::offered(self.node.clone(), peer, manifest, inline).await
+        acceptance::offered(self.node.clone(), peer, manifest, inline, accepted).await
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {

@@ -37,6 +37,7 @@ use crate::metrics::{self, Counter, Metrics};
 use crate::node::{Failure, Node, now};
 use crate::peers::Peers;
 use crate::queue::{ItemKey, PAGE_MAX, Queue, SledQueue};
+use crate::reconcile::is_unfinished;
 use crate::refusals::{RefusalBudget, WINDOW};
 use crate::renewal;
 use crate::room;
@@ -292,7 +293,7 @@ impl Gateway {
     }
 }
 
-fn lock_directory(disk: &dyn Disk, dir: &Path) -> Result<File, StartError> {
+pub(crate) fn lock_directory(disk: &dyn Disk, dir: &Path) -> Result<File, StartError> {
     disk.create_directories(dir)?;
     let permissions = fs::Permissions::from_mode(0o700);
     fs::set_permissions(dir, permissions).map_err(path_error(dir))?;
@@ -324,6 +325,14 @@ type Opened = (Arc<Node>, JoinHandle<()>);
 
 fn open(disk: &Arc<dyn Disk>, config: &Config, materials: Materials) -> Result<Opened, StartError> {
     let dir = &config.data_dir;
+    if is_unfinished(disk.as_ref(), dir) {
+        return Err(StartError::Path {
+            path: dir.clone(),
+            why: "a new log was begun here and is not in its place yet: repeat `passerelle audit \
+                  reconcile`"
+                .into(),
+        });
+    }
     let log = Log::open(disk, &dir.join("log"), materials.log_keys)?;
     crash_point!("start.log");
     let queue = open_queue(disk, &dir.join("queue"))?;

@@ -30,8 +30,10 @@ mod own_statement;
 mod peers;
 mod queue;
 mod receipts;
+mod reconcile;
 mod refusals;
 mod renewal;
+mod resend;
 mod room;
 mod sequencer;
 mod spool;
@@ -54,6 +56,7 @@ pub use queue::{
     Applied, Change, Class, Counts, FoldError, Item, ItemKey, ItemState, ItemView, Items, Lease,
     LeaseToken, MemQueue, PAGE_MAX, Queue, QueueError, Settle, SledQueue, StoreError, fold,
 };
+pub use reconcile::{ReconcileError, Reconciled, reconcile};
 pub use refusals::{Counted, ENTRIES_PER_MINUTE_MAX, RefusalBudget, WINDOW};
 pub use room::START_BYTES_MIN;
 pub use sequencer::{Acceptance, Committed, OpenError, Sequencer, Signer, SubmitError};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use passerelle_disk::Disk;
 use passerelle_link::{Identity, TrustSource, TrustStore};
 use passerelle_proto::{
-    Directory, Hop, KeyId, KeyRole, LogSigner, PartyId, SigningKey, SigningKeys, log_origin,
+    Directory, Hop, KeyId, KeyRole, LogSigner, PartyId, SigningKey, SigningKeys, log_epoch,
     read_secret_file,
 };
 
@@ -51,10 +51,13 @@ pub(crate) fn log_keys(
     party: &PartyId,
 ) -> Option<LogKeys> {
     let current = directory.log(party)?;
-    let signer = signers.iter().find(|key| key.verifier() == current)?;
+    // The sheet says which log they sign; the keys themselves do not.
+    let signer = signers.iter().find(|key| key.id() == current.id())?;
+    let signer = signer.for_origin(current.name());
     let mut known = directory.log_keys(party).to_vec();
-    known.extend(signers.iter().map(|key| key.verifier().clone()));
-    Some(LogKeys::new(signer.clone(), &known))
+    let held = signers.iter().map(|key| key.verifier());
+    known.extend(held.flat_map(|key| [key.clone(), key.for_origin(current.name())]));
+    Some(LogKeys::new(Arc::new(signer), &known))
 }
 
 /// Keys, certificate and trust of one gateway; they belong together.
@@ -147,7 +150,7 @@ fn check(
     if ours.is_none()
         || directory
             .log(party)
-            .is_none_or(|log| log.name() != log_origin(party))
+            .is_none_or(|log| log_epoch(party, log.name()).is_none())
     {
         let what = format!("this is not the log key in the sheet of {party}");
         let remedy = "name the key of this gateway's log, or sign a sheet that lists it";

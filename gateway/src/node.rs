@@ -26,6 +26,7 @@ use crate::log::Fatal;
 use crate::metrics::{Counter, Metrics};
 use crate::peers::Peers;
 use crate::queue::Queue;
+use crate::reconcile::FORKED;
 use crate::refusals::RefusalBudget;
 use crate::sequencer::Sequencer;
 use crate::spool::Spool;
@@ -98,9 +99,12 @@ impl Node {
     }
 
     /// Stops the gateway: its log is not the one that others know. Nothing is appended any more,
-    /// not even that it stops.
-    pub(crate) fn fail_forked(&self, fatal: &Fatal) {
+    /// not even that it stops. `kept` is the checkpoint that shows it; a new log begins with it.
+    pub(crate) fn fail_forked(&self, fatal: &Fatal, kept: &[u8]) {
         self.anchor.forked();
+        if let Err(error) = self.disk.replace(&self.data_dir.join(FORKED), kept) {
+            tracing::error!(%error, "the checkpoint that contradicts the log was not kept");
+        }
         self.end(format!("log: {fatal}"), EXIT_CONFIG);
     }
 
@@ -258,6 +262,20 @@ impl Node {
         };
         let manifest = UntrustedManifest::parse(event.manifest.clone()?).ok()?;
         Some((manifest.verified_before(), event))
+    }
+
+    /// The receipt that a next hop gave for a package; `None`: it gave none. Blocks.
+    pub(crate) fn receipt_of(&self, package: &PackageId, hop: &Hop) -> Option<Signed> {
+        let entries = self.sequencer.entries_about(package).ok()?;
+        let hop = hop.to_message();
+        entries
+            .into_iter()
+            .find_map(|committed| match committed.entry.event {
+                Some(Event::Forwarded(event)) if event.next_hop.as_ref() == Some(&hop) => {
+                    event.receipt
+                }
+                _ => None,
+            })
     }
 
     /// Where a statement for `destination` goes next.

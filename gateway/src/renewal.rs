@@ -81,8 +81,15 @@ async fn use_log_keys(node: &Arc<Node>) {
         let directory = node.directory();
         let signers = node.log_signers.read();
         let signers = signers.unwrap_or_else(PoisonError::into_inner).clone();
+        let mut ledger = node.sequencer.ledger();
         match log_keys(&signers, &directory, &node.party) {
-            Some(keys) => node.sequencer.ledger().log.rekey(keys),
+            Some(keys) if keys.origin() == ledger.log.origin() => ledger.log.rekey(keys),
+            Some(keys) => tracing::error!(
+                wanted = keys.origin(),
+                "the newest sheet of {} names another log: partners do not believe this one any \
+                 more; stop the gateway and run `passerelle audit reconcile`",
+                node.party
+            ),
             None => tracing::error!(
                 "the newest sheet of {} names log keys that are not configured here: partners \
                  do not believe the log's next checkpoints; name them in [keys] log",

@@ -1,5 +1,7 @@
 //! Partners' logs: cosigning theirs, and having ours cosigned.
 
+mod epoch;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +60,9 @@ impl Witness for WitnessService {
         }
         let (node, party) = (self.0.clone(), peer.hop.party);
         let body = request.into_inner().body;
+        epoch::follow(&node, &party, &body)
+            .await
+            .map_err(Status::unavailable)?;
         let (answer, seen) = {
             let (node, party) = (node.clone(), party.clone());
             let work = move || cosign(&node, &party, &body);
@@ -95,11 +100,7 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
     let answer = witness(body, &log, known.as_ref(), ledger.log.signer(), now());
     let mut seen = None;
     if answer.seen.is_some() {
-        let start = body
-            .windows(2)
-            .position(|pair| pair == b"\n\n")
-            .map_or(0, |at| at + 2);
-        let note = with_cosignatures(&body[start..], &answer.body);
+        let note = with_cosignatures(note_of(body), &answer.body);
         let kept = node.replace(&path, &note);
         kept.map_err(|error| Status::unavailable(error.to_string()))?;
         crash_point!("witness.kept");
@@ -110,6 +111,12 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
         body: answer.body,
     };
     Ok((answer, seen))
+}
+
+/// The checkpoint in a request: it stands behind the first empty line.
+fn note_of(body: &[u8]) -> &[u8] {
+    let start = body.windows(2).position(|pair| pair == b"\n\n");
+    &body[start.map_or(0, |at| at + 2)..]
 }
 
 /// Has our log cosigned by a partner for as long as a connection to it lives.

@@ -52,7 +52,7 @@ pub use composite::{
     COMPOSITE_ALGORITHM, PUBLIC_KEY_LEN, SIGNATURE_LEN, SignatureError, SigningKey, VerifyingKey,
 };
 pub use id::{KeyId, KeyIdError};
-pub use log::{LOG_ALGORITHM, LogSigner, LogVerifier, log_origin};
+pub use log::{LOG_ALGORITHM, LogSigner, LogVerifier, log_epoch, log_origin, next_log_origin};
 pub(crate) use log::{TYPE_ED25519, TYPE_ED25519_COSIGNATURE, TYPE_MLDSA44};
 pub use recipient::{RECIPIENT_ALGORITHM, RecipientKey, RecipientSecret, WrapError};
 pub use secret_file::{SecretFileError, read_secret_file, write_secret_file};

@@ -6,6 +6,7 @@
 //! This crate is sans-I/O: bytes, `Read`/`Write` and `now` come in as arguments. It opens no
 //! socket, starts no runtime and reads no clock.
 
+mod accepted_at;
 pub mod audit;
 mod backup;
 mod batch_tree;
@@ -43,6 +44,7 @@ pub mod tile;
 mod time;
 mod witness;
 
+pub use accepted_at::accepted_at;
 pub use backup::{
     BACKUP_FILES_MAX, BACKUP_LEN_MAX, BackupError, BackupFile, PASSPHRASE_LEN_MIN, open_backup,
     seal_backup,
@@ -67,8 +69,8 @@ pub use id::{DIGEST_LEN, Digest, DigestError, Hasher, PackageId, SHORT_ID_DIGITS
 pub use key::{
     COMPOSITE_ALGORITHM, KeyId, KeyIdError, KeyTextError, LOG_ALGORITHM, LogSigner, LogVerifier,
     PUBLIC_KEY_LEN, RECIPIENT_ALGORITHM, RecipientKey, RecipientSecret, SIGNATURE_LEN,
-    SecretFileError, SignatureError, SigningKey, VerifyingKey, WrapError, log_origin,
-    read_secret_file, write_secret_file,
+    SecretFileError, SignatureError, SigningKey, VerifyingKey, WrapError, log_epoch, log_origin,
+    next_log_origin, read_secret_file, write_secret_file,
 };
 pub use keyring::{KEYS_HELD_MAX, RecipientKeys, SigningKeys};
 pub use log_entry::{package_of, signed_objects};

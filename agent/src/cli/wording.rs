@@ -223,6 +223,12 @@ fn told(event: &Event) -> Told {
         Event::Forwarded(e) => forwarded(e),
         Event::HandedOver(e) => handed_over(e),
         Event::Statement(e) => statement(e),
+        Event::Epoch(e) => ("epoch", Vec::new(), epoch(e)),
+        Event::Resent(e) => {
+            let statements = count(e.statements.len() as u64, "statement", "statements");
+            let says = format!("{statements} go to {} once more", hop(&e.next_hop));
+            ("resent", e.package.clone(), says)
+        }
         Event::Refused(e) => {
             let mut says = format!("{} was refused: {}", hop(&e.peer), reason_words(e.reason()));
             if !e.article.is_empty() {
@@ -348,11 +354,26 @@ fn statement(event: &v1::StatementEvent) -> Told {
     ("statement", package, says)
 }
 
+fn epoch(event: &v1::EpochEvent) -> String {
+    let lost = match checkpoint_size(&event.last) {
+        Some(size) => format!("known up to {}", count(size, "entry", "entries")),
+        None => "of which no checkpoint is known".to_owned(),
+    };
+    format!("a new log of {} begins after one {lost}", event.party)
+}
+
+/// The second line of a C2SP checkpoint is the size of the tree.
+fn checkpoint_size(note: &[u8]) -> Option<u64> {
+    let text = String::from_utf8_lossy(note);
+    text.lines().nth(1)?.parse().ok()
+}
+
 fn cosigned(event: &v1::CosignedEvent) -> String {
-    // The second line of a C2SP checkpoint is the size of the tree.
-    let note = String::from_utf8_lossy(&event.checkpoint);
-    let size = note.lines().nth(1).and_then(|line| line.parse().ok());
-    let entries = count(size.unwrap_or(0), "entry", "entries");
+    let entries = count(
+        checkpoint_size(&event.checkpoint).unwrap_or(0),
+        "entry",
+        "entries",
+    );
     match event.ours {
         true => format!("{} has cosigned our log up to {entries}", event.party),
         false => format!(

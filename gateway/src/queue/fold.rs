@@ -7,7 +7,7 @@ use passerelle_proto::v1::{self, entry::Event, statement::What};
 use passerelle_proto::{Hop, PackageId, PartyId, Timestamp, terminal_recipients};
 use prost::Message;
 
-use super::item::{Class, Item, ItemKey, class_of, package_of, parse_parties};
+use super::item::{Item, ItemKey, class_of, package_of, parse_parties};
 use super::store::StoreError;
 
 /// What the fold may ask about the items before the entry.
@@ -88,6 +88,7 @@ pub fn fold(items: &impl Items, index: u64, entry: &v1::Entry) -> Result<Vec<Cha
             let hop = hop(event.next_hop.as_ref()).ok_or(refuse("handed-over next hop"))?;
             Ok(handed_over(items, &hop, &event.log_index)?)
         }
+        Some(Event::Resent(event)) => resent(items, index, event),
         Some(
             Event::Refused(_)
             | Event::Started(_)
@@ -95,6 +96,7 @@ pub fn fold(items: &impl Items, index: u64, entry: &v1::Entry) -> Result<Vec<Cha
             | Event::Configured(_)
             | Event::Cosigned(_)
             | Event::Counted(_)
+            | Event::Epoch(_)
             | Event::Operator(_),
         ) => Ok(Vec::new()),
         None => Err(refuse("event")),
@@ -153,25 +155,15 @@ fn statement(
     let mut changes = settle(items, index, &package, &ended)?;
     let key = ItemKey { index, route: 0 };
     if event.next_hop.is_some() && !items.holds(&package, key) {
-        let item = Item {
-            class: Class::Statement,
+        let destination = body.destination.parse();
+        let item = Item::statement(
             package,
-            next_hop: hop(event.next_hop.as_ref()).ok_or(refuse("next hop"))?,
-            previous_hop: from,
-            flow: None,
-            sender: body.issuer.parse().map_err(|_| refuse("issuer"))?,
-            recipients: vec![
-                body.destination
-                    .parse()
-                    .map_err(|_| refuse("destination"))?,
-            ],
-            deadline: None,
-            test: false,
-            pack: None,
-            forwarded: false,
-            held: false,
-            changed: index,
-        };
+            hop(event.next_hop.as_ref()).ok_or(refuse("next hop"))?,
+            from,
+            body.issuer.parse().map_err(|_| refuse("issuer"))?,
+            destination.map_err(|_| refuse("destination"))?,
+            index,
+        );
         changes.push(Change::Put(key, item));
     }
     Ok(changes)
@@ -247,6 +239,38 @@ fn handed_over(items: &impl Items, hop: &Hop, indices: &[u64]) -> Result<Vec<Cha
         if item.is_some_and(|item| !item.is_package() && item.next_hop == *hop) {
             changes.push(Change::Remove(key));
         }
+    }
+    Ok(changes)
+}
+
+/// Statements wait for their next hop once more, under the index of the entry that holds them.
+fn resent(
+    items: &impl Items,
+    index: u64,
+    event: &v1::ResentEvent,
+) -> Result<Vec<Change>, FoldError> {
+    let refuse = |what| FoldError::Entry { index, what };
+    let package = package_id(&event.package).ok_or(refuse("resent package"))?;
+    let next_hop = hop(event.next_hop.as_ref()).ok_or(refuse("resent next hop"))?;
+    let mut changes = Vec::new();
+    for said in &event.statements {
+        let key = ItemKey {
+            index: said.log_index,
+            route: 0,
+        };
+        if items.holds(&package, key) {
+            continue;
+        }
+        let party = |name: &str| name.parse().map_err(|_| refuse("resent statement"));
+        let item = Item::statement(
+            package,
+            next_hop.clone(),
+            hop(said.from.as_ref()),
+            party(&said.issuer)?,
+            party(&said.destination)?,
+            index,
+        );
+        changes.push(Change::Put(key, item));
     }
     Ok(changes)
 }

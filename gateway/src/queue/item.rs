@@ -105,6 +105,32 @@ impl Item {
         }
     }
 
+    /// A statement that waits for `next_hop`, since the entry at `changed`.
+    pub(crate) fn statement(
+        package: PackageId,
+        next_hop: Hop,
+        previous_hop: Option<Hop>,
+        issuer: PartyId,
+        destination: PartyId,
+        changed: u64,
+    ) -> Self {
+        Self {
+            class: Class::Statement,
+            package,
+            next_hop,
+            previous_hop,
+            flow: None,
+            sender: issuer,
+            recipients: vec![destination],
+            deadline: None,
+            test: false,
+            pack: None,
+            forwarded: false,
+            held: false,
+            changed,
+        }
+    }
+
     /// Whether it is a package, not a statement.
     #[must_use]
     pub fn is_package(&self) -> bool {

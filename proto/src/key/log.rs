@@ -40,9 +40,28 @@ pub struct LogSigner {
     public: LogVerifier,
 }
 
-/// Origin line of the log of a party's gateway.
+/// Origin line of the first log of a party's gateway.
 pub fn log_origin(party: &PartyId) -> String {
     format!("{party}.passerelle/log")
+}
+
+/// Number of the log whose origin line this is, from 1: a gateway whose log is lost begins the
+/// next one, and never goes on with a lost one. `None`: no log of `party`.
+pub fn log_epoch(party: &PartyId, origin: &str) -> Option<u32> {
+    let rest = origin.strip_prefix(&log_origin(party))?;
+    if rest.is_empty() {
+        return Some(1);
+    }
+    let digits = rest.strip_prefix('/')?;
+    let epoch: u32 = digits.parse().ok()?;
+    (epoch > 1 && epoch.to_string() == digits).then_some(epoch)
+}
+
+/// Origin line of the log that comes after the one of this origin line; `None`: the given one is
+/// of no log of `party`.
+pub fn next_log_origin(party: &PartyId, origin: &str) -> Option<String> {
+    let next = log_epoch(party, origin)?.checked_add(1)?;
+    Some(format!("{}/{next}", log_origin(party)))
 }
 
 impl LogSigner {
@@ -104,6 +123,14 @@ impl LogSigner {
     /// The public half.
     pub fn verifier(&self) -> &LogVerifier {
         &self.public
+    }
+
+    /// The same keys, for the log of this origin line: the sheet says which log they sign.
+    #[must_use]
+    pub fn for_origin(&self, origin: &str) -> Self {
+        let mut named = Self::from_seed(&self.party, &self.seed);
+        named.public = named.public.for_origin(origin);
+        named
     }
 
     /// Party whose log this is.
@@ -193,7 +220,16 @@ impl LogVerifier {
         ]
     }
 
-    /// Id of the pair.
+    /// The same keys, for the log of this origin line.
+    #[must_use]
+    pub fn for_origin(&self, origin: &str) -> Self {
+        Self {
+            name: origin.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// Id of the pair; the name does not count.
     pub fn id(&self) -> KeyId {
         let Self {
             classical,
