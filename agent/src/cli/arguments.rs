@@ -305,8 +305,8 @@ after you have made sure that the log is the newest one. It is logged, as the fi
     /// Begin a new log for a stopped gateway whose log is lost, or is not the one that others know.
     #[command(after_help = "\
 Example:
-  passerelle sheet next caf21.sheet --new-log --out caf21-8.sheet
-  passerelle sheet sign caf21-8.sheet --key root.secret --out sheets/caf21-8.sheet
+  passerelle sheet next caf21.note --new-log --out caf21-8.toml
+  passerelle sheet sign caf21-8.toml --key root.secret --out sheets/caf21-8.note
   passerelle audit reconcile --config gateway.toml
 
 A gateway that finds that a partner knows another history of its log stops. Restore the newest copy

@@ -302,3 +302,54 @@ fn parse_vkey(vkey: &str) -> Result<(String, u8, Vec<u8>), KeyTextError> {
 
 #[cfg(test)]
 mod vectors;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origin_lines_count_the_logs_of_a_party() {
+        let caf = PartyId::parse("caf21").unwrap();
+        let first = log_origin(&caf);
+        let second = next_log_origin(&caf, &first).unwrap();
+        assert_eq!(second, "caf21.passerelle/log/2");
+        assert_eq!(log_epoch(&caf, &first), Some(1));
+        assert_eq!(log_epoch(&caf, &second), Some(2));
+        let last = format!("{first}/{}", u32::MAX);
+        assert_eq!(next_log_origin(&caf, &last), None);
+        for other in [
+            "",
+            "/",
+            "/1",
+            "/0",
+            "/02",
+            "/+2",
+            "/2/",
+            "/-2",
+            "x",
+            "/4294967296",
+        ] {
+            assert_eq!(
+                log_epoch(&caf, &format!("{first}{other}")),
+                match other {
+                    "" => Some(1),
+                    _ => None,
+                }
+            );
+        }
+        let dijon = PartyId::parse("grand-dijon").unwrap();
+        assert_eq!(log_epoch(&dijon, &first), None);
+    }
+
+    #[test]
+    fn keys_keep_their_id_and_change_their_name_from_log_to_log() {
+        let caf = PartyId::parse("caf21").unwrap();
+        let signer = LogSigner::from_seed(&caf, &[1; 64]);
+        let next = next_log_origin(&caf, signer.verifier().name()).unwrap();
+        let named = signer.for_origin(&next);
+        assert_eq!(named.id(), signer.id());
+        assert_eq!(named.verifier().name(), next);
+        assert_ne!(named.verifier(), signer.verifier());
+        assert_ne!(named.verifier().to_vkeys(), signer.verifier().to_vkeys());
+    }
+}

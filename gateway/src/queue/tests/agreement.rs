@@ -19,7 +19,9 @@ fn any_entry() -> impl Strategy<Value = v1::Entry> {
             .prop_map(|(n, at)| entry(Event::Released(hold(n, at)))),
         1 => (number(), prop::option::of(at()))
             .prop_map(|(n, at)| entry(Event::Retried(hold(n, at)))),
-        1 => prop::collection::vec(0..30_u64, 1..4)
+        // An index belongs to one package, as in a log.
+        1 => number().prop_map(|n| resent(n, &Hop::agent(party("caf21")), 1000 + u64::from(n))),
+        1 => prop::collection::vec(prop_oneof![0..30_u64, 1000..1006_u64], 1..4)
             .prop_map(|indices| handed_over(&Hop::agent(party("caf21")), indices)),
     ]
 }
