@@ -3,18 +3,19 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use passerelle_disk::{DiskFile, FileCursor};
+use passerelle_host::monotonic;
 use passerelle_link::{
     Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, Trust, WriteError,
 };
 use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
 use passerelle_proto::{
-    CLOCK_TOLERANCE, Checkpoint, Denial, Digest, Directory, Facts, INLINE_LEN_MAX, KeyRole,
-    PackageId, PartyId, Place, Role, StatementId, Timestamp, UntrustedManifest, UntrustedStatement,
+    CLOCK_TOLERANCE, Checkpoint, Denial, Digest, Facts, INLINE_LEN_MAX, KeyRole, PackageId,
+    PartyId, Place, Role, StatementId, Timestamp, UntrustedManifest, UntrustedStatement,
     VerifiedManifest, busy_words, decide,
 };
 use tokio::sync::{RwLock, mpsc};
@@ -23,7 +24,7 @@ use tonic::async_trait;
 use crate::cancel;
 use crate::event::AgentEvent;
 use crate::incoming::{Arriving, is_complete};
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::outgoing::Sent;
 use crate::receipts::{self, Taken};
 use crate::renewal;
@@ -119,7 +120,7 @@ impl Exchange for AgentExchange {
                 .collect(),
             checkpoint: Vec::new(),
             cosigned: self.copy(lane),
-            now_ms: now().as_ms(),
+            now_ms: self.node.now().as_ms(),
             software: software(),
         }
     }
@@ -142,7 +143,7 @@ impl Exchange for AgentExchange {
     async fn note(&self, peer: &Peer, note: Vec<u8>) {
         let (node, peer) = (self.node.clone(), peer.clone());
         // It may revoke a key of the peer, which ends the stream that it came on.
-        let taken = tokio::task::spawn_blocking(move || {
+        let taken = passerelle_host::blocking(move || {
             renewal::note_adopted(&peer.to_string(), node.trust.adopt(&note));
         });
         let _ = taken.await;
@@ -160,14 +161,14 @@ impl Exchange for AgentExchange {
         let arrived = self.arrived.clone();
         let offer = (manifest, accepted);
         let work = move || offered(&node, &peer, offer, &inline, arrived);
-        let done = tokio::task::spawn_blocking(work).await;
+        let done = passerelle_host::blocking(work).await;
         done.unwrap_or_else(|_| OfferAnswer::Decline("the agent is stopping".into()))
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
         let _storing = self.storing.read().await;
         let (node, from) = (self.node.clone(), peer.clone());
-        let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &from, signed)).await;
+        let taken = passerelle_host::blocking(move || receipts::take(&node, &from, signed)).await;
         match taken {
             Ok(Ok(Taken::Stored)) => true,
             Ok(Ok(Taken::Refused(why))) => {
@@ -208,13 +209,14 @@ impl Exchange for AgentExchange {
             let sleep = async {
                 match again {
                     Some(at) => {
-                        let at = at.max(Instant::now() + Duration::from_millis(20));
+                        let at = at.max(monotonic() + Duration::from_millis(20));
                         tokio::time::sleep_until(at.into()).await;
                     }
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
+                biased;
                 () = &mut news => {}
                 () = sleep => {}
             }
@@ -223,7 +225,7 @@ impl Exchange for AgentExchange {
 
     async fn acked(&self, _: &Peer, ids: Vec<StatementId>) {
         let node = self.node.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let done = passerelle_host::blocking(move || {
             for (package, id) in node.outgoing.settle_statements(&ids, true) {
                 match node.acked(package, id) {
                     Ok(()) => node.tell(AgentEvent::Acked { package }),
@@ -332,15 +334,14 @@ fn judge(
     let manifest = untrusted
         .verify(&key.key)
         .map_err(|error| plain(Reason::Signature, &error))?;
-    let accepted_at =
-        accepted.and_then(|receipt| accepted_at(&directory, peer, &manifest, receipt));
+    let accepted_at = accepted.and_then(|receipt| accepted_at(node, peer, &manifest, receipt));
     let facts = Facts {
         directory: &directory,
         manifest: &manifest,
         place: Place::Recipient { party: &node.party },
         first_accepted: accepted_at,
     };
-    decide(&facts, now()).map_err(|denial| {
+    decide(&facts, node.now()).map_err(|denial| {
         (
             denial.reason(),
             denial.article().to_owned(),
@@ -356,12 +357,13 @@ fn judge(
 
 /// When our institution's gateway accepted a package, by its receipt; `None`: it does not say.
 fn accepted_at(
-    directory: &Directory,
+    node: &Node,
     gateway: &Peer,
     manifest: &VerifiedManifest,
     receipt: Signed,
 ) -> Option<Timestamp> {
     let untrusted = UntrustedStatement::parse(receipt).ok()?;
+    let directory = node.directory();
     let key = directory.signing_key(&gateway.hop.party, &untrusted.signer())?;
     let receipt = untrusted.verify(&key.key).ok()?;
     let at = receipt.at();
@@ -369,7 +371,7 @@ fn accepted_at(
         && key.revoked.is_none_or(|revoked| revoked > at)
         && receipt.issuer() == &gateway.hop.party
         && receipt.package() == manifest.id()
-        && at <= now().saturating_add(CLOCK_TOLERANCE);
+        && at <= node.now().saturating_add(CLOCK_TOLERANCE);
     (believed && matches!(receipt.what(), What::Accepted(_))).then_some(at)
 }
 
@@ -413,7 +415,7 @@ impl Transfer {
     ) -> Result<(), WriteError> {
         let gone = || WriteError(io::Error::other("the transfer has ended"));
         let mut arriving = self.arriving.take().ok_or_else(gone)?;
-        let done = tokio::task::spawn_blocking(move || {
+        let done = passerelle_host::blocking(move || {
             let done = work(&mut arriving);
             (arriving, done)
         });
@@ -449,7 +451,7 @@ impl Incoming for Transfer {
 
     async fn complete(mut self: Box<Self>) -> Option<Answer> {
         let arriving = self.arriving.take()?;
-        let finished = tokio::task::spawn_blocking(move || arriving.finish()).await;
+        let finished = passerelle_host::blocking(move || arriving.finish()).await;
         match finished {
             Ok(Ok(())) => {
                 let _ = self.arrived.send(self.manifest.id());
@@ -465,7 +467,7 @@ impl Incoming for Transfer {
 
     async fn broken(mut self: Box<Self>, fault: Fault) -> Option<Answer> {
         let arriving = self.arriving.take()?;
-        let _ = tokio::task::spawn_blocking(move || arriving.discard()).await;
+        let _ = passerelle_host::blocking(move || arriving.discard()).await;
         let package = self.manifest.id();
         let (node, sender) = (self.node.clone(), self.manifest.sender().clone());
         let (reason, why) = (fault.reason(), fault.to_string());
@@ -473,7 +475,7 @@ impl Incoming for Transfer {
             OfferAnswer::Answer(answer) => Some(answer),
             _ => None,
         };
-        tokio::task::spawn_blocking(signing).await.ok()?
+        passerelle_host::blocking(signing).await.ok()?
     }
 }
 
@@ -513,7 +515,7 @@ impl Handing {
 
     fn put_back(&mut self, after: Option<Duration>) {
         self.settled = true;
-        let not_before = after.map(|after| Instant::now() + after);
+        let not_before = after.map(|after| monotonic() + after);
         self.node
             .outgoing
             .put_back(&self.sent.manifest.id(), not_before);
@@ -547,7 +549,7 @@ impl Outbound for Handing {
             file.read_exact_at(&mut bytes, start)?;
             Ok(bytes.into())
         };
-        tokio::task::spawn_blocking(work)
+        passerelle_host::blocking(work)
             .await
             .map_err(io::Error::other)?
     }
@@ -567,7 +569,7 @@ impl Outbound for Handing {
             return self.put_back(Some(after));
         }
         let (node, peer) = (self.node.clone(), self.peer.clone());
-        let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &peer, signed)).await;
+        let taken = passerelle_host::blocking(move || receipts::take(&node, &peer, signed)).await;
         match taken {
             Ok(Ok(Taken::Stored)) => self.put_back(None),
             Ok(Ok(Taken::Refused(why))) => {

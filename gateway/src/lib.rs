@@ -34,6 +34,8 @@ mod refusals;
 mod renewal;
 mod room;
 mod sequencer;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod spool;
 mod witness;
 

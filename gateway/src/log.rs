@@ -38,7 +38,7 @@ pub const SEGMENT_LEN: u64 = 64 * 1024 * 1024;
 /// a test does not write 64 MiB to see one end.
 pub const SEGMENT_LEN_ASKED: &str = "PASSERELLE_SEGMENT_LEN";
 
-fn segment_len() -> u64 {
+pub(crate) fn segment_len() -> u64 {
     if !cfg!(debug_assertions) {
         return SEGMENT_LEN;
     }
