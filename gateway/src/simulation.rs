@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use passerelle_disk::Disk;
 use passerelle_host::{Clock, Worker};
 use passerelle_link::{Dial, Exchange, Peer};
@@ -36,6 +38,13 @@ pub struct SimulatedGateway {
     streams: TaskTracker,
     committer: Option<Worker>,
 }
+
+/// Answers a partner that asks for a cosignature.
+pub type Cosign = Arc<
+    dyn Fn(Peer, AddCheckpointRequest) -> BoxFuture<'static, Result<AddCheckpointResponse, Status>>
+        + Send
+        + Sync,
+>;
 
 /// What a simulated gateway runs on.
 #[derive(Clone, Debug)]
@@ -98,17 +107,13 @@ impl SimulatedGateway {
         (self.streams.clone(), self.node.stop.clone())
     }
 
-    /// Answers a partner that asks for a cosignature.
-    ///
-    /// # Errors
-    /// As the service.
-    pub fn cosign(
-        &self,
-        peer: Peer,
-        request: AddCheckpointRequest,
-    ) -> impl Future<Output = Result<AddCheckpointResponse, Status>> + Send + use<> {
-        let service = WitnessService(self.node.clone());
-        async move { service.answer(peer, request).await }
+    /// Answers partners that ask for a cosignature, as the service does.
+    pub fn cosign(&self) -> Cosign {
+        let node = self.node.clone();
+        Arc::new(move |peer, request| {
+            let service = WitnessService(node.clone());
+            async move { service.answer(peer, request).await }.boxed()
+        })
     }
 
     /// Why it must not go on, once that is so.
