@@ -23,7 +23,7 @@ use tonic::async_trait;
 
 use crate::cancel;
 use crate::event::AgentEvent;
-use crate::incoming::{Arriving, is_complete};
+use crate::incoming::{Arriving, forget_unfinished, is_complete};
 use crate::node::Node;
 use crate::outgoing::Sent;
 use crate::receipts::{self, Taken};
@@ -383,6 +383,10 @@ fn refuse(
     article: String,
     why: String,
 ) -> OfferAnswer {
+    if let Err(error) = forget_unfinished(node, &package) {
+        tracing::error!(%error, "an offer cannot be refused now");
+        return OfferAnswer::Decline("it cannot be judged now".into());
+    }
     tracing::warn!(%sender, package = package.short(), why, "an offer was refused");
     node.metrics.refused();
     let what = What::Refused(v1::Refused {

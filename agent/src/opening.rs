@@ -85,10 +85,9 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     for path in node.store.disk().entries(&node.store.incoming())? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(id) = name.strip_suffix(".pack").and_then(|id| id.parse().ok()) else {
-            // A mark whose pack is gone already; nothing else would ever remove it.
-            let orphan =
-                name.ends_with(".part") && !node.store.disk().is_file(&path.with_extension("pack"));
-            if orphan {
+            // A note beside a pack that is gone already; nothing else would ever remove it.
+            let beside = name.ends_with(".part") || name.ends_with(".accepted");
+            if beside && !node.store.disk().is_file(&path.with_extension("pack")) {
                 node.store.disk().remove_synced(&path)?;
             }
             continue;
@@ -117,7 +116,11 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
         forget(node, &path)?;
         return Ok(unsaid.then_some(entry));
     }
-    let file = node.store.disk().open(&path).at("open", &path)?;
+    let file = match node.store.disk().open(&path) {
+        // It was refused in the moment in which it became whole.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.at("open", &path)?,
+    };
     let mut file = FileCursor::new(file);
     let entry = match read_manifest(&mut file) {
         Ok(manifest) => open_file(node, &manifest, &mut file, &path)?,

@@ -47,3 +47,17 @@ fn many_seeds() {
     }
     assert!(failed.is_empty(), "{failed:?}");
 }
+
+#[test]
+fn the_same_seed_gives_the_same_story() {
+    for seed in 1..=3 {
+        let one = run(seed, Weather::Rough).unwrap();
+        let other = run(seed, Weather::Rough).unwrap();
+        let differs = one.story.iter().zip(&other.story).position(|(a, b)| a != b);
+        if let Some(at) = differs {
+            println!("{}", one.story[at.saturating_sub(8)..at].join("\n"));
+            println!("< {}\n> {}", one.story[at], other.story[at]);
+        }
+        assert_eq!(one.digest, other.digest, "seed {seed}");
+    }
+}
