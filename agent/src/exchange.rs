@@ -3,10 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use passerelle_disk::{DiskFile, FileCursor};
+use passerelle_host::monotonic;
 use passerelle_link::{
     Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, Trust, WriteError,
 };
@@ -23,8 +24,8 @@ use tonic::async_trait;
 use crate::again;
 use crate::cancel;
 use crate::event::AgentEvent;
-use crate::incoming::{Arriving, is_complete};
-use crate::node::{Node, now};
+use crate::incoming::{Arriving, forget_unfinished, is_complete};
+use crate::node::Node;
 use crate::outgoing::{Sent, statements};
 use crate::receipts::{self, Taken};
 use crate::renewal;
@@ -132,7 +133,7 @@ impl Exchange for AgentExchange {
                 .collect(),
             checkpoint: Vec::new(),
             cosigned: self.copy(lane),
-            now_ms: now().as_ms(),
+            now_ms: self.node.now().as_ms(),
             software: software(),
         }
     }
@@ -155,7 +156,7 @@ impl Exchange for AgentExchange {
     async fn note(&self, peer: &Peer, note: Vec<u8>) {
         let (node, peer) = (self.node.clone(), peer.clone());
         // It may revoke a key of the peer, which ends the stream that it came on.
-        let taken = tokio::task::spawn_blocking(move || {
+        let taken = passerelle_host::blocking(move || {
             renewal::note_adopted(&peer.to_string(), node.trust.adopt(&note));
         });
         let _ = taken.await;
@@ -173,14 +174,14 @@ impl Exchange for AgentExchange {
         let arrived = self.arrived.clone();
         let offer = (manifest, accepted);
         let work = move || offered(&node, &peer, offer, &inline, arrived);
-        let done = tokio::task::spawn_blocking(work).await;
+        let done = passerelle_host::blocking(work).await;
         done.unwrap_or_else(|_| OfferAnswer::Decline("the agent is stopping".into()))
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
         let _storing = self.storing.read().await;
         let (node, from) = (self.node.clone(), peer.clone());
-        let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &from, signed)).await;
+        let taken = passerelle_host::blocking(move || receipts::take(&node, &from, signed)).await;
         match taken {
             Ok(Ok(Taken::Stored)) => true,
             Ok(Ok(Taken::Refused(why))) => {
@@ -221,13 +222,14 @@ impl Exchange for AgentExchange {
             let sleep = async {
                 match again {
                     Some(at) => {
-                        let at = at.max(Instant::now() + Duration::from_millis(20));
+                        let at = at.max(monotonic() + Duration::from_millis(20));
                         tokio::time::sleep_until(at.into()).await;
                     }
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
+                biased;
                 () = &mut news => {}
                 () = sleep => {}
             }
@@ -236,7 +238,7 @@ impl Exchange for AgentExchange {
 
     async fn acked(&self, _: &Peer, ids: Vec<StatementId>) {
         let node = self.node.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let done = passerelle_host::blocking(move || {
             for (package, id) in node.outgoing.settle_statements(&ids, true) {
                 match node.acked(package, id) {
                     Ok(()) => node.tell(AgentEvent::Acked { package }),
@@ -355,15 +357,16 @@ fn judge(
     let manifest = untrusted
         .verify(&key.key)
         .map_err(|error| plain(Reason::Signature, &error))?;
+    let now = node.now();
     let accepted_at = accepted
-        .and_then(|receipt| accepted_at(&directory, &peer.hop.party, &manifest, receipt, now()));
+        .and_then(|receipt| accepted_at(&directory, &peer.hop.party, &manifest, receipt, now));
     let facts = Facts {
         directory: &directory,
         manifest: &manifest,
         place: Place::Recipient { party: &node.party },
         first_accepted: accepted_at,
     };
-    decide(&facts, now()).map_err(|denial| {
+    decide(&facts, node.now()).map_err(|denial| {
         (
             denial.reason(),
             denial.article().to_owned(),
@@ -385,6 +388,10 @@ fn refuse(
     article: String,
     why: String,
 ) -> OfferAnswer {
+    if let Err(error) = forget_unfinished(node, &package) {
+        tracing::error!(%error, "an offer cannot be refused now");
+        return OfferAnswer::Decline("it cannot be judged now".into());
+    }
     tracing::warn!(%sender, package = package.short(), why, "an offer was refused");
     node.metrics.refused();
     let what = What::Refused(v1::Refused {
@@ -417,7 +424,7 @@ impl Transfer {
     ) -> Result<(), WriteError> {
         let gone = || WriteError(io::Error::other("the transfer has ended"));
         let mut arriving = self.arriving.take().ok_or_else(gone)?;
-        let done = tokio::task::spawn_blocking(move || {
+        let done = passerelle_host::blocking(move || {
             let done = work(&mut arriving);
             (arriving, done)
         });
@@ -453,7 +460,7 @@ impl Incoming for Transfer {
 
     async fn complete(mut self: Box<Self>) -> Option<Answer> {
         let arriving = self.arriving.take()?;
-        let finished = tokio::task::spawn_blocking(move || arriving.finish()).await;
+        let finished = passerelle_host::blocking(move || arriving.finish()).await;
         match finished {
             Ok(Ok(())) => {
                 let _ = self.arrived.send(self.manifest.id());
@@ -469,7 +476,7 @@ impl Incoming for Transfer {
 
     async fn broken(mut self: Box<Self>, fault: Fault) -> Option<Answer> {
         let arriving = self.arriving.take()?;
-        let _ = tokio::task::spawn_blocking(move || arriving.discard()).await;
+        let _ = passerelle_host::blocking(move || arriving.discard()).await;
         let package = self.manifest.id();
         let (node, sender) = (self.node.clone(), self.manifest.sender().clone());
         let (reason, why) = (fault.reason(), fault.to_string());
@@ -477,7 +484,7 @@ impl Incoming for Transfer {
             OfferAnswer::Answer(answer) => Some(answer),
             _ => None,
         };
-        tokio::task::spawn_blocking(signing).await.ok()?
+        passerelle_host::blocking(signing).await.ok()?
     }
 }
 
@@ -517,7 +524,7 @@ impl Handing {
 
     fn put_back(&mut self, after: Option<Duration>) {
         self.settled = true;
-        let not_before = after.map(|after| Instant::now() + after);
+        let not_before = after.map(|after| monotonic() + after);
         self.node
             .outgoing
             .put_back(&self.sent.manifest.id(), not_before);
@@ -560,7 +567,7 @@ impl Outbound for Handing {
             file.read_exact_at(&mut bytes, start)?;
             Ok(bytes.into())
         };
-        tokio::task::spawn_blocking(work)
+        passerelle_host::blocking(work)
             .await
             .map_err(io::Error::other)?
     }
@@ -580,7 +587,7 @@ impl Outbound for Handing {
             return self.put_back(Some(after));
         }
         let (node, peer) = (self.node.clone(), self.peer.clone());
-        let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &peer, signed)).await;
+        let taken = passerelle_host::blocking(move || receipts::take(&node, &peer, signed)).await;
         match taken {
             Ok(Ok(Taken::Stored)) => self.put_back(None),
             Ok(Ok(Taken::Refused(why))) => {

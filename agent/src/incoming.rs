@@ -86,6 +86,25 @@ fn accepted_path(pack: &Path) -> PathBuf {
     pack.with_extension("accepted")
 }
 
+/// Forgets what has come of a package that is refused for good, so that it will never be whole.
+/// A transfer of it that still runs ends. Blocks.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn forget_unfinished(node: &Node, package: &PackageId) -> Result<(), DiskError> {
+    let path = pack_path(node, package);
+    let mark = mark_path(&path);
+    let disk = node.store.disk();
+    node.incoming.ended(package);
+    remove_accepted_at(disk.as_ref(), &path)?;
+    if disk.is_file(&mark) {
+        // In this order, and durably: a pack without a mark counts as complete.
+        disk.remove_synced(&path)?;
+        disk.remove_synced(&mark)?;
+    }
+    Ok(())
+}
+
 impl Incoming {
     fn next_turn(&self, package: &PackageId) -> u64 {
         let mut turns = self

@@ -32,6 +32,8 @@ mod received;
 mod renewal;
 mod said;
 mod sealing;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod socket;
 mod store;
 

@@ -7,6 +7,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use passerelle_host::{Clock, HostClock};
 use passerelle_proto::{Expiry, Timestamp};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -151,7 +152,7 @@ impl AgentMetrics {
 }
 
 fn seconds() -> f64 {
-    crate::node::now().as_ms() as f64 / 1000.0
+    HostClock.now().as_ms() as f64 / 1000.0
 }
 
 fn key(name: &'static str, flow: Option<&str>) -> Key {

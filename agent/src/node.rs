@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use passerelle_disk::{DiskError, crash_point};
+use passerelle_host::Clock;
 use passerelle_link::{Identity, LinkStatus, TrustStore};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{
@@ -26,6 +26,7 @@ use crate::store::Store;
 pub(crate) struct Node {
     pub(crate) config: AgentConfig,
     pub(crate) party: PartyId,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store: Store,
     pub(crate) register: Register,
     pub(crate) identity: Identity,
@@ -46,15 +47,12 @@ pub(crate) struct Node {
     pub(crate) started: Timestamp,
 }
 
-/// The wall clock.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
 impl Node {
+    /// The wall clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// What is believed about parties now.
     pub(crate) fn directory(&self) -> Directory {
         self.trust.directory()
@@ -62,7 +60,7 @@ impl Node {
 
     /// The key that signs now.
     pub(crate) fn signing_key(&self) -> Arc<SigningKey> {
-        self.keys.current(&self.directory(), now())
+        self.keys.current(&self.directory(), self.now())
     }
 
     /// Jobs are sealed one at a time.
@@ -160,7 +158,7 @@ impl Node {
         let what = What::Refused(refused);
         self.speak(manifest.id(), manifest.sender(), what, |id, signed| {
             let register = &self.register;
-            register.enter_refused(manifest.signed(), id, signed, now())
+            register.enter_refused(manifest.signed(), id, signed, self.now())
         })
     }
 
@@ -176,7 +174,7 @@ impl Node {
             issuer: self.party.clone(),
             destination: destination.clone(),
             package,
-            at: now(),
+            at: self.now(),
             what,
         };
         let mut chain = self.chain.lock().unwrap_or_else(|p| p.into_inner());
@@ -215,7 +213,7 @@ impl Node {
             issuer: self.party.clone(),
             destination: destination.clone(),
             package,
-            at: now(),
+            at: self.now(),
             what,
         }
         .sign_unnumbered(&self.signing_key())

@@ -17,7 +17,7 @@ use crate::event::AgentEvent;
 use crate::hook::{self, HookFacts};
 use crate::incoming::{accepted_at, pack_path, remove_accepted_at};
 use crate::job::file_name_of;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::received::Entry;
 
 /// Wait before a package is opened again that could not be written.
@@ -30,13 +30,14 @@ pub(crate) async fn open_arrived(
 ) {
     loop {
         let package = tokio::select! {
-            package = arrived.recv() => package,
+            biased;
             () = node.stop.cancelled() => return,
+            package = arrived.recv() => package,
         };
         let Some(package) = package else { return };
         loop {
             let opening = node.clone();
-            let opened = tokio::task::spawn_blocking(move || open_one(&opening, package)).await;
+            let opened = passerelle_host::blocking(move || open_one(&opening, package)).await;
             match opened {
                 Ok(Ok(entry)) => {
                     if let Some(entry) = entry {
@@ -50,6 +51,7 @@ pub(crate) async fn open_arrived(
                 Err(_) => return,
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(RETRY) => {}
                 () = node.stop.cancelled() => return,
             }
@@ -83,10 +85,9 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     for path in node.store.disk().entries(&node.store.incoming())? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(id) = name.strip_suffix(".pack").and_then(|id| id.parse().ok()) else {
-            // A mark whose pack is gone already; nothing else would ever remove it.
-            let orphan =
-                name.ends_with(".part") && !node.store.disk().is_file(&path.with_extension("pack"));
-            if orphan {
+            // A note beside a pack that is gone already; nothing else would ever remove it.
+            let beside = name.ends_with(".part") || name.ends_with(".accepted");
+            if beside && !node.store.disk().is_file(&path.with_extension("pack")) {
                 node.store.disk().remove_synced(&path)?;
             }
             continue;
@@ -115,7 +116,11 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
         forget(node, &path)?;
         return Ok(unsaid.then_some(entry));
     }
-    let file = node.store.disk().open(&path).at("open", &path)?;
+    let file = match node.store.disk().open(&path) {
+        // It was refused in the moment in which it became whole.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.at("open", &path)?,
+    };
     let mut file = FileCursor::new(file);
     let entry = match read_manifest(&mut file) {
         Ok(manifest) => open_file(node, &manifest, &mut file, &path)?,
@@ -152,7 +157,7 @@ fn open_file(
         place: Place::Recipient { party: &node.party },
         first_accepted: accepted_at(node.store.disk().as_ref(), path),
     };
-    if let Err(denial) = decide(&facts, now()) {
+    if let Err(denial) = decide(&facts, node.now()) {
         let (reason, article) = (denial.reason(), denial.article());
         refuse(node, manifest, reason, article, &denial.to_string())?;
         return Ok(None);
@@ -194,9 +199,9 @@ fn open_file(
         node.store.disk().remove_tree(&unfinished)?;
     }
     let description = &opened.description;
-    let entry = node
-        .register
-        .enter(manifest.signed(), description, place.as_deref(), now())?;
+    let entry =
+        node.register
+            .enter(manifest.signed(), description, place.as_deref(), node.now())?;
     crash_point!("open.entered");
     finish(node, &entry, manifest.body())?;
     Ok(Some(entry))
@@ -286,7 +291,7 @@ fn read_manifest(file: &mut (impl Read + Seek)) -> Result<VerifiedManifest, Stri
 
 fn inbox_place(node: &Node, manifest: &VerifiedManifest, title: &str) -> PathBuf {
     let flow = node.store.inbox().join(manifest.flow().as_str());
-    let (date, id) = (now().date(), manifest.id().short());
+    let (date, id) = (node.now().date(), manifest.id().short());
     flow.join(format!("{date}-{id}-{}", file_name_of(title)))
 }
 

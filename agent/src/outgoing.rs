@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use passerelle_disk::{At, DiskError, FileCursor};
+use passerelle_host::monotonic;
 use passerelle_proto::v1::{Signed, statement::What};
 use passerelle_proto::{
     PackLayout, PackageId, StatementId, UntrustedManifest, UntrustedStatement, VerifiedManifest,
@@ -127,7 +128,7 @@ impl Outgoing {
     /// The next package to offer; it is given to nobody else until it is put back.
     pub(crate) fn claim(&self, fits: impl Fn(&VerifiedManifest) -> bool) -> Option<Sent> {
         let mut state = self.state();
-        let now = Instant::now();
+        let now = monotonic();
         let ready = |id: &PackageId, sent: &Sent| {
             let waits = state.not_before.get(id).is_some_and(|at| *at > now);
             !sent.submitted && !waits && !state.offered.contains(id) && fits(&sent.manifest)

@@ -14,7 +14,7 @@ use crate::again;
 use crate::cancel::{self, Unkept};
 use crate::event::AgentEvent;
 use crate::job::Job;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::outgoing::{read_manifest, statements};
 use crate::progress::{Gateways, Progress, progress};
 
@@ -160,7 +160,7 @@ pub(crate) fn close_if_over(
         false => node.store.rejected(),
     };
     let report = report(&manifest.id(), &title, &states);
-    let job = job.finish(&place, Some(manifest.id()), &title, &report, now())?;
+    let job = job.finish(&place, Some(manifest.id()), &title, &report, node.now())?;
     node.outgoing.finished(&manifest.id(), &job);
     let path = job.directory().to_owned();
     if delivered {

@@ -12,7 +12,7 @@ use passerelle_proto::{
 use tokio::time::MissedTickBehavior;
 
 use crate::config::{AgentConfig, ConfigError};
-use crate::node::{Node, now};
+use crate::node::Node;
 
 /// How often files are looked at: what replaces them counts soon after.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -70,7 +70,7 @@ pub(crate) async fn keep_current(node: Arc<Node>) {
 /// Takes over what has changed on the disk, once.
 pub(crate) async fn look(node: &Arc<Node>) {
     let node = node.clone();
-    let looked = tokio::task::spawn_blocking(move || {
+    let looked = passerelle_host::blocking(move || {
         match node.identity.reload_if_changed() {
             Ok(true) => {
                 let until = Timestamp::from_ms(node.identity.not_after_s() * 1000);
@@ -93,7 +93,7 @@ pub(crate) async fn look(node: &Arc<Node>) {
 pub(crate) async fn reload_keys(node: &Arc<Node>) -> Result<(), ConfigError> {
     let file = node.config.file.clone();
     let read = move || Keys::load(&AgentConfig::load(&file)?);
-    let Ok(read) = tokio::task::spawn_blocking(read).await else {
+    let Ok(read) = passerelle_host::blocking(read).await else {
         return Ok(());
     };
     let Keys {
@@ -116,7 +116,7 @@ pub(crate) fn note_adopted(from: &str, adopted: Result<Option<Digest>, AdoptErro
 
 /// Says what ends soon, once a day each, and measures all of it.
 fn warn(node: &Node, warnings: &mut Warnings) {
-    let (found, now) = (node.expiries(), now());
+    let (found, now) = (node.expiries(), node.now());
     node.metrics.ends(&found, now);
     for expiry in warnings.due(&found, now) {
         tracing::warn!("{}", expiry.words(now));
@@ -132,7 +132,7 @@ impl Node {
 
     /// The same for a status.
     pub(crate) fn expiry_messages(&self) -> Vec<v1::Expiry> {
-        let (found, now) = (self.expiries(), now());
+        let (found, now) = (self.expiries(), self.now());
         found.iter().map(|expiry| expiry.to_message(now)).collect()
     }
 }

@@ -22,7 +22,7 @@ use crate::cancel;
 use crate::event::AgentEvent;
 use crate::exchange::software;
 use crate::job::Job;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::outgoing::{read_manifest, statements};
 use crate::receipts::{progress_of, title_of};
 use crate::received::Entry;
@@ -46,14 +46,14 @@ fn disk(error: DiskError) -> Status {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = passerelle_host::blocking(work).await;
     done.unwrap_or_else(|_| Err(Status::unavailable("the agent is stopping")))
 }
 
 fn status(node: &Node) -> AgentStatusResponse {
     let directory = node.directory();
     let link = node.link.borrow().clone();
-    let today = now().date();
+    let today = node.now().date();
     let count = |place: std::path::PathBuf| {
         node.store
             .disk()
@@ -255,8 +255,10 @@ async fn ping(node: Arc<Node>, party: PartyId, timeout: Duration) -> Result<Ping
     let begun = Instant::now();
     let package = {
         let node = node.clone();
-        blocking(move || sealing::ping(&node, &party, now()).map_err(Status::failed_precondition))
-            .await?
+        blocking(move || {
+            sealing::ping(&node, &party, node.now()).map_err(Status::failed_precondition)
+        })
+        .await?
     };
     let mut answer = PingResponse {
         package: package.as_bytes().to_vec(),

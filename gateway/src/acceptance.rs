@@ -17,7 +17,7 @@ use prost::Message;
 use tonic::async_trait;
 
 use crate::metrics::Counter;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::resend;
 use crate::sequencer::{Acceptance, SubmitError};
 use crate::spool::{Partial, SpoolError};
@@ -58,7 +58,7 @@ pub(crate) async fn offered(
     let looked = {
         let (node, peer) = (node.clone(), peer.clone());
         let work = move || look(&node, &peer, signed, package, accepted);
-        tokio::task::spawn_blocking(work).await
+        passerelle_host::blocking(work).await
     };
     let (manifest, permit, first_accepted) = match looked {
         Ok(Ok(Looked::Known(receipt))) => {
@@ -94,7 +94,7 @@ pub(crate) async fn offered(
     }
     let kept = {
         let (node, manifest) = (node.clone(), taking.manifest.clone());
-        tokio::task::spawn_blocking(move || node.spool.store_inline(&manifest, &inline)).await
+        passerelle_host::blocking(move || node.spool.store_inline(&manifest, &inline)).await
     };
     let answer = match kept {
         Ok(Ok(location)) => taking.commit(location).await,
@@ -147,7 +147,7 @@ fn look(
         .map_err(|error| final_refusal(Reason::Signature, error))?;
     // A log that was lost may have held our own receipt: the peer shows it.
     let before = accepted
-        .and_then(|receipt| accepted_at(&directory, &node.party, &manifest, receipt, now()));
+        .and_then(|receipt| accepted_at(&directory, &node.party, &manifest, receipt, node.now()));
     let permit = judge(node, peer, &manifest, before)?;
     if manifest.total_length() > node.limits.package_bytes_max {
         let why = "it is larger than this gateway's configuration allows";
@@ -181,7 +181,7 @@ fn judge(
         },
         first_accepted,
     };
-    decide(&facts, now()).map_err(|denial| {
+    decide(&facts, node.now()).map_err(|denial| {
         Refusal::Final(
             denial.reason(),
             denial.article().to_owned(),
@@ -232,7 +232,7 @@ async fn answer_refusal(
         }
     };
     let (signing, to) = (node.clone(), peer.hop.party.clone());
-    tokio::task::spawn_blocking(move || Answer::Statement(signing.answer(&to, package, what)))
+    passerelle_host::blocking(move || Answer::Statement(signing.answer(&to, package, what)))
         .await
         .map_err(|_| "the gateway is stopping".to_owned())
 }
@@ -265,13 +265,13 @@ impl Taking {
             let accepted = |package: &PackageId| node.accepted(package).is_some();
             node.spool.begin(&manifest, accepted)
         };
-        let begun = tokio::task::spawn_blocking(begin).await;
+        let begun = passerelle_host::blocking(begin).await;
         match begun {
             Ok(Ok(partial)) => {
                 let held = partial.held();
                 if !anchored && held.table.is_none() {
                     let discard = move || partial.discard();
-                    if let Ok(Err(error)) = tokio::task::spawn_blocking(discard).await {
+                    if let Ok(Err(error)) = passerelle_host::blocking(discard).await {
                         tracing::warn!(%error, "an empty transfer stays until it is cleared");
                     }
                     let package = self.manifest.id();
@@ -329,7 +329,7 @@ impl Taking {
         if committed.is_err() {
             let node = self.node.clone();
             let release = move || node.spool.release(&location);
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(release).await {
+            if let Ok(Err(error)) = passerelle_host::blocking(release).await {
                 tracing::warn!(%error, "what was not accepted stays until the next start");
             }
         }
@@ -358,7 +358,7 @@ impl Taking {
             // Committed meanwhile on another stream: the same answer as there.
             Err(SubmitError::Duplicate) => {
                 let (node, package) = (self.node.clone(), self.manifest.id());
-                let known = tokio::task::spawn_blocking(move || node.accepted(&package)).await;
+                let known = passerelle_host::blocking(move || node.accepted(&package)).await;
                 let (_, event) = known.ok().flatten()?;
                 let same_way = event.previous_hop == Some(self.peer.hop.to_message());
                 event.receipt.filter(|_| same_way).map(Answer::Statement)
@@ -452,7 +452,7 @@ impl Transfer {
     ) -> Result<T, WriteError> {
         let gone = || WriteError(std::io::Error::other("the transfer has ended"));
         let mut partial = self.partial.take().ok_or_else(gone)?;
-        let (partial, done) = tokio::task::spawn_blocking(move || {
+        let (partial, done) = passerelle_host::blocking(move || {
             let done = work(&mut partial);
             (partial, done)
         })
@@ -500,7 +500,7 @@ impl Incoming for Transfer {
         let answer = self.taking.commit(location).await?;
         // What is put off stays a transfer: the next offer finds every byte.
         if let Some(partial) = partial.filter(|_| !is_busy(&answer)) {
-            let marked = tokio::task::spawn_blocking(move || partial.accepted()).await;
+            let marked = passerelle_host::blocking(move || partial.accepted()).await;
             if let Ok(Err(error)) = marked {
                 tracing::warn!(%error, "the mark of a transfer stays");
             }
@@ -511,7 +511,7 @@ impl Incoming for Transfer {
 
     async fn broken(mut self: Box<Self>, fault: Fault) -> Option<Answer> {
         if let Some(partial) = self.partial.take() {
-            let _ = tokio::task::spawn_blocking(move || partial.discard()).await;
+            let _ = passerelle_host::blocking(move || partial.discard()).await;
         }
         let Taking {
             node,

@@ -110,7 +110,7 @@ fn pieces(
 ) -> Response<FileStream> {
     let (sender, receiver) = mpsc::channel(PIECES_WAITING);
     let node = node.clone();
-    tokio::task::spawn_blocking(move || {
+    passerelle_host::blocking(move || {
         if let Err(status) = work(&node, &sender) {
             // Whoever has gone away needs no answer.
             let _ = sender.blocking_send(Err(status));
@@ -245,7 +245,7 @@ impl Admin for AdminService {
         };
         let node = self.0.clone();
         let work = move || export::prove(&node, &wanted);
-        let proofs = tokio::task::spawn_blocking(work).await;
+        let proofs = passerelle_host::blocking(work).await;
         let proofs = proofs.map_err(|_| Status::unavailable("stopping"))??;
         Ok(Response::new(
             futures::stream::iter(proofs.into_iter().map(Ok)).boxed(),

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use passerelle_disk::crash_point;
-use passerelle_link::{Outbound, Outgoing, Peer, Room, jitter};
+use passerelle_host::{jitter, monotonic};
+use passerelle_link::{Outbound, Outgoing, Peer, Room};
 use passerelle_proto::session::Answer;
 use passerelle_proto::v1::{self, Lane, Section, Signed, entry::Event, statement::What};
 use passerelle_proto::{
@@ -18,7 +19,7 @@ use tonic::async_trait;
 
 use crate::breaker::{FIRST_RETRY, RETRY_MAX};
 use crate::metrics::Counter;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::own_statement::OwnStatement;
 use crate::queue::{Class, ItemKey, Lease, LeaseToken, Settle};
 use crate::sequencer::SubmitError;
@@ -63,7 +64,7 @@ pub(crate) async fn next(
                 .flatten()
                 .min();
         }
-        let wake = wake.map(|at| at.max(Instant::now() + Duration::from_millis(10)));
+        let wake = wake.map(|at| at.max(monotonic() + Duration::from_millis(10)));
         let sleep = async {
             match wake {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -71,10 +72,9 @@ pub(crate) async fn next(
             }
         };
         tokio::select! {
-            found = changed.changed() => if found.is_err() {
-                std::future::pending::<()>().await;
-            },
-            Ok(()) = circuits.changed() => {}
+            biased;
+            () = changed.changed() => {}
+            () = circuits.changed() => {}
             () = sleep => {}
         }
     }
@@ -82,7 +82,7 @@ pub(crate) async fn next(
 
 /// When there may be something to claim that cannot be claimed now.
 fn later(node: &Node, hop: &Hop, class: Class) -> Option<Instant> {
-    let now = Instant::now();
+    let now = monotonic();
     let queued = node.queue.next_attempt(hop, class, now)?;
     match class {
         Class::Statement => Some(queued),
@@ -102,7 +102,7 @@ fn claim(
     leased: &impl Fn(&Signed, StatementLease),
 ) -> Option<Outgoing> {
     let package = class != Class::Statement;
-    let now = Instant::now();
+    let now = monotonic();
     if package && !node.circuits.is_free(&peer.hop, now) {
         return None;
     }
@@ -204,7 +204,7 @@ impl Handing {
 
     fn retry(&mut self, after: Duration, error: String) {
         self.settle(Settle::Retry {
-            at: Instant::now() + after,
+            at: monotonic() + after,
             progress: self.progress,
             error,
         });
@@ -289,7 +289,7 @@ impl Handing {
         tracing::warn!(package = package.short(), by = %self.peer.hop, "refused by the next hop");
         self.settle(Settle::Return);
         let node = self.node.clone();
-        let _ = tokio::task::spawn_blocking(move || node.tidy(&package)).await;
+        let _ = passerelle_host::blocking(move || node.tidy(&package)).await;
     }
 
     /// A statement of this very peer about this very package.
@@ -303,7 +303,7 @@ impl Handing {
             Role::Gateway => KeyRole::Gateway,
             Role::Agent | Role::Operator => KeyRole::Agent,
         };
-        if !key.may(role) || key.revoked.is_some_and(|at| at <= now()) {
+        if !key.may(role) || key.revoked.is_some_and(|at| at <= self.node.now()) {
             return Err("its key is not one of the peer that sent it".into());
         }
         let statement = untrusted
@@ -329,7 +329,7 @@ impl Drop for Handing {
             return;
         }
         let hop = &self.peer.hop;
-        let wait = self.node.circuits.failed(hop, Instant::now(), jitter());
+        let wait = self.node.circuits.failed(hop, monotonic(), jitter());
         let wait = match self.progress {
             true => wait,
             false => wait.max(backoff(self.lease.attempts)),
@@ -359,7 +359,7 @@ impl Outbound for Handing {
             self.node.circuits.reached(&self.peer.hop);
         }
         let reader = self.reader.clone();
-        tokio::task::spawn_blocking(move || reader.read(section, offset, length))
+        passerelle_host::blocking(move || reader.read(section, offset, length))
             .await
             .map_err(io::Error::other)?
     }
@@ -377,7 +377,7 @@ impl Outbound for Handing {
             Err(error) => {
                 tracing::error!(peer = %self.peer, %error, "an answer cannot be believed");
                 let hop = &self.peer.hop;
-                self.node.circuits.failed(hop, Instant::now(), jitter());
+                self.node.circuits.failed(hop, monotonic(), jitter());
                 return self.retry(RETRY_MAX, error);
             }
         };

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use bytes::Bytes;
 use passerelle_disk::crash_point;
+use passerelle_host::monotonic;
 use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust};
 use passerelle_proto::session::{PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Signed, entry::Event};
@@ -15,9 +15,8 @@ use tonic::async_trait;
 use crate::acceptance;
 use crate::anchor::{self, Hold};
 use crate::breaker::FIRST_RETRY;
-use crate::clock::Moment;
 use crate::courier::{self, StatementLease};
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::queue::Settle;
 use crate::receipts;
 use crate::renewal;
@@ -91,7 +90,7 @@ impl GatewayExchange {
 #[async_trait]
 impl Exchange for GatewayExchange {
     fn hello(&self, peer: &Peer, lane: Lane) -> v1::Hello {
-        self.node.peers.opened(peer, now());
+        self.node.peers.opened(peer, self.node.now());
         let directory = self.node.directory();
         let convention = directory.convention();
         v1::Hello {
@@ -114,7 +113,7 @@ impl Exchange for GatewayExchange {
             cosigned: self
                 .node
                 .read_if_there(&self.node.witnessed_path(&peer.hop.party)),
-            now_ms: now().as_ms(),
+            now_ms: self.node.now().as_ms(),
             software: software(),
         }
     }
@@ -130,7 +129,7 @@ impl Exchange for GatewayExchange {
             anchor::try_lift(&self.node, Hold::Copy(peer.hop.clone(), size)).await;
         }
         let theirs = Timestamp::from_ms(hello.now_ms);
-        if !self.node.clock.heard(theirs, Moment::now()) {
+        if !self.node.clock.heard(theirs, self.node.host_clock.moment()) {
             tracing::warn!(%peer, %theirs, "the peer's clock and ours differ by over 5 minutes");
         }
         self.node.circuits.woken(&peer.hop);
@@ -143,7 +142,7 @@ impl Exchange for GatewayExchange {
         // It may revoke a key of the peer, which ends the stream that it came on.
         let taken = tokio::spawn(async move {
             let adopting = node.clone();
-            let adopted = tokio::task::spawn_blocking(move || adopting.trust.adopt(&note)).await;
+            let adopted = passerelle_host::blocking(move || adopting.trust.adopt(&note)).await;
             if let Ok(adopted) = adopted {
                 renewal::note_adopted(&node, &peer.to_string(), Some(&peer.hop), adopted);
             }
@@ -163,6 +162,7 @@ impl Exchange for GatewayExchange {
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
         tokio::select! {
+            biased;
             () = self.node.anchor.wait() => {}
             () = self.node.stop.cancelled() => return false,
         }
@@ -194,7 +194,7 @@ impl Exchange for GatewayExchange {
         let settle = match self.node.sequencer.commit(event).await {
             Ok(_) => Settle::Return,
             Err(error) => Settle::Retry {
-                at: Instant::now() + FIRST_RETRY,
+                at: monotonic() + FIRST_RETRY,
                 progress: false,
                 error: error.to_string(),
             },

@@ -14,7 +14,7 @@ use passerelle_proto::{Checkpoint, Directory, PackageId, TileReader, copy_log};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::witness::log_of;
 
 /// Longest piece of a file in one message, in bytes.
@@ -46,7 +46,7 @@ impl Snapshot {
         let log = &mut ledger.log;
         let path = log.dir().join("checkpoint");
         let checkpoint = match node.anchor.is_held() && log.signed() < log.size() {
-            true => log.checkpoint(now()).map_err(unavailable)?,
+            true => log.checkpoint(node.now()).map_err(unavailable)?,
             false => fs::read(&path).map_err(|error| {
                 let path = path.display();
                 Status::unavailable(format!("{path}: {error}: no checkpoint is signed yet"))

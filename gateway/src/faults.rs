@@ -68,7 +68,7 @@ struct Promised {
 struct Parts {
     sequencer: Sequencer,
     spool: Arc<Spool>,
-    thread: std::thread::JoinHandle<()>,
+    thread: passerelle_host::Worker,
 }
 
 impl Parts {

@@ -36,6 +36,8 @@ mod renewal;
 mod resend;
 mod room;
 mod sequencer;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod spool;
 mod witness;
 

@@ -48,7 +48,7 @@ const OTHER_HISTORY: &str = "this is another history; restore the log that was s
 const LATER_EPOCH: &str = "a later log has taken the place of this one; restore that one, or begin \
                            the next with `passerelle audit reconcile`";
 
-fn segment_len() -> u64 {
+pub(crate) fn segment_len() -> u64 {
     if !cfg!(debug_assertions) {
         return SEGMENT_LEN;
     }

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use passerelle_disk::{Disk, DiskError, crash_point};
+use passerelle_host::{Clock, monotonic};
 use passerelle_link::{Identity, Peer, RefusalSink, TrustStore};
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::anchor::Anchor;
 use crate::breaker::Circuits;
-use crate::clock::Clock;
+use crate::clock::Belief;
 use crate::config::Limits;
 use crate::freshness::Freshness;
 use crate::gateway::{EXIT_CONFIG, EXIT_STOPPED};
@@ -49,7 +49,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) peers: Peers,
     pub(crate) circuits: Circuits,
-    pub(crate) clock: Clock,
+    pub(crate) host_clock: Arc<dyn Clock>,
+    pub(crate) clock: Belief,
     pub(crate) freshness: Mutex<Freshness>,
     pub(crate) refusals: Mutex<RefusalBudget>,
     pub(crate) stop: CancellationToken,
@@ -67,15 +68,12 @@ pub struct Failure {
     pub exit: u8,
 }
 
-/// The wall clock.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
 impl Node {
+    /// The wall clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.host_clock.now()
+    }
+
     /// What is believed about parties now.
     pub(crate) fn directory(&self) -> Directory {
         self.trust.directory()
@@ -120,7 +118,7 @@ impl Node {
     /// Signs a checkpoint of the log as it stands, unless it is not anchored. Blocks.
     pub(crate) fn checkpoint(&self) -> Result<(), Fatal> {
         match self.anchor.is_held() {
-            true => self.sequencer.ledger().log.checkpoint(now()).map(drop),
+            true => self.sequencer.ledger().log.checkpoint(self.now()).map(drop),
             false => Ok(()),
         }
     }
@@ -161,10 +159,10 @@ impl Node {
             issuer: self.party.clone(),
             destination: to.clone(),
             package,
-            at: now(),
+            at: self.now(),
             what,
         }
-        .sign_unnumbered(&self.keys.current(&self.directory(), now()))
+        .sign_unnumbered(&self.keys.current(&self.directory(), self.now()))
     }
 
     /// Counts package bytes that a peer gets from us.
@@ -204,7 +202,7 @@ impl Node {
         let admitted = {
             let mut budget = self.refusals.lock().unwrap_or_else(|p| p.into_inner());
             match held {
-                true => budget.admit(peer, class, Instant::now()),
+                true => budget.admit(peer, class, monotonic()),
                 false => {
                     budget.count(class);
                     false

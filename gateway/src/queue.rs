@@ -16,8 +16,8 @@ mod store;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use passerelle_host::Changes;
 use passerelle_proto::{Hop, PackageId, Timestamp, v1};
-use tokio::sync::watch;
 
 pub use fold::{Change, FoldError, Items, fold};
 pub use item::{Class, Item, ItemKey, ItemState};
@@ -192,7 +192,7 @@ pub trait Queue: Send + Sync {
     fn counts(&self) -> BTreeMap<Hop, Counts>;
 
     /// Changes whenever something may have become claimable.
-    fn changed(&self) -> watch::Receiver<u64>;
+    fn changed(&self) -> Changes;
 
     /// Forgets everything, so that the whole log can be applied from entry 0.
     ///

@@ -6,17 +6,18 @@ use passerelle_disk::crash_point;
 use passerelle_link::Peer;
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
-    Digest, Directory, Role, StatementId, UntrustedStatement, VerifiedManifest, VerifiedStatement,
+    Digest, Directory, Role, StatementId, Timestamp, UntrustedStatement, VerifiedManifest,
+    VerifiedStatement,
 };
 
 use crate::metrics::Counter;
-use crate::node::{Node, now};
+use crate::node::Node;
 
 /// Takes a statement; true when it is committed, or refused for good and recorded.
 pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
     let looked = {
         let (node, peer) = (node.clone(), peer.clone());
-        tokio::task::spawn_blocking(move || look(&node, &peer, signed)).await
+        passerelle_host::blocking(move || look(&node, &peer, signed)).await
     };
     let statement = match looked {
         Ok(Looked::New(statement)) => statement,
@@ -41,7 +42,7 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
             crash_point!("statement.committed");
             node.metrics.add(Counter::Statements, &[], 1);
             let package = statement.package();
-            let _ = tokio::task::spawn_blocking(move || node.tidy(&package)).await;
+            let _ = passerelle_host::blocking(move || node.tidy(&package)).await;
             true
         }
         Err(_) => false,
@@ -55,7 +56,12 @@ enum Looked {
 }
 
 /// A statement of somebody behind the peer, signed with a key that may say it.
-fn verify(directory: &Directory, peer: &Peer, signed: Signed) -> Result<VerifiedStatement, Looked> {
+fn verify(
+    directory: &Directory,
+    peer: &Peer,
+    signed: Signed,
+    now: Timestamp,
+) -> Result<VerifiedStatement, Looked> {
     let refuse = |reason, why: &str| Err(Looked::Refused(reason, why.to_owned()));
     let untrusted = UntrustedStatement::parse(signed)
         .map_err(|error| Looked::Refused(Reason::Malformed, error.to_string()))?;
@@ -69,7 +75,7 @@ fn verify(directory: &Directory, peer: &Peer, signed: Signed) -> Result<Verified
     let statement = untrusted
         .verify(&key.key)
         .map_err(|error| Looked::Refused(Reason::Signature, error.to_string()))?;
-    if key.revoked.is_some_and(|at| at <= now()) {
+    if key.revoked.is_some_and(|at| at <= now) {
         return refuse(Reason::SignerRevoked, "its signing key is revoked");
     }
     if !key.may_say(statement.what()) {
@@ -94,7 +100,7 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     let refuse = |reason, why: &str| Looked::Refused(reason, why.to_owned());
     let id = StatementId(Digest::of(&signed.body));
     let directory = node.directory();
-    let statement = match verify(&directory, peer, signed) {
+    let statement = match verify(&directory, peer, signed, node.now()) {
         Ok(statement) => statement,
         Err(refused) => return refused,
     };

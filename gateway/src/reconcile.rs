@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use passerelle_disk::{Disk, DiskError};
+use passerelle_host::{Clock, HostClock};
 use passerelle_proto::v1::{self, entry::Event};
 use passerelle_proto::{Checkpoint, Digest, Directory, Note, PartyId, log_epoch};
 use prost::Message;
@@ -23,7 +24,6 @@ use crate::config::{Config, ConfigError};
 use crate::gateway::{StartError, lock_directory};
 use crate::log::{AppendError, Fatal, Log, LogKeys};
 use crate::materials::Materials;
-use crate::node::now;
 
 /// The checkpoint of ours that contradicted our log when it was last compared.
 pub(crate) const FORKED: &str = "forked.note";
@@ -273,11 +273,11 @@ fn begin(
         found_root: found.map_or(Vec::new(), |(_, root)| root.0.to_vec()),
     });
     let entry = v1::Entry {
-        at_ms: now().as_ms(),
+        at_ms: HostClock.now().as_ms(),
         event: Some(event),
     };
     log.append(&[entry.encode_to_vec()])?;
-    log.checkpoint(now())?;
+    log.checkpoint(HostClock.now())?;
     Ok(())
 }
 

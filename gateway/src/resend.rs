@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
 
+use passerelle_host::monotonic;
 use passerelle_link::Peer;
 use passerelle_proto::PackageId;
 use passerelle_proto::v1::{self, entry::Event};
@@ -24,7 +24,7 @@ const CLASS: &str = "statements asked for once more";
 /// Why the offer cannot be answered now.
 pub(crate) async fn about(node: &Arc<Node>, peer: &Peer, package: PackageId) -> Result<(), String> {
     let looking = (node.clone(), peer.clone());
-    let found = tokio::task::spawn_blocking(move || find(&looking.0, &looking.1, &package)).await;
+    let found = passerelle_host::blocking(move || find(&looking.0, &looking.1, &package)).await;
     let statements = found.map_err(|_| "the gateway is stopping".to_owned())??;
     if statements.is_empty() {
         return Ok(());
@@ -32,7 +32,7 @@ pub(crate) async fn about(node: &Arc<Node>, peer: &Peer, package: PackageId) -> 
     {
         // Every time is an entry of the log: nobody makes it grow without limit.
         let mut budget = node.refusals.lock().unwrap_or_else(|p| p.into_inner());
-        if !budget.admit(&peer.hop, CLASS, Instant::now()) {
+        if !budget.admit(&peer.hop, CLASS, monotonic()) {
             return Err("too much was asked for once more: ask again in a minute".into());
         }
     }

@@ -69,8 +69,8 @@ mod proxy;
 mod rogue;
 
 pub use deadline::eventually;
-pub use facts::Witness;
-pub use history::{Fact, Said, violations};
+pub use facts::{Keeping, Place, Witness};
+pub use history::{Fact, Said, breaches, violations};
 pub use laboratory::{
     CAF_AGENT, CAF_GATEWAY, CONTRACTOR_AGENT, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process,
     RunningLab, noise, now, quick_options,

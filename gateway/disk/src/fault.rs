@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
-use crate::disk::{Disk, DiskFile, Status};
+use crate::disk::{Disk, DiskFile, Lock, Status};
 
 /// Environment variable that names an operation of this process which fails, in builds with debug
 /// assertions: `17:eio:lost` is the 17th one that changes or syncs anything, with an I/O error, and
@@ -199,6 +199,10 @@ impl Disk for FaultyDisk {
         Ok(self.wrapped(path, self.below.open(path)?))
     }
 
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(self.wrapped(path, self.below.open_to_read(path)?))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let work = || self.below.rename(from, to);
         self.counter.run("rename", from, work)
@@ -237,6 +241,14 @@ impl Disk for FaultyDisk {
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.below.free_bytes(path)
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.below.resolve(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        self.below.lock(path)
     }
 }
 

@@ -22,7 +22,7 @@ mod memory;
 
 pub use crash::{CRASH_AT, CrashPoint, reached};
 pub use cursor::FileCursor;
-pub use disk::{Disk, DiskFile, Kind, Status};
+pub use disk::{Disk, DiskFile, Kind, Lock, Status};
 pub use durable::{At, DiskError, beside};
 pub use fault::{FAIL_AT, Fault, FaultParseError, FaultyDisk, Flavour};
 pub use host::{HostDisk, system};

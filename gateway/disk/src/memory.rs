@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::disk::{Disk, DiskFile, Kind, Status};
+use crate::disk::{Disk, DiskFile, Kind, Lock, Status};
 
 /// Bytes that are always free.
 const FREE_BYTES: u64 = 1 << 50;
@@ -44,7 +45,31 @@ enum Node {
 struct Contents {
     bytes: Vec<u8>,
     durable: Vec<u8>,
+    /// From where to where both may differ, but for their lengths.
+    unsynced: Range<usize>,
     modified: u64,
+}
+
+impl Contents {
+    fn changed(&mut self, part: Range<usize>) {
+        self.unsynced = match self.unsynced.is_empty() {
+            true => part,
+            false => self.unsynced.start.min(part.start)..self.unsynced.end.max(part.end),
+        };
+    }
+
+    /// A long file of which a little has changed costs a little.
+    fn sync(&mut self) {
+        self.durable.resize(self.bytes.len(), 0);
+        let part = std::mem::take(&mut self.unsynced);
+        let part = part.start.min(self.bytes.len())..part.end.min(self.bytes.len());
+        self.durable[part.clone()].copy_from_slice(&self.bytes[part]);
+    }
+
+    fn power_cut(&mut self) {
+        self.bytes.clone_from(&self.durable);
+        self.unsynced = 0..0;
+    }
 }
 
 type Name = (NodeId, String);
@@ -186,7 +211,7 @@ impl State {
         for node in &mut self.nodes {
             match node {
                 Node::Directory { names, durable } => names.clone_from(durable),
-                Node::File(contents) => contents.bytes.clone_from(&contents.durable),
+                Node::File(contents) => contents.power_cut(),
             }
         }
     }
@@ -246,7 +271,9 @@ impl Disk for MemoryDisk {
         let mut state = self.state();
         let node = match state.find(path) {
             Ok(node) => {
-                state.written(node)?.bytes.clear();
+                let contents = state.written(node)?;
+                contents.changed(0..contents.bytes.len());
+                contents.bytes.clear();
                 node
             }
             Err(_) => state.add(path, Node::File(Contents::default()))?,
@@ -268,6 +295,10 @@ impl Disk for MemoryDisk {
         let node = state.find(path)?;
         state.contents(node)?;
         Ok(self.opened(node))
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.open(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -326,7 +357,8 @@ impl Disk for MemoryDisk {
 
     fn status(&self, path: &Path) -> io::Result<Status> {
         let state = self.state();
-        let (kind, length, ticks) = match &state.nodes[state.find(path)?] {
+        let node = state.find(path)?;
+        let (kind, length, ticks) = match &state.nodes[node] {
             Node::Directory { .. } => (Kind::Directory, 0, 0),
             Node::File(contents) => (Kind::File, contents.bytes.len() as u64, contents.modified),
         };
@@ -334,11 +366,22 @@ impl Disk for MemoryDisk {
             kind,
             length,
             modified: moment(ticks),
+            device: 0,
+            number: node as u64,
         })
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.state().find(path).map(|_| FREE_BYTES)
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.state().find(path).map(|_| path.to_owned())
+    }
+
+    /// Nobody else has this disk: the memory is one process's.
+    fn lock(&self, _: &Path) -> io::Result<Lock> {
+        Ok(Box::new(()))
     }
 }
 
@@ -373,9 +416,11 @@ impl DiskFile for MemoryFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.state();
-        let whole = &mut state.written(self.node)?.bytes;
+        let contents = state.written(self.node)?;
         let start = index(offset)?;
         let end = start + bytes.len();
+        contents.changed(start.min(contents.bytes.len())..end);
+        let whole = &mut contents.bytes;
         if whole.len() < end {
             whole.resize(end, 0);
         }
@@ -393,8 +438,7 @@ impl DiskFile for MemoryFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.state();
-        let contents = state.contents(self.node)?;
-        contents.durable.clone_from(&contents.bytes);
+        state.contents(self.node)?.sync();
         Ok(())
     }
 

@@ -85,6 +85,6 @@ async fn taken(node: &Arc<Node>, hop: &Hop) -> Result<Vec<PackageId>, String> {
             found.extend(open.map(|view| view.item.package));
         }
     };
-    let looked = tokio::task::spawn_blocking(looking).await;
+    let looked = passerelle_host::blocking(looking).await;
     looked.map_err(|_| "the gateway is stopping".to_owned())?
 }

@@ -7,7 +7,6 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use getrandom::SysRng;
 use ml_dsa::{KeyExport, Keypair, MlDsa44};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use zeroize::Zeroizing;
@@ -143,10 +142,10 @@ impl LogSigner {
     }
 
     pub(crate) fn sign_post_quantum(&self, message: &[u8]) -> Vec<u8> {
-        let signature = self
-            .post_quantum
-            .expanded_key()
-            .sign_randomized(message, b"", &mut SysRng);
+        let signature =
+            self.post_quantum
+                .expanded_key()
+                .sign_randomized(message, b"", &mut super::Random);
         // It fails without randomness, or with a context above 255 bytes.
         #[allow(clippy::expect_used)]
         let signature = signature.expect("the system has randomness");
