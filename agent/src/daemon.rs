@@ -312,6 +312,7 @@ pub(crate) fn prepare(
     let register = Register::load(&store)?;
     let outgoing = Outgoing::load(&store)?;
     again::recover(&store, &outgoing);
+    let run = run::begin(&store)?;
     let chain = read_chain(&store, &register, &outgoing)?;
     let node = Arc::new(Node {
         party: config.party.clone(),
@@ -333,6 +334,7 @@ pub(crate) fn prepare(
         clock: ground.clock.clone(),
         store,
         config,
+        run,
     });
     crash_point!("start.loaded");
     let arrived = opening::recover(&node)?;

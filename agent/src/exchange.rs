@@ -135,6 +135,7 @@ impl Exchange for AgentExchange {
             cosigned: self.copy(lane),
             now_ms: self.node.now().as_ms(),
             software: software(),
+            run: Some(self.node.run.clone()),
         }
     }
 

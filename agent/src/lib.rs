@@ -30,6 +30,7 @@ mod progress;
 mod receipts;
 mod received;
 mod renewal;
+mod run;
 mod said;
 mod sealing;
 #[cfg(feature = "simulation")]

@@ -45,6 +45,7 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<AgentMetrics>,
     pub(crate) stop: CancellationToken,
     pub(crate) started: Timestamp,
+    pub(crate) run: v1::AgentRun,
 }
 
 impl Node {

@@ -13,6 +13,7 @@ use passerelle_proto::{Digest, Role, StatementId, Timestamp};
 use tonic::async_trait;
 
 use crate::acceptance;
+use crate::agent_state;
 use crate::anchor::{self, Hold};
 use crate::breaker::FIRST_RETRY;
 use crate::courier::{self, StatementLease};
@@ -115,6 +116,7 @@ impl Exchange for GatewayExchange {
                 .read_if_there(&self.node.witnessed_path(&peer.hop.party)),
             now_ms: self.node.now().as_ms(),
             software: software(),
+            run: None,
         }
     }
 
@@ -131,6 +133,12 @@ impl Exchange for GatewayExchange {
         let theirs = Timestamp::from_ms(hello.now_ms);
         if !self.node.clock.heard(theirs, self.node.host_clock.moment()) {
             tracing::warn!(%peer, %theirs, "the peer's clock and ours differ by over 5 minutes");
+        }
+        if peer.hop.role == Role::Agent
+            && hello.lane() == Lane::Control
+            && let Some(run) = &hello.run
+        {
+            agent_state::look(&self.node, peer, run).await;
         }
         self.node.circuits.woken(&peer.hop);
         self.node.queue.wake(&peer.hop);

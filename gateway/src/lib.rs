@@ -7,6 +7,7 @@
 
 mod acceptance;
 mod admin;
+mod agent_state;
 mod anchor;
 mod breaker;
 mod clock;

@@ -30,6 +30,8 @@ pub enum Counter {
     Busy,
     /// Offers answered with an earlier receipt.
     Duplicates,
+    /// Agents that came with a state that does not go on from where it was.
+    AgentStates,
     /// Package bytes, by `peer`, `transport` and `direction`.
     Bytes,
     /// Failed attempts to reach a peer, by `peer`.
@@ -73,7 +75,7 @@ pub enum Gauge {
     ExpirySeconds,
 }
 
-const COUNTERS: [(Counter, &str, &str); 8] = [
+const COUNTERS: [(Counter, &str, &str); 9] = [
     (
         Counter::Accepted,
         "passerelle_accepted_total",
@@ -103,6 +105,11 @@ const COUNTERS: [(Counter, &str, &str); 8] = [
         Counter::Duplicates,
         "passerelle_duplicate_offers_total",
         "Offers of packages already accepted, answered with the first receipt.",
+    ),
+    (
+        Counter::AgentStates,
+        "passerelle_agent_states_total",
+        "Agents whose state does not go on from where it was: restored, run twice, or made anew.",
     ),
     (
         Counter::Bytes,

@@ -72,6 +72,14 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// 16 random bytes, to tell one thing from another.
+///
+/// # Panics
+/// When the system has no random source: nothing may be signed or sealed then.
+pub fn nonce() -> [u8; 16] {
+    random()
+}
+
 fn fill_random(bytes: &mut [u8]) {
     use ring::rand::SecureRandom;
     #[cfg(any(test, feature = "fixture"))]

@@ -70,7 +70,7 @@ pub use key::{
     COMPOSITE_ALGORITHM, KeyId, KeyIdError, KeyTextError, LOG_ALGORITHM, LogSigner, LogVerifier,
     PUBLIC_KEY_LEN, RECIPIENT_ALGORITHM, RecipientKey, RecipientSecret, SIGNATURE_LEN,
     SecretFileError, SignatureError, SigningKey, VerifyingKey, WrapError, log_epoch, log_origin,
-    next_log_origin, read_secret_file, write_secret_file,
+    next_log_origin, nonce, read_secret_file, write_secret_file,
 };
 pub use keyring::{KEYS_HELD_MAX, RecipientKeys, SigningKeys};
 pub use log_entry::{package_of, signed_objects};

@@ -25,6 +25,7 @@ pub fn package_of(entry: &v1::Entry) -> Option<PackageId> {
         | Event::Cosigned(_)
         | Event::Counted(_)
         | Event::Epoch(_)
+        | Event::AgentState(_)
         | Event::HandedOver(_) => None,
     }
 }

@@ -126,6 +126,7 @@ struct PeerView {
     waiting_items: u64,
     bytes_sent: u64,
     bytes_received: u64,
+    attention: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -169,6 +170,7 @@ impl GatewayView {
             waiting_items: peer.waiting_items,
             bytes_sent: peer.bytes_sent,
             bytes_received: peer.bytes_received,
+            attention: peer.attention,
         });
         let cosigned = answer.cosigned.into_iter().map(|cosigned| CosignedView {
             party: cosigned.party,
@@ -274,6 +276,10 @@ impl Display for GatewayView {
                 &peer.last_error,
             ]);
         }
-        write!(f, "\n{table}")
+        write!(f, "\n{table}")?;
+        for peer in self.peers.iter().filter(|peer| !peer.attention.is_empty()) {
+            writeln!(f, "ATTENTION: {}: {}", peer.peer, peer.attention)?;
+        }
+        Ok(())
     }
 }

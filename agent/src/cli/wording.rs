@@ -224,6 +224,18 @@ fn told(event: &Event) -> Told {
         Event::HandedOver(e) => handed_over(e),
         Event::Statement(e) => statement(e),
         Event::Epoch(e) => ("epoch", Vec::new(), epoch(e)),
+        Event::AgentState(e) => {
+            let before = e.number_before;
+            let says = match e.other {
+                true => format!("{} came with another state than before", hop(&e.agent)),
+                false => format!(
+                    "{} came with a state of run {}, after run {before}: restored, or run twice",
+                    hop(&e.agent),
+                    e.number
+                ),
+            };
+            ("agent-state", Vec::new(), says)
+        }
         Event::Resent(e) => {
             let statements = count(e.statements.len() as u64, "statement", "statements");
             let says = format!("{statements} go to {} once more", hop(&e.next_hop));

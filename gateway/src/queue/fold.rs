@@ -97,6 +97,7 @@ pub fn fold(items: &impl Items, index: u64, entry: &v1::Entry) -> Result<Vec<Cha
             | Event::Cosigned(_)
             | Event::Counted(_)
             | Event::Epoch(_)
+            | Event::AgentState(_)
             | Event::Operator(_),
         ) => Ok(Vec::new()),
         None => Err(refuse("event")),
