@@ -64,9 +64,11 @@ mod deadline;
 mod facts;
 mod history;
 mod laboratory;
+mod outside;
 mod process;
 mod proxy;
 mod rogue;
+mod walk;
 
 pub use deadline::eventually;
 pub use facts::Witness;
@@ -75,6 +77,10 @@ pub use laboratory::{
     CAF_AGENT, CAF_GATEWAY, CONTRACTOR_AGENT, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process,
     RunningLab, noise, now, quick_options,
 };
+pub use outside::{
+    BELOW, CLOCK, FAIL_OUTSIDE, KILL_AT, LIST_OUTSIDE, OMIT_SYNCS, PRELOAD, SYNC_MS, outside,
+};
 pub use process::{Program, Running, binary};
 pub use proxy::{CountingProxy, free_addresses};
 pub use rogue::{Outcome, Rogue};
+pub use walk::{Faults, STEP_LIMIT, Walk, one_at_a_time};
