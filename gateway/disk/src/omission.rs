@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::disk::{Disk, DiskFile, Status};
 use crate::memory::MemoryDisk;
 
-/// Called after each operation on the disk once a sync has been left out.
+/// Called before each sync once one has been left out, or before every one when none is: what a
+/// power cut leaves changes with syncs only.
 pub type Look = Box<dyn Fn(&MemoryDisk) + Send + Sync>;
 
 /// A disk in memory that leaves out every sync which is called at one site, and says that it did
@@ -31,10 +32,9 @@ struct Omission {
     seen: Mutex<Seen>,
 }
 
-#[derive(Default)]
 struct Seen {
     sites: BTreeSet<String>,
-    omitted: bool,
+    looks: bool,
 }
 
 impl Omission {
@@ -42,25 +42,17 @@ impl Omission {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets something be done, and looks afterwards.
-    fn run<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let done = work();
-        if self.seen().omitted {
-            (self.look)(&self.below);
-        }
-        done
-    }
-
     fn sync(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let cwd = std::env::current_dir()?;
         let site = site_of(&Backtrace::force_capture().to_string(), &cwd);
-        let omit = self.site.as_ref() == Some(&site);
-        {
-            let mut seen = self.seen();
-            seen.sites.insert(site);
-            seen.omitted |= omit;
+        if self.seen().looks {
+            (self.look)(&self.below);
         }
-        self.run(|| if omit { Ok(()) } else { work() })
+        let omit = self.site.as_ref() == Some(&site);
+        let mut seen = self.seen();
+        seen.sites.insert(site);
+        seen.looks |= omit;
+        if omit { Ok(()) } else { work() }
     }
 }
 
@@ -78,13 +70,14 @@ fn site_of(stack: &str, cwd: &Path) -> String {
         let file = place.split(':').next().unwrap_or_default();
         let file = cwd.join(file.trim_start_matches("./"));
         let text = file.to_string_lossy();
-        let function = function_of(name);
         if OTHERS.iter().any(|folder| text.contains(folder)) || text.ends_with(THIS) {
             continue;
         }
+        let function = function_of(name);
         let same = chain.last() == Some(&function);
         match text.contains(DISK) {
-            true if function.is_empty() || same => {}
+            // A closure is called by a function that has a name.
+            _ if function.is_empty() || same => {}
             true => chain.push(function),
             false => {
                 let module = file.file_stem().unwrap_or_default().to_string_lossy();
@@ -103,13 +96,21 @@ const THIS: &str = "disk/src/omission.rs";
 /// The files of this crate.
 const DISK: &str = "disk/src/";
 
-/// The name of a function without what it is in; empty for a closure.
+/// The name of a function without what it is in and what it is for; empty for a closure.
 fn function_of(name: &str) -> String {
-    let named = |part: &&str| !part.starts_with('{') && !is_hash(part);
-    let last = name.split("::").filter(named).last();
-    let last = last.unwrap_or_default();
-    let end = last.find('<').unwrap_or(last.len());
-    last[..end].to_owned()
+    let mut depth = 0_usize;
+    let mut plain = String::new();
+    for letter in name.chars() {
+        match letter {
+            '<' => depth += 1,
+            '>' => depth = depth.saturating_sub(1),
+            _ if depth == 0 => plain.push(letter),
+            _ => {}
+        }
+    }
+    let named = |part: &&str| !part.is_empty() && !part.starts_with('{') && !is_hash(part);
+    let last = plain.split("::").filter(named).last();
+    last.unwrap_or_default().to_owned()
 }
 
 /// What older symbols end with, `h0123456789abcdef`.
@@ -120,13 +121,17 @@ fn is_hash(part: &str) -> bool {
 
 impl OmittingDisk {
     /// Stands in front of `below`, leaves out the syncs of `site`, and from the first of them on
-    /// has `look` look at what is there after each operation.
+    /// has `look` look at what is there before each other one.
     pub fn new(below: MemoryDisk, site: Option<String>, look: Look) -> Self {
+        let seen = Seen {
+            sites: BTreeSet::new(),
+            looks: site.is_none(),
+        };
         Self(Arc::new(Omission {
             below,
             site,
             look,
-            seen: Mutex::default(),
+            seen: Mutex::new(seen),
         }))
     }
 
@@ -151,11 +156,11 @@ impl fmt::Debug for OmittingDisk {
 
 impl Disk for OmittingDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.file(self.0.run(|| self.0.below.create(path)))
+        self.file(self.0.below.create(path))
     }
 
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.file(self.0.run(|| self.0.below.create_new(path)))
+        self.file(self.0.below.create_new(path))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -163,19 +168,19 @@ impl Disk for OmittingDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.run(|| self.0.below.rename(from, to))
+        self.0.below.rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.0.run(|| self.0.below.remove(path))
+        self.0.below.remove(path)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.run(|| self.0.below.create_dir(path))
+        self.0.below.create_dir(path)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.run(|| self.0.below.remove_dir(path))
+        self.0.below.remove_dir(path)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -210,11 +215,11 @@ impl DiskFile for OmittingFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.omission.run(|| self.below.write_at(bytes, offset))
+        self.below.write_at(bytes, offset)
     }
 
     fn allocate(&self, length: u64) -> io::Result<()> {
-        self.omission.run(|| self.below.allocate(length))
+        self.below.allocate(length)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -247,11 +252,11 @@ mod tests {
         // One of the contents, one of the directory.
         let sites = replace(None);
         assert_eq!(sites.len(), 2, "{sites:?}");
-        assert_eq!(looks.load(Ordering::SeqCst), 0);
+        assert_eq!(looks.load(Ordering::SeqCst), 2);
         let contents = sites.iter().find(|site| site.starts_with("write_synced"));
         replace(Some(contents.unwrap().clone()));
-        // After the sync that was none, the rename, and the sync of the directory.
-        assert_eq!(looks.load(Ordering::SeqCst), 3);
+        // After the sync that was none, before that of the directory.
+        assert_eq!(looks.load(Ordering::SeqCst), 2 + 1);
         memory.power_cut();
         assert_eq!(memory.read(Path::new("/f")).unwrap(), b"");
     }
@@ -268,9 +273,11 @@ mod tests {
              at /w/gateway/disk/src/durable.rs:1:2
    4: map_err<(), std::io::error::Error>
              at /rustc/1/library/core/src/result.rs:1:2
-   5: begin
+   5: {closure#0}
              at ./src/log/segment.rs:1:2
-   6: passerelle_gateway::log::Log::append
+   6: begin::<passerelle_gateway::log::Log>
+             at ./src/log/segment.rs:1:2
+   7: passerelle_gateway::log::Log::append
              at ./src/log.rs:1:2";
         let site = site_of(stack, Path::new("/w/gateway"));
         assert_eq!(site, "sync_parent < segment::begin");
