@@ -16,8 +16,9 @@ use passerelle_proto::{
 use prost::Message;
 use tonic::async_trait;
 
+use crate::clock::Moment;
 use crate::metrics::Counter;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::sequencer::{Acceptance, SubmitError};
 use crate::spool::{Partial, SpoolError};
 
@@ -161,7 +162,13 @@ fn judge(node: &Node, peer: &Peer, manifest: &VerifiedManifest) -> Result<Permit
         },
         first_accepted: None,
     };
-    decide(&facts, now()).map_err(|denial| {
+    let moment = Moment::now();
+    decide(&facts, moment.wall).map_err(|denial| {
+        // A refusal cannot be called back: a clock that was set wrong must not be its reason.
+        if denial.depends_on_now() && !node.clock.is_believed(moment) {
+            tracing::warn!(%denial, "our clock is not believed: the package is put off");
+            return Refusal::Busy(BusyReason::Clock);
+        }
         Refusal::Final(
             denial.reason(),
             denial.article().to_owned(),
