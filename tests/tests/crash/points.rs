@@ -111,7 +111,8 @@ fn every_crash_point_loses_nothing_and_the_matrix_says_so() {
     }
     println!("{matrix}{} points in {:?}", rows.len(), begun.elapsed());
     let table = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(TABLE)).unwrap();
-    let stands: BTreeSet<&str> = table.lines().filter(|line| line.contains("| `")).collect();
+    let is_row = |line: &&str| line.starts_with("| gateway |") || line.starts_with("| agent |");
+    let stands: BTreeSet<&str> = table.lines().filter(is_row).collect();
     let found: BTreeSet<&str> = rows.iter().map(String::as_str).collect();
     let missing: Vec<_> = found.difference(&stands).collect();
     assert!(missing.is_empty(), "{TABLE} does not say: {missing:#?}");
