@@ -4,6 +4,10 @@
 ci:
     bash .ci/run
 
+# What takes too long for every change; Linux, as the superuser.
+nightly:
+    bash .ci/nightly
+
 # The README's test command.
 test:
     cargo test --workspace

@@ -297,10 +297,11 @@ impl Job {
         Ok(moved)
     }
 
-    /// Removes the ciphertext of a job that is terminal.
+    /// Removes the ciphertext of a job that is terminal. A power cut may bring it back; each start
+    /// does this again.
     pub fn free_package(&self) -> Result<(), DiskError> {
-        self.disk.remove_synced(&self.package())?;
-        self.disk.remove_synced(&self.unfinished_package())
+        self.disk.remove_if_there(&self.package())?;
+        self.disk.remove_if_there(&self.unfinished_package())
     }
 
     /// Removes a job into which nothing was ever moved.

@@ -181,7 +181,13 @@ fn judge(
         },
         first_accepted,
     };
-    decide(&facts, node.now()).map_err(|denial| {
+    let moment = node.clock.moment();
+    decide(&facts, moment.wall).map_err(|denial| {
+        // A refusal cannot be called back: a clock that was set wrong must not be its reason.
+        if denial.depends_on_now() && !node.belief.is_believed(moment) {
+            tracing::warn!(%denial, "our clock is not believed: the package is put off");
+            return Refusal::Busy(BusyReason::Clock);
+        }
         Refusal::Final(
             denial.reason(),
             denial.article().to_owned(),

@@ -305,6 +305,7 @@ pub fn busy_words(reason: BusyReason) -> &'static str {
         BusyReason::Offers => "offers",
         BusyReason::Unanchored => "unanchored",
         BusyReason::Uncosigned => "uncosigned",
+        BusyReason::Clock => "clock",
     }
 }
 
