@@ -5,7 +5,7 @@
 //! and whatever carries frames.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -23,7 +23,7 @@ use crate::anchor::{self, Hold};
 use crate::config::Config;
 use crate::exchange::GatewayExchange;
 use crate::gateway::{Ground, StartError, housekeeping, open, partners, spawn_link, wind_up};
-use crate::log::Log;
+use crate::log::{Fatal, Log, LogKeys};
 use crate::materials::Materials;
 use crate::node::{Failure, Node};
 use crate::queue::{Counts, MemQueue, Queue};
@@ -144,13 +144,31 @@ impl SimulatedGateway {
     }
 }
 
-/// What a start would find in the log on `machine`: the bytes of all entries.
-///
-/// # Errors
-/// [`StartError`].
-pub fn entries(config: &Config, machine: &Machine) -> Result<Vec<Vec<u8>>, StartError> {
-    let materials = Materials::load(&machine.disk, config)?;
-    let dir = config.data_dir.join("log");
-    let log = Log::open_with(&machine.disk, &dir, materials.log_keys, machine.segment_len)?;
-    Ok(log.entries(0, log.size())?)
+/// Opens logs as a start does, to see what it would find.
+pub struct LogReader {
+    keys: LogKeys,
+    dir: PathBuf,
+}
+
+impl LogReader {
+    /// For the log of a gateway, whose configuration and keys are on this machine.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn of(config: &Config) -> Result<Self, StartError> {
+        let materials = Materials::load(&passerelle_disk::system(), config)?;
+        Ok(Self {
+            keys: materials.log_keys,
+            dir: config.data_dir.join("log"),
+        })
+    }
+
+    /// The bytes of all entries that a start on `disk` would find; it writes there as a start does.
+    ///
+    /// # Errors
+    /// [`Fatal`]: it would not start.
+    pub fn entries(&self, disk: &Arc<dyn Disk>, segment_len: u64) -> Result<Vec<Vec<u8>>, Fatal> {
+        let log = Log::open_with(disk, &self.dir, self.keys.clone(), segment_len)?;
+        log.entries(0, log.size())
+    }
 }

@@ -43,8 +43,9 @@ enum Node {
 
 #[derive(Clone, Debug, Default)]
 struct Contents {
-    bytes: Vec<u8>,
-    durable: Vec<u8>,
+    // Copied when they are changed and somebody else has them: a disk of its own costs little.
+    bytes: Arc<Vec<u8>>,
+    durable: Arc<Vec<u8>>,
     /// From where to where both may differ, but for their lengths.
     unsynced: Range<usize>,
     modified: u64,
@@ -60,14 +61,18 @@ impl Contents {
 
     /// A long file of which a little has changed costs a little.
     fn sync(&mut self) {
-        self.durable.resize(self.bytes.len(), 0);
         let part = std::mem::take(&mut self.unsynced);
+        if part.is_empty() && self.durable.len() == self.bytes.len() {
+            return;
+        }
+        let durable = Arc::make_mut(&mut self.durable);
+        durable.resize(self.bytes.len(), 0);
         let part = part.start.min(self.bytes.len())..part.end.min(self.bytes.len());
-        self.durable[part.clone()].copy_from_slice(&self.bytes[part]);
+        durable[part.clone()].copy_from_slice(&self.bytes[part]);
     }
 
     fn power_cut(&mut self) {
-        self.bytes.clone_from(&self.durable);
+        self.bytes = self.durable.clone();
         self.unsynced = 0..0;
     }
 }
@@ -250,6 +255,28 @@ impl MemoryDisk {
         self.state().power_cut();
     }
 
+    /// A disk of its own, with what this one would have on it after a power cut.
+    pub fn after_a_power_cut(&self) -> Self {
+        let state = self.state();
+        let left = |node: &Node| match node {
+            Node::Directory { durable, .. } => Node::Directory {
+                names: durable.clone(),
+                durable: durable.clone(),
+            },
+            Node::File(contents) => Node::File(Contents {
+                bytes: contents.durable.clone(),
+                durable: contents.durable.clone(),
+                unsynced: 0..0,
+                modified: contents.modified,
+            }),
+        };
+        Self(Arc::new(Mutex::new(State {
+            nodes: state.nodes.iter().map(left).collect(),
+            pending: Vec::new(),
+            ticks: state.ticks,
+        })))
+    }
+
     /// A disk of its own, with the same on it.
     pub fn copy(&self) -> Self {
         let state = self.state();
@@ -273,7 +300,7 @@ impl Disk for MemoryDisk {
             Ok(node) => {
                 let contents = state.written(node)?;
                 contents.changed(0..contents.bytes.len());
-                contents.bytes.clear();
+                contents.bytes = Arc::default();
                 node
             }
             Err(_) => state.add(path, Node::File(Contents::default()))?,
@@ -346,7 +373,7 @@ impl Disk for MemoryDisk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let mut state = self.state();
         let node = state.find(path)?;
-        Ok(state.contents(node)?.bytes.clone())
+        Ok(state.contents(node)?.bytes.to_vec())
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
@@ -420,7 +447,7 @@ impl DiskFile for MemoryFile {
         let start = index(offset)?;
         let end = start + bytes.len();
         contents.changed(start.min(contents.bytes.len())..end);
-        let whole = &mut contents.bytes;
+        let whole = Arc::make_mut(&mut contents.bytes);
         if whole.len() < end {
             whole.resize(end, 0);
         }
@@ -430,7 +457,7 @@ impl DiskFile for MemoryFile {
 
     fn allocate(&self, length: u64) -> io::Result<()> {
         let mut state = self.state();
-        let whole = &mut state.written(self.node)?.bytes;
+        let whole = Arc::make_mut(&mut state.written(self.node)?.bytes);
         let length = index(length)?.max(whole.len());
         whole.resize(length, 0);
         Ok(())
@@ -477,8 +504,7 @@ mod tests {
         disk.create_directories(path("/b")).unwrap();
         disk.replace(path("/a/f"), b"1").unwrap();
         disk.rename(path("/a/f"), path("/b/f")).unwrap();
-        let cut = memory.copy();
-        cut.power_cut();
+        let cut = memory.after_a_power_cut();
         assert_eq!(cut.read(path("/a/f")).unwrap(), b"1");
         assert!(cut.read(path("/b/f")).is_err());
         disk.sync_dir(path("/b")).unwrap();

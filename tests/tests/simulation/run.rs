@@ -1,8 +1,12 @@
 //! One simulation: first everything goes wrong, then nothing does any more.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::Once;
 use std::time::Duration;
 
+use futures::FutureExt;
 use passerelle_host::simulate;
 use passerelle_proto::Digest;
 use passerelle_proto::fixture::seeded;
@@ -46,8 +50,8 @@ pub struct Ending {
     pub story: Vec<String>,
     /// How long it took to be quiet once nothing went wrong any more, in virtual time.
     pub quiet_after: Duration,
-    /// How it went, in numbers.
-    pub deaths: usize,
+    /// How many programs have died.
+    pub deaths: u64,
 }
 
 /// Runs the simulation of a seed.
@@ -55,12 +59,31 @@ pub struct Ending {
 /// # Errors
 /// What must not be, with the end of the story.
 pub fn run(seed: u64, weather: Weather) -> Result<Ending, String> {
+    simulated(seed, async |run: &mut Run| run.live(weather).await)
+}
+
+/// Lets `live` happen in a simulation of its own.
+///
+/// # Errors
+/// What it says, and whether anything has panicked, with the end of the story.
+pub fn simulated(
+    seed: u64,
+    live: impl AsyncFnOnce(&mut Run) -> Result<Ending, String>,
+) -> Result<Ending, String> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     let (_in_place, _seeded) = (simulate(seed), seeded(seed));
+    panics();
+    let before = PANICS.get();
     let ran = runtime.block_on(async {
         let mut run = Run::new(seed);
-        let ended = Box::pin(run.live(weather)).await;
+        let ended = AssertUnwindSafe(live(&mut run)).catch_unwind().await;
+        let ended = ended.unwrap_or_else(|_| Err("the simulation has panicked".to_owned()));
+        let ended = match PANICS.get() == before {
+            true => ended,
+            // A task that panics is caught by the runtime, and nobody may be waiting for it.
+            false => Err("something has panicked".to_owned()),
+        };
         ended.map_err(|why| {
             let story = run.story.ending();
             format!("PASSERELLE_SIM_SEED={seed}\n{story}\n{why}")
@@ -71,16 +94,36 @@ pub fn run(seed: u64, weather: Weather) -> Result<Ending, String> {
     ran
 }
 
-struct Run {
+thread_local! {
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts panics by thread from now on.
+fn panics() {
+    static COUNTED: Once = Once::new();
+    COUNTED.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.set(PANICS.get() + 1);
+            before(panic);
+        }));
+    });
+}
+
+/// A simulation that is under way.
+pub struct Run {
     dice: Dice,
     story: Story,
-    network: Network,
-    world: World,
-    drops: Vec<Drop>,
+    /// What connects everybody.
+    pub network: Network,
+    /// Everybody.
+    pub world: World,
+    /// What was dropped, or will be.
+    pub drops: Vec<Drop>,
     agenda: Vec<(Instant, Act)>,
     // Whether a clock was wrong at any time: packages may be refused for it.
     wrong_clocks: bool,
-    deaths: usize,
+    deaths: u64,
 }
 
 impl Run {
@@ -111,14 +154,46 @@ impl Run {
     }
 
     async fn live(&mut self, weather: Weather) -> Result<Ending, String> {
-        for process in EVERYBODY {
-            self.world.start(process, None).await?;
-        }
+        self.start_everybody().await?;
         let (agenda, end) = agenda(&mut self.dice, &self.drops, weather);
         self.agenda = agenda;
         self.network.set_rough(weather == Weather::Rough);
         self.go_wrong(end).await?;
         self.check_in_the_dark()?;
+        self.settle().await
+    }
+
+    /// Starts all programs.
+    ///
+    /// # Errors
+    /// Why one does not start.
+    pub async fn start_everybody(&mut self) -> Result<(), String> {
+        for process in EVERYBODY {
+            self.world.start(process, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something is so.
+    ///
+    /// # Errors
+    /// It never is.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) -> Result<(), String> {
+        let until = Instant::now() + QUIET_WITHIN;
+        while !is_so(self) {
+            if Instant::now() >= until {
+                return Err(format!("waited in vain for {what}"));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// From now on nothing goes wrong; waits until all is over, and checks everything.
+    ///
+    /// # Errors
+    /// What must not be.
+    pub async fn settle(&mut self) -> Result<Ending, String> {
         self.heal().await?;
         let healed = Instant::now();
         let facts = self.quiet(healed + QUIET_WITHIN).await?;

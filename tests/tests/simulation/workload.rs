@@ -43,6 +43,25 @@ pub struct Drop {
 }
 
 impl Drop {
+    /// Something of this length.
+    pub fn of(
+        party: &'static str,
+        flow: &'static str,
+        recipients: &'static [&'static str],
+        number: usize,
+        length: usize,
+    ) -> Self {
+        Self {
+            party,
+            flow,
+            recipients,
+            number,
+            bytes: Dice::new(number as u64).noise(length),
+            too_large: false,
+            cancelled: false,
+        }
+    }
+
     /// Name of what is dropped.
     pub fn name(&self) -> String {
         format!("drop-{}", self.number)

@@ -1,7 +1,8 @@
 //! Two gateways and three agents on machines of their own.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use passerelle_agent::simulation::SimulatedAgent;
 use passerelle_agent::{AgentConfig, AgentEvent, Job};
 use passerelle_disk::{Disk, MemoryDisk};
 use passerelle_gateway::Config;
-use passerelle_gateway::simulation::{Machine as GatewayMachine, SimulatedGateway, entries};
+use passerelle_gateway::simulation::{LogReader, Machine as GatewayMachine, SimulatedGateway};
 use passerelle_host::Signal;
 use passerelle_proto::fixture::{NOW, seeded};
 use passerelle_proto::v1::{Entry, Signed, Statement};
@@ -37,7 +38,7 @@ pub const EVERYBODY: [Process; 5] = [
 
 /// Length of the logs' segments in bytes: 256 entries as long as they get here, since the bundle
 /// that is not full may reach back into one segment and not further.
-const SEGMENT_LEN: u64 = 256 * 12 * 1024;
+const SEGMENT_LEN: u64 = 256 * 8 * 1024;
 /// The keys of all parties follow from this, so that a seed means the same in every process.
 const KEYS_SEED: u64 = 21;
 /// Laboratory and convention are so old when a simulation begins.
@@ -47,11 +48,20 @@ pub const PARTNER_BYTES_MAX: u64 = 1_500_000;
 /// How long a program that is asked to stop may take.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// Whose agents there are.
+const PARTIES: [&str; 3] = ["caf21", "grand-dijon", "prestataire-obs"];
+
+fn has_gateway(party: &&'static str) -> bool {
+    EVERYBODY.contains(&Process::Gateway(party))
+}
+
 /// Keys, notes and configurations on the real disk; nothing of it changes.
 struct Paper {
-    lab: Laboratory,
     directory: Directory,
     notes: Vec<(PathBuf, Vec<u8>)>,
+    gateways: BTreeMap<&'static str, Config>,
+    agents: BTreeMap<&'static str, AgentConfig>,
+    logs: BTreeMap<&'static str, LogReader>,
     _dir: tempfile::TempDir,
 }
 
@@ -74,10 +84,15 @@ fn paper() -> &'static Paper {
         notes.sort();
         let read = |path: PathBuf| (path.clone(), std::fs::read(path).unwrap());
         let notes: Vec<_> = notes.into_iter().map(read).collect();
-        let directory = directory(&lab, &notes);
+        let with_gateway = PARTIES.iter().filter(|party| has_gateway(party));
+        let gateways = with_gateway.map(|party| (*party, gateway_of(&lab, party)));
+        let gateways: BTreeMap<_, _> = gateways.collect();
+        let log = |(party, config): (&&'static str, _)| (*party, LogReader::of(config).unwrap());
         Paper {
-            lab,
-            directory,
+            directory: directory(&lab, &notes),
+            logs: gateways.iter().map(log).collect(),
+            agents: PARTIES.map(|party| (party, agent_of(&lab, party))).into(),
+            gateways,
             notes,
             _dir: dir,
         }
@@ -120,6 +135,8 @@ pub struct World {
     story: Story,
     /// Told when a life has ended at an operation of its disk.
     pub ended: Arc<Signal>,
+    // Verifies each signature once.
+    witness: RefCell<Witness>,
 }
 
 impl World {
@@ -145,6 +162,7 @@ impl World {
             network,
             story: story.clone(),
             ended: Arc::default(),
+            witness: RefCell::new(Witness::believing(paper().directory.clone())),
         }
     }
 
@@ -211,7 +229,7 @@ impl World {
             clock,
             segment_len: SEGMENT_LEN,
         };
-        let gateway = SimulatedGateway::start(gateway_config(party), machine, dialer).await;
+        let gateway = SimulatedGateway::start(gateway_config(party).clone(), machine, dialer).await;
         let gateway = gateway.map_err(|error| error.to_string())?;
         let station = Station {
             exchange: gateway.exchange(),
@@ -227,7 +245,7 @@ impl World {
         let clock = self.clock(process);
         let disk: Arc<dyn Disk> = Arc::new(life.clone());
         let dialer = self.network.dialer(process, life);
-        let agent = SimulatedAgent::start(agent_config(party), disk, clock, dialer);
+        let agent = SimulatedAgent::start(agent_config(party).clone(), disk, clock, dialer);
         let agent = agent.map_err(|error| error.to_string())?;
         let (mut events, story) = (agent.events(), self.story.clone());
         let (name, life) = (name_of(process), life.clone());
@@ -351,6 +369,14 @@ impl World {
             .tell(format_args!("{party} drops {name} into {flow}"));
     }
 
+    /// Whether an agent has a part of a package.
+    pub fn is_arriving(&self, party: &'static str) -> bool {
+        let memory = &self.machine(Process::Agent(party)).memory;
+        let incoming = agent_config(party).directory.join("incoming");
+        let mut inside = memory.list(&incoming).into_iter().flatten();
+        inside.any(|path| path.extension().is_some_and(|end| end == "part"))
+    }
+
     fn keepings(&self, disk: impl Fn(&MemoryDisk) -> MemoryDisk) -> Vec<Keeping> {
         let place = |process: Process, dir: PathBuf| {
             let disk: Arc<dyn Disk> = Arc::new(disk(&self.machine(process).memory));
@@ -358,21 +384,19 @@ impl World {
         };
         let keeping = |party: &'static str| Keeping {
             party,
-            agent: place(Process::Agent(party), agent_config(party).directory),
-            gateway: EVERYBODY.contains(&Process::Gateway(party)).then(|| {
-                let dir = gateway_config(party).data_dir;
+            agent: place(Process::Agent(party), agent_config(party).directory.clone()),
+            gateway: has_gateway(&party).then(|| {
+                let dir = gateway_config(party).data_dir.clone();
                 place(Process::Gateway(party), dir)
             }),
         };
-        ["caf21", "grand-dijon", "prestataire-obs"]
-            .map(keeping)
-            .into()
+        PARTIES.map(keeping).into()
     }
 
     /// What everybody holds, once all is over.
     pub fn facts(&self) -> Vec<Fact> {
-        let mut witness = Witness::believing(paper().directory.clone());
-        witness.facts_of(&self.keepings(MemoryDisk::clone))
+        let keepings = self.keepings(MemoryDisk::clone);
+        self.witness.borrow_mut().facts_of(&keepings)
     }
 
     /// What everybody would hold if all machines lost their power at this moment.
@@ -380,24 +404,14 @@ impl World {
     /// # Errors
     /// A log that does not open any more.
     pub fn facts_in_the_dark(&self) -> Result<Vec<Fact>, String> {
-        let mut witness = Witness::believing(paper().directory.clone());
+        let mut witness = self.witness.borrow_mut();
         let mut facts = Vec::new();
-        let dark = |memory: &MemoryDisk| {
-            let copy = memory.copy();
-            copy.power_cut();
-            copy
-        };
-        for keeping in self.keepings(dark) {
+        for keeping in self.keepings(MemoryDisk::after_a_power_cut) {
             witness.held_by_agent(&keeping, &mut facts);
             let Some(gateway) = keeping.gateway else {
                 continue;
             };
-            let machine = GatewayMachine {
-                disk: gateway.disk,
-                clock: self.clock(Process::Gateway(keeping.party)),
-                segment_len: SEGMENT_LEN,
-            };
-            let found = entries(&gateway_config(keeping.party), &machine);
+            let found = paper().logs[keeping.party].entries(&gateway.disk, SEGMENT_LEN);
             let found = found.map_err(|error| format!("the log of {}: {error}", keeping.party))?;
             let decoded = (0..).zip(&found);
             let decoded = decoded.map(|(index, bytes)| (index, decode(bytes)));
@@ -412,7 +426,7 @@ impl World {
     pub fn fate(&self, party: &'static str, name: &str) -> Option<Vec<(&'static str, String)>> {
         let memory = &self.machine(Process::Agent(party)).memory;
         let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-        let root = agent_config(party).directory;
+        let root = &agent_config(party).directory;
         let days = ["sent", "rejected"].map(|place| memory.list(&root.join(place)));
         let days = days.into_iter().flatten().flatten();
         let jobs = days.flat_map(|day| memory.list(&day).unwrap());
@@ -461,22 +475,23 @@ fn decode(bytes: &[u8]) -> Entry {
     Entry::decode(bytes).unwrap()
 }
 
-fn load<T, E: std::fmt::Display>(path: &Path, load: impl Fn(&Path) -> Result<T, E>) -> T {
-    load(path).unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn gateway_config(party: &str) -> Config {
-    let gateway = paper().lab.party(party).unwrap().gateway.as_ref().unwrap();
-    let mut config = load(&gateway.config, Config::load);
+fn gateway_of(lab: &Laboratory, party: &str) -> Config {
+    let gateway = lab.party(party).unwrap().gateway.as_ref().unwrap();
+    let mut config = Config::load(&gateway.config).unwrap();
     if party == "grand-dijon" {
         config.limits.package_bytes_max = PARTNER_BYTES_MAX;
     }
     config
 }
 
-fn agent_config(party: &str) -> AgentConfig {
-    load(
-        &paper().lab.party(party).unwrap().agent.config,
-        AgentConfig::load,
-    )
+fn agent_of(lab: &Laboratory, party: &str) -> AgentConfig {
+    AgentConfig::load(&lab.party(party).unwrap().agent.config).unwrap()
+}
+
+fn gateway_config(party: &str) -> &'static Config {
+    &paper().gateways[party]
+}
+
+fn agent_config(party: &str) -> &'static AgentConfig {
+    &paper().agents[party]
 }
