@@ -302,5 +302,6 @@ fn resume(
     Some(Held {
         table: ChunkTable::parse(&table, manifest.payload_length()).ok(),
         chunks: written,
+        ..Held::default()
     })
 }

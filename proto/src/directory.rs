@@ -104,7 +104,9 @@ impl SigningKeyEntry {
             What::Delivered(_) | What::Acknowledged(_) | What::Cancel(_) => {
                 self.may(KeyRole::Agent)
             }
-            What::Refused(_) => self.may(KeyRole::Agent) || self.may(KeyRole::Gateway),
+            What::Refused(_) | What::Damaged(_) => {
+                self.may(KeyRole::Agent) || self.may(KeyRole::Gateway)
+            }
             What::Busy(_) => false,
         }
     }

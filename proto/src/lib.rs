@@ -39,6 +39,7 @@ mod seal;
 pub mod session;
 mod sheet;
 mod statement;
+mod stored;
 pub mod tile;
 mod time;
 mod witness;
@@ -102,6 +103,7 @@ pub use statement::{
     UntrustedStatement, VerifiedStatement, busy_words, reason_words, statement_name,
     terminal_recipients,
 };
+pub use stored::{Damage, SoundReader, Soundness, Stored, StoredError};
 pub use time::{Timestamp, TimestampError};
 pub use witness::{WITNESS_BODY_LEN_MAX, WitnessAnswer, add_checkpoint_body, witness};
 

@@ -320,6 +320,7 @@ pub fn statement_name(what: &What) -> &'static str {
         What::NotCollected(_) => "not-collected",
         What::NotReceipted(_) => "not-receipted",
         What::Cancel(_) => "cancel",
+        What::Damaged(_) => "damaged",
     }
 }
 
@@ -341,6 +342,7 @@ pub fn terminal_recipients(what: &What) -> Option<Vec<PartyId>> {
         | What::Acknowledged(_)
         | What::Busy(_)
         | What::Cancel(_)
+        | What::Damaged(_)
         | What::NotReceipted(_) => None,
     }
 }
@@ -379,6 +381,6 @@ fn check_what(what: &What) -> Result<(), StatementError> {
         What::Cancel(said) => recipient(&said.recipient),
         What::NotCollected(said) => recipient(&said.recipient),
         What::NotReceipted(said) => recipient(&said.recipient),
-        What::Busy(_) => Ok(()),
+        What::Busy(_) | What::Damaged(_) => Ok(()),
     }
 }
