@@ -16,8 +16,10 @@ use passerelle_proto::{
 use prost::Message;
 use tonic::async_trait;
 
+use crate::damage;
 use crate::metrics::Counter;
 use crate::node::{Node, now};
+use crate::repair::{self, Wanted};
 use crate::sequencer::{Acceptance, SubmitError};
 use crate::spool::{Partial, SpoolError};
 
@@ -63,6 +65,12 @@ pub(crate) async fn offered(
             node.metrics.add(Counter::Duplicates, &[], 1);
             return OfferAnswer::Answer(Answer::Statement(receipt));
         }
+        Ok(Ok(Looked::Damaged(_))) if !anchored => {
+            return refuse(&node, peer, package, UNANCHORED).await;
+        }
+        Ok(Ok(Looked::Damaged(wanted))) => {
+            return repair::take(node, peer.clone(), wanted, inline).await;
+        }
         Ok(Ok(Looked::New(manifest, permit))) => (manifest, permit),
         Ok(Err(refusal)) if anchored => return refuse(&node, peer, package, refusal).await,
         // Nothing final is said before it can be recorded.
@@ -103,6 +111,7 @@ pub(crate) async fn offered(
 
 enum Looked {
     Known(Signed),
+    Damaged(Wanted),
     New(VerifiedManifest, Permit),
 }
 
@@ -115,6 +124,10 @@ fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<
             .as_ref()
             .is_some_and(|first| first.body == signed.body);
         return match event.receipt.filter(|_| before && same) {
+            Some(receipt) if damage::is_damaged(node, &package) => {
+                let manifest = accepted_manifest(event.manifest)?;
+                Ok(Looked::Damaged(Wanted { manifest, receipt }))
+            }
             Some(receipt) => Ok(Looked::Known(receipt)),
             None => Err(final_refusal(Reason::Route, "it came another way before")),
         };
@@ -148,6 +161,13 @@ fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<
         return Err(Refusal::Busy(BusyReason::Disk));
     }
     Ok(Looked::New(manifest, permit))
+}
+
+/// The manifest that was verified when its package was accepted.
+fn accepted_manifest(signed: Option<Signed>) -> Result<VerifiedManifest, Refusal> {
+    let parsed = UntrustedManifest::parse(signed.unwrap_or_default());
+    let parsed = parsed.map_err(|error| Refusal::Silent(error.to_string()))?;
+    Ok(parsed.verified_before())
 }
 
 fn judge(node: &Node, peer: &Peer, manifest: &VerifiedManifest) -> Result<Permit, Refusal> {

@@ -34,6 +34,10 @@ pub enum Counter {
     Bytes,
     /// Failed attempts to reach a peer, by `peer`.
     DialFailures,
+    /// Stored packages found damaged.
+    Damages,
+    /// Stored packages that were damaged and are whole again.
+    Repairs,
 }
 
 /// A value that goes up and down.
@@ -59,6 +63,8 @@ pub enum Gauge {
     Uncosigned,
     /// Bytes in the spool.
     SpoolBytes,
+    /// Packages whose stored copy is damaged, waiting for a whole one.
+    DamagedPackages,
     /// Free bytes of the data directory's file system.
     DiskFreeBytes,
     /// Open sessions, by `peer`.
@@ -73,7 +79,7 @@ pub enum Gauge {
     ExpirySeconds,
 }
 
-const COUNTERS: [(Counter, &str, &str); 8] = [
+const COUNTERS: [(Counter, &str, &str); 10] = [
     (
         Counter::Accepted,
         "passerelle_accepted_total",
@@ -114,9 +120,19 @@ const COUNTERS: [(Counter, &str, &str); 8] = [
         "passerelle_dial_failures_total",
         "Failed attempts to reach a peer. A peer that is down for long shows here.",
     ),
+    (
+        Counter::Damages,
+        "passerelle_damages_total",
+        "Stored packages found damaged when they were to be sent: look at the disk.",
+    ),
+    (
+        Counter::Repairs,
+        "passerelle_repairs_total",
+        "Damaged packages that are whole again.",
+    ),
 ];
 
-const GAUGES: [(Gauge, &str, &str); 16] = [
+const GAUGES: [(Gauge, &str, &str); 17] = [
     (
         Gauge::Serving,
         "passerelle_serving",
@@ -168,6 +184,12 @@ const GAUGES: [(Gauge, &str, &str); 16] = [
         Gauge::SpoolBytes,
         "passerelle_spool_bytes",
         "Bytes of packages in the spool, unfinished ones included.",
+    ),
+    (
+        Gauge::DamagedPackages,
+        "passerelle_damaged_packages",
+        "Packages whose stored copy is damaged and that wait for a whole one, by route. Alert \
+         above 0 for ten minutes.",
     ),
     (
         Gauge::DiskFreeBytes,

@@ -27,7 +27,7 @@ use crate::metrics::{Counter, Metrics};
 use crate::peers::Peers;
 use crate::queue::Queue;
 use crate::refusals::RefusalBudget;
-use crate::sequencer::Sequencer;
+use crate::sequencer::{Committed, Sequencer};
 use crate::spool::Spool;
 
 /// The parts.
@@ -224,7 +224,8 @@ impl Node {
         });
     }
 
-    /// The manifest and the entry with which a package was accepted here; `None`: it was not.
+    /// The entry with which a package was accepted here, and its index; `None`: it was not. Where
+    /// the package lies is what the log said last, after a repair.
     ///
     /// Blocks for reading the log.
     pub(crate) fn accepted(&self, package: &PackageId) -> Option<(u64, v1::AcceptedEvent)> {
@@ -235,12 +236,17 @@ impl Node {
                 return None;
             }
         };
-        entries
-            .into_iter()
-            .find_map(|committed| match committed.entry.event {
-                Some(Event::Accepted(event)) => Some((committed.index, event)),
-                _ => None,
-            })
+        let mut accepted: Option<(u64, v1::AcceptedEvent)> = None;
+        for Committed { index, entry } in entries {
+            match (entry.event, &mut accepted) {
+                (Some(Event::Accepted(event)), None) => accepted = Some((index, event)),
+                (Some(Event::Repaired(event)), Some((_, found))) => {
+                    found.pack = event.pack.or(found.pack);
+                }
+                _ => {}
+            }
+        }
+        accepted
     }
 
     /// The manifest of a package that the log accepted at `index`. Blocks.

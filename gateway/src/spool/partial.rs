@@ -205,7 +205,7 @@ impl Drop for Partial {
 }
 
 /// Where head and chunks begin within a pack; before that is what the log has as well.
-fn head_start(layout: &PackLayout) -> u64 {
+pub(super) fn head_start(layout: &PackLayout) -> u64 {
     layout.manifest_offset() + layout.manifest_len()
 }
 
