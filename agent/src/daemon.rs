@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{AgentConfig, ConfigError};
+use crate::damage;
 use crate::event::{AgentEvent, EVENTS_MAX};
 use crate::exchange::AgentExchange;
 use crate::incoming::Incoming;
@@ -324,6 +325,7 @@ fn prepare(
     });
     crash_point!("start.loaded");
     let arrived = opening::recover(&node)?;
+    damage::recover(&node)?;
     crash_point!("start.recovered");
     for job in node.outgoing.jobs() {
         for signed in job.said().unacked()? {

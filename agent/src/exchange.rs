@@ -6,16 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use passerelle_disk::{DiskFile, FileCursor};
 use passerelle_link::{
     Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, Trust, WriteError,
 };
 use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
 use passerelle_proto::{
-    CLOCK_TOLERANCE, Checkpoint, Denial, Digest, Directory, Facts, INLINE_LEN_MAX, KeyRole,
-    PackageId, PartyId, Place, Role, StatementId, Timestamp, UntrustedManifest, UntrustedStatement,
-    VerifiedManifest, busy_words, decide,
+    CLOCK_TOLERANCE, Checkpoint, Damage, Denial, Digest, Directory, Facts, INLINE_LEN_MAX, KeyRole,
+    PackageId, PartyId, Place, Role, SoundReader, StatementId, StoredError, Timestamp,
+    UntrustedManifest, UntrustedStatement, VerifiedManifest, busy_words, decide,
 };
 use tokio::sync::{RwLock, mpsc};
 use tonic::async_trait;
@@ -25,6 +24,7 @@ use crate::event::AgentEvent;
 use crate::incoming::{Arriving, is_complete};
 use crate::node::{Node, now};
 use crate::outgoing::Sent;
+use crate::pack_file::PackFile;
 use crate::receipts::{self, Taken};
 use crate::renewal;
 
@@ -199,10 +199,13 @@ impl Exchange for AgentExchange {
             if room.package
                 && let Some(sent) = self.node.outgoing.claim(fits)
             {
+                let package = sent.manifest.id();
                 match Handing::new(&self.node, peer, sent) {
                     Ok(handing) => return Outgoing::Package(Box::new(handing)),
-                    Err(error) => tracing::error!(%error, "a sealed package cannot be read"),
+                    Err(error) => hold_back(&self.node, &package, &error),
                 }
+                let again = Instant::now() + RETRY_MAX;
+                self.node.outgoing.put_back(&package, Some(again));
             }
             let again = self.node.outgoing.next_attempt();
             let sleep = async {
@@ -477,36 +480,56 @@ impl Incoming for Transfer {
     }
 }
 
+/// A package of ours cannot be read: one that has rotted is offered to nobody, and people are told
+/// what helps.
+fn hold_back(node: &Node, package: &PackageId, error: &StoredError) {
+    let why = match error {
+        StoredError::Damaged(damage) => {
+            node.metrics.damaged();
+            node.outgoing.hold(package, &damage.to_string())
+        }
+        StoredError::Io(error) => error.to_string(),
+    };
+    tracing::error!(
+        package = package.short(),
+        why,
+        "a sealed package cannot be read"
+    );
+}
+
 /// A package of ours that is being offered.
 struct Handing {
     node: Arc<Node>,
     peer: Peer,
     sent: Sent,
-    file: Arc<dyn DiskFile>,
+    // Away while a blocking thread has it.
+    reader: Option<SoundReader<PackFile>>,
     inline: Bytes,
     settled: bool,
 }
 
 impl Handing {
-    fn new(node: &Arc<Node>, peer: &Peer, sent: Sent) -> io::Result<Self> {
-        let mut pack = FileCursor::new(node.store.disk().open(&sent.job.package())?);
-        let mut inline = Vec::new();
-        if sent.manifest.total_length() <= INLINE_LEN_MAX {
-            for section in [
-                Section::Wraps,
-                Section::ChunkTable,
-                Section::Index,
-                Section::Chunks,
-            ] {
-                inline.extend(sent.layout.read_section(&mut pack, section)?);
-            }
-        }
+    fn new(node: &Arc<Node>, peer: &Peer, sent: Sent) -> Result<Self, StoredError> {
+        let opened = node.store.disk().open(&sent.job.package());
+        let file = opened.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Damage::Gone.into(),
+            _ => StoredError::Io(error),
+        })?;
+        let stored = PackFile {
+            file: file.into(),
+            layout: sent.layout,
+        };
+        let mut reader = SoundReader::new(&sent.manifest, stored);
+        let inline = match sent.manifest.total_length() <= INLINE_LEN_MAX {
+            true => reader.inline()?,
+            false => Bytes::new(),
+        };
         Ok(Self {
             node: node.clone(),
             peer: peer.clone(),
             sent,
-            file: pack.into_file().into(),
-            inline: inline.into(),
+            reader: Some(reader),
+            inline,
             settled: false,
         })
     }
@@ -540,16 +563,20 @@ impl Outbound for Handing {
     }
 
     async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
-        let file = self.file.clone();
-        let start = self.sent.layout.offset_of(section).unwrap_or(0) + offset;
+        let gone = || io::Error::other("the package is not open any more");
+        let mut reader = self.reader.take().ok_or_else(gone)?;
         let work = move || {
-            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-            file.read_exact_at(&mut bytes, start)?;
-            Ok(bytes.into())
+            let bytes = reader.read(section, offset, length);
+            (reader, bytes)
         };
-        tokio::task::spawn_blocking(work)
+        let (reader, bytes) = tokio::task::spawn_blocking(work)
             .await
-            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
+        self.reader = Some(reader);
+        bytes.map_err(|error| {
+            hold_back(&self.node, &self.sent.manifest.id(), &error);
+            io::Error::other(error)
+        })
     }
 
     async fn answered(mut self: Box<Self>, answer: Answer) {

@@ -219,6 +219,10 @@ impl Job {
         if self.disk.is_file(&self.package()) {
             return Ok(JobStage::Sealed);
         }
+        // Somebody has spoken of it: it had its package, which is lost and not to be sealed again.
+        if !self.statements()?.is_empty() || !self.said().all()?.is_empty() {
+            return Ok(JobStage::Sealed);
+        }
         match self.dropped()? {
             Some(_) => Ok(JobStage::Claimed),
             None => Ok(JobStage::Empty),

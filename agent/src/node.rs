@@ -15,6 +15,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AgentConfig;
+use crate::damage;
 use crate::event::AgentEvent;
 use crate::incoming::Incoming;
 use crate::metrics::AgentMetrics;
@@ -130,11 +131,28 @@ impl Node {
         })
     }
 
+    /// Signs a statement about a damaged package, which `keep` makes durable.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing was said then.
+    pub(crate) fn say_damaged(
+        &self,
+        package: PackageId,
+        destination: &PartyId,
+        what: What,
+        keep: impl FnOnce(StatementId, &v1::Signed) -> Result<(), DiskError>,
+    ) -> Result<(), DiskError> {
+        self.speak(package, destination, what, keep)
+    }
+
     /// The gateway has committed a statement of ours. Blocks.
     ///
     /// # Errors
     /// [`DiskError`]; it is sent once more after the next start then.
     pub(crate) fn acked(&self, package: PackageId, id: StatementId) -> Result<(), DiskError> {
+        if damage::acked(self, &package, id)? {
+            return Ok(());
+        }
         if let Some(entry) = self.register.find(package) {
             return entry.acked(id).map(drop);
         }
@@ -243,7 +261,7 @@ pub(crate) fn read_chain(
             chain.set(party, seq, id);
         }
     }
-    let mut said = Vec::new();
+    let mut said = damage::all_said(store)?;
     for entry in register.all() {
         said.extend(entry.statements()?);
     }

@@ -53,6 +53,7 @@ struct AgentView {
     received_today: u64,
     rejected: u64,
     expiries: Vec<ExpiryView>,
+    damaged_packages: u64,
 }
 
 impl AgentView {
@@ -74,6 +75,7 @@ impl AgentView {
             sent_today: answer.sent_today,
             received_today: answer.received_today,
             rejected: answer.rejected,
+            damaged_packages: answer.damaged_packages,
             expiries: ExpiryView::all(answer.expiries),
         }
     }
@@ -111,6 +113,7 @@ impl Display for AgentView {
             "  rejected     {} (see rejected/ for the reports)",
             self.rejected
         )?;
+        write_damaged(self.damaged_packages, f)?;
         ExpiryView::write_near(&self.expiries, f)
     }
 }
@@ -155,6 +158,7 @@ struct GatewayView {
     cosigned: Vec<CosignedView>,
     expiries: Vec<ExpiryView>,
     cosignature_warning: String,
+    damaged_packages: u64,
 }
 
 impl GatewayView {
@@ -181,6 +185,7 @@ impl GatewayView {
             cosigned: cosigned.collect(),
             expiries: ExpiryView::all(answer.expiries),
             cosignature_warning: answer.cosignature_warning,
+            damaged_packages: answer.damaged_packages,
             party: answer.party,
             software: answer.software,
             started_ms: answer.started_ms,
@@ -196,6 +201,19 @@ impl GatewayView {
             spool_bytes: answer.spool_bytes,
         }
     }
+}
+
+/// Says that stored packages have rotted, where any have.
+fn write_damaged(packages: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if packages == 0 {
+        return Ok(());
+    }
+    let packages = count(
+        packages,
+        "stored package is damaged",
+        "stored packages are damaged",
+    );
+    writeln!(f, "  WARNING      {packages}: see passerelle queue")
 }
 
 /// What a gateway waits for that nobody has shown a copy of its log.
@@ -237,6 +255,7 @@ impl Display for GatewayView {
         if !self.cosignature_warning.is_empty() {
             writeln!(f, "  WARNING      {}", self.cosignature_warning)?;
         }
+        write_damaged(self.damaged_packages, f)?;
         let spool = Bytes(self.spool_bytes);
         writeln!(
             f,
