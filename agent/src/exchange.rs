@@ -7,31 +7,25 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use passerelle_link::{
-    Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, Trust, WriteError,
+    Exchange, Incoming, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust, WriteError,
 };
 use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
 use passerelle_proto::{
-    CLOCK_TOLERANCE, Checkpoint, Damage, Denial, Digest, Directory, Facts, INLINE_LEN_MAX, KeyRole,
-    PackageId, PartyId, Place, Role, SoundReader, StatementId, StoredError, Timestamp,
-    UntrustedManifest, UntrustedStatement, VerifiedManifest, busy_words, decide,
+    CLOCK_TOLERANCE, Checkpoint, Denial, Digest, Directory, Facts, INLINE_LEN_MAX, KeyRole,
+    PackageId, PartyId, Place, Role, StatementId, Timestamp, UntrustedManifest, UntrustedStatement,
+    VerifiedManifest, decide,
 };
 use tokio::sync::{RwLock, mpsc};
 use tonic::async_trait;
 
 use crate::cancel;
 use crate::event::AgentEvent;
+use crate::handing::{Handing, RETRY_MAX, hold_back};
 use crate::incoming::{Arriving, is_complete};
 use crate::node::{Node, now};
-use crate::outgoing::Sent;
-use crate::pack_file::PackFile;
 use crate::receipts::{self, Taken};
 use crate::renewal;
-
-/// Wait before a package is offered again that the gateway could not take.
-const RETRY: Duration = Duration::from_secs(1);
-/// Longest wait that a busy gateway may ask for.
-const RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// The agent behind [`Exchange`].
 pub(crate) struct AgentExchange {
@@ -89,8 +83,19 @@ fn checkpoint_path(node: &Node) -> PathBuf {
 }
 
 fn kept_checkpoint(node: &Node) -> Vec<u8> {
-    let kept = node.store.disk().read(&checkpoint_path(node));
-    kept.unwrap_or_default()
+    let path = checkpoint_path(node);
+    let kept = node.store.disk().read(&path).unwrap_or_default();
+    let Some(gateway) = node.gateway().filter(|_| !kept.is_empty()) else {
+        return Vec::new();
+    };
+    match Checkpoint::verify_any(&kept, node.directory().log_keys(&gateway.party)) {
+        Ok(_) => kept,
+        Err(error) => {
+            let file = path.display();
+            tracing::error!(%file, %error, "what is kept of the gateway's log is damaged");
+            Vec::new()
+        }
+    }
 }
 
 /// Name and version, for people.
@@ -477,131 +482,5 @@ impl Incoming for Transfer {
             _ => None,
         };
         tokio::task::spawn_blocking(signing).await.ok()?
-    }
-}
-
-/// A package of ours cannot be read: one that has rotted is offered to nobody, and people are told
-/// what helps.
-fn hold_back(node: &Node, package: &PackageId, error: &StoredError) {
-    let why = match error {
-        StoredError::Damaged(damage) => {
-            node.metrics.damaged();
-            node.outgoing.hold(package, &damage.to_string())
-        }
-        StoredError::Io(error) => error.to_string(),
-    };
-    tracing::error!(
-        package = package.short(),
-        why,
-        "a sealed package cannot be read"
-    );
-}
-
-/// A package of ours that is being offered.
-struct Handing {
-    node: Arc<Node>,
-    peer: Peer,
-    sent: Sent,
-    // Away while a blocking thread has it.
-    reader: Option<SoundReader<PackFile>>,
-    inline: Bytes,
-    settled: bool,
-}
-
-impl Handing {
-    fn new(node: &Arc<Node>, peer: &Peer, sent: Sent) -> Result<Self, StoredError> {
-        let opened = node.store.disk().open(&sent.job.package());
-        let file = opened.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Damage::Gone.into(),
-            _ => StoredError::Io(error),
-        })?;
-        let stored = PackFile {
-            file: file.into(),
-            layout: sent.layout,
-        };
-        let mut reader = SoundReader::new(&sent.manifest, stored);
-        let inline = match sent.manifest.total_length() <= INLINE_LEN_MAX {
-            true => reader.inline()?,
-            false => Bytes::new(),
-        };
-        Ok(Self {
-            node: node.clone(),
-            peer: peer.clone(),
-            sent,
-            reader: Some(reader),
-            inline,
-            settled: false,
-        })
-    }
-
-    fn put_back(&mut self, after: Option<Duration>) {
-        self.settled = true;
-        let not_before = after.map(|after| Instant::now() + after);
-        self.node
-            .outgoing
-            .put_back(&self.sent.manifest.id(), not_before);
-        self.node.news.notify_waiters();
-    }
-}
-
-impl Drop for Handing {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.put_back(Some(RETRY));
-        }
-    }
-}
-
-#[async_trait]
-impl Outbound for Handing {
-    fn manifest(&self) -> &VerifiedManifest {
-        &self.sent.manifest
-    }
-
-    fn inline(&self) -> Bytes {
-        self.inline.clone()
-    }
-
-    async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
-        let gone = || io::Error::other("the package is not open any more");
-        let mut reader = self.reader.take().ok_or_else(gone)?;
-        let work = move || {
-            let bytes = reader.read(section, offset, length);
-            (reader, bytes)
-        };
-        let (reader, bytes) = tokio::task::spawn_blocking(work)
-            .await
-            .map_err(io::Error::other)?;
-        self.reader = Some(reader);
-        bytes.map_err(|error| {
-            hold_back(&self.node, &self.sent.manifest.id(), &error);
-            io::Error::other(error)
-        })
-    }
-
-    async fn answered(mut self: Box<Self>, answer: Answer) {
-        let signed = match answer {
-            Answer::Statement(signed) => signed,
-            // A gateway signs for what it takes; without that it is offered again.
-            Answer::Have => return self.put_back(Some(RETRY_MAX)),
-        };
-        if let Ok(body) = passerelle_proto::envelope::decode_exact::<v1::Statement>(&signed.body)
-            && let Some(What::Busy(busy)) = body.what
-        {
-            let after = Duration::from_millis(busy.retry_after_ms).clamp(RETRY, RETRY_MAX);
-            let (package, why) = (self.sent.manifest.id().short(), busy_words(busy.reason()));
-            tracing::info!(package, why, ?after, "put off by the gateway");
-            return self.put_back(Some(after));
-        }
-        let (node, peer) = (self.node.clone(), self.peer.clone());
-        let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &peer, signed)).await;
-        match taken {
-            Ok(Ok(Taken::Stored)) => self.put_back(None),
-            Ok(Ok(Taken::Refused(why))) => {
-                tracing::error!(peer = %self.peer, why, "an answer cannot be believed");
-                self.put_back(Some(RETRY_MAX));
-            }
-            Ok(Err(_)) | Err(_) => self.put_back(Some(RETRY)),
-        }
     }
 }

@@ -16,6 +16,7 @@ mod event;
 mod exchange;
 #[cfg(test)]
 mod faults;
+mod handing;
 mod hook;
 mod incoming;
 mod instructions;

@@ -23,6 +23,9 @@ use crate::outgoing::{Outgoing, Sent};
 use crate::received::{Entry, Register};
 use crate::store::Store;
 
+/// First line of the file that says where our sequence of statements stands.
+const CHAIN: &str = "sequence of statements";
+
 /// The parts.
 pub(crate) struct Node {
     pub(crate) config: AgentConfig,
@@ -206,10 +209,7 @@ impl Node {
         *chain = next;
         self.outgoing.statement(package, id, signed);
         self.news.notify_waiters();
-        let lines = chain
-            .iter()
-            .map(|(party, seq, id)| format!("{party} {seq} {id}\n"));
-        let text: String = lines.collect();
+        let text = chain.to_text(CHAIN);
         if let Err(error) = self
             .store
             .disk()
@@ -246,21 +246,18 @@ pub(crate) fn read_chain(
     register: &Register,
     outgoing: &Outgoing,
 ) -> Result<StatementChain, DiskError> {
-    let mut chain = StatementChain::default();
-    let bytes = store.disk().read(&store.state().join("chain"));
-    let bytes = bytes.unwrap_or_default();
+    let path = store.state().join("chain");
+    let bytes = store.disk().read(&path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    for line in text.lines() {
-        let mut parts = line.split(' ');
-        let (party, seq, id) = (parts.next(), parts.next(), parts.next());
-        if let (Some(Ok(party)), Some(Ok(seq)), Some(Ok(id))) = (
-            party.map(str::parse),
-            seq.map(str::parse),
-            id.map(str::parse),
-        ) {
-            chain.set(party, seq, id);
+    let mut chain = match StatementChain::parse_text(&text) {
+        Some((CHAIN, chain)) => chain,
+        _ if text.is_empty() => StatementChain::default(),
+        _ => {
+            let file = path.display();
+            tracing::warn!(%file, "where our statements stand has rotted; it is read anew from them");
+            StatementChain::default()
         }
-    }
+    };
     let mut said = damage::all_said(store)?;
     for entry in register.all() {
         said.extend(entry.statements()?);

@@ -374,10 +374,18 @@ pub(crate) fn read_manifest(job: &Job) -> Option<VerifiedManifest> {
 /// # Errors
 /// [`DiskError`].
 pub(crate) fn statements(job: &Job) -> Result<Vec<VerifiedStatement>, DiskError> {
-    let stored = job.statements()?;
-    let parsed = stored.iter().filter_map(|bytes| {
-        let signed = Signed::decode(bytes.as_slice()).ok()?;
-        Some(UntrustedStatement::parse(signed).ok()?.verified_before())
+    let stored = job.named_statements()?;
+    let parsed = stored.iter().filter_map(|(name, bytes)| {
+        let signed = Signed::decode(bytes.as_slice()).ok();
+        let parsed = signed.and_then(|signed| UntrustedStatement::parse(signed).ok());
+        let found = parsed.map(UntrustedStatement::verified_before);
+        let found = found.filter(|found| found.id().to_string() == *name);
+        if found.is_none() {
+            // Who said it says it again when the package is offered again.
+            let job = job.directory().display();
+            tracing::error!(%job, name, "a statement about a package of ours is damaged");
+        }
+        found
     });
     Ok(parsed.collect())
 }

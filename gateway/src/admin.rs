@@ -21,6 +21,7 @@ use crate::anchor::{self, Hold};
 use crate::damage;
 use crate::exchange::software;
 use crate::export::{self, Pieces, Wanted};
+use crate::inquiry;
 use crate::node::Node;
 use crate::queue::{ItemKey, ItemState, ItemView, PAGE_MAX};
 use crate::witness::cosigned;
@@ -76,6 +77,7 @@ impl AdminService {
             waiting_items: waiting.values().sum(),
             spool_bytes: node.spool.bytes(),
             damaged_packages: damage::count(node),
+            missing_warning: inquiry::words(node),
             cosigned: cosigned.collect(),
             anchored: node.anchor.is_held(),
             anchored_by: held_by(node),

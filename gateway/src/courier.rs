@@ -51,9 +51,16 @@ pub(crate) async fn next(
     }
     let mut changed = node.queue.changed();
     let mut circuits = node.circuits.changed();
+    let mut asked = node.inquiries.changed();
     loop {
         changed.mark_unchanged();
+        asked.mark_unchanged();
         circuits.mark_unchanged();
+        if room.statement
+            && let Some(signed) = node.inquiries.pop(&peer.hop)
+        {
+            return Outgoing::Statement(signed);
+        }
         let mut wake: Option<Instant> = None;
         for class in &classes {
             if let Some(outgoing) = claim(node, peer, *class, &leased) {
@@ -76,6 +83,7 @@ pub(crate) async fn next(
                 std::future::pending::<()>().await;
             },
             Ok(()) = circuits.changed() => {}
+            Ok(()) = asked.changed() => {}
             () = sleep => {}
         }
     }

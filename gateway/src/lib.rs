@@ -23,6 +23,7 @@ mod freshness;
 mod gateway;
 mod gauges;
 mod index;
+mod inquiry;
 mod log;
 mod materials;
 mod metrics;
@@ -36,6 +37,7 @@ mod renewal;
 mod repair;
 mod room;
 mod sequencer;
+mod sequences;
 mod spool;
 mod witness;
 

@@ -65,6 +65,8 @@ pub enum Gauge {
     SpoolBytes,
     /// Packages whose stored copy is damaged, waiting for a whole one.
     DamagedPackages,
+    /// Statements that have not come though later ones have.
+    MissingStatements,
     /// Free bytes of the data directory's file system.
     DiskFreeBytes,
     /// Open sessions, by `peer`.
@@ -132,7 +134,7 @@ const COUNTERS: [(Counter, &str, &str); 10] = [
     ),
 ];
 
-const GAUGES: [(Gauge, &str, &str); 17] = [
+const GAUGES: [(Gauge, &str, &str); 18] = [
     (
         Gauge::Serving,
         "passerelle_serving",
@@ -190,6 +192,12 @@ const GAUGES: [(Gauge, &str, &str); 17] = [
         "passerelle_damaged_packages",
         "Packages whose stored copy is damaged and that wait for a whole one, by route. Alert \
          above 0 for ten minutes.",
+    ),
+    (
+        Gauge::MissingStatements,
+        "passerelle_missing_statements",
+        "Statements of partners that have not come though later ones have: somebody drops them. \
+         They are asked for; alert above 0 for ten minutes.",
     ),
     (
         Gauge::DiskFreeBytes,

@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::config::Limits;
 use crate::freshness::Freshness;
 use crate::gateway::{EXIT_CONFIG, EXIT_STOPPED};
+use crate::inquiry::Inquiries;
 use crate::log::Fatal;
 use crate::metrics::{Counter, Metrics};
 use crate::peers::Peers;
@@ -48,6 +49,7 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) peers: Peers,
     pub(crate) circuits: Circuits,
+    pub(crate) inquiries: Inquiries,
     pub(crate) clock: Clock,
     pub(crate) freshness: Mutex<Freshness>,
     pub(crate) refusals: Mutex<RefusalBudget>,

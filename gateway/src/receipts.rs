@@ -10,6 +10,7 @@ use passerelle_proto::{
     VerifiedStatement,
 };
 
+use crate::inquiry;
 use crate::metrics::Counter;
 use crate::node::{Node, now};
 
@@ -34,12 +35,18 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
         // That it was handed over is about to be recorded, and must not come after this.
         return false;
     }
+    let inquiry = match statement.what() {
+        What::Inquire(asked) => Some(asked.clone()),
+        _ => None,
+    };
     let next_hop = node.way_to(statement.destination());
     let event = Event::Statement(v1::StatementEvent {
         statement: Some(statement.signed().clone()),
         from: Some(peer.hop.to_message()),
-        // Whoever handed the package over answers that with another offer, and nobody else.
-        next_hop: next_hop.filter(|_| !damaged).map(|hop| hop.to_message()),
+        // What is said to this gateway ends here, and is answered here.
+        next_hop: next_hop
+            .filter(|_| !damaged && inquiry.is_none())
+            .map(|hop| hop.to_message()),
     });
     crash_point!("statement.verified");
     match node.sequencer.commit(event).await {
@@ -50,6 +57,9 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
             if damaged {
                 let (short, by) = (package.short(), &peer.hop);
                 tracing::warn!(package = short, %by, "the copy there is damaged: offered again");
+            }
+            if let Some(asked) = inquiry {
+                tokio::spawn(inquiry::answer(node.clone(), peer.hop.clone(), asked));
             }
             let _ = tokio::task::spawn_blocking(move || node.tidy(&package)).await;
             true
@@ -138,6 +148,15 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
             }
             _ => {}
         }
+    }
+    if let What::Inquire(asked) = statement.what() {
+        return match inquiry::may_ask(node, &peer.hop, &statement, asked) {
+            true => Looked::New(statement),
+            false => refuse(
+                Reason::Route,
+                "it asks for what is not said to it, or not by us",
+            ),
+        };
     }
     let manifest = manifest.and_then(|m| passerelle_proto::UntrustedManifest::parse(m).ok());
     let Some(manifest) = manifest.map(passerelle_proto::UntrustedManifest::verified_before) else {

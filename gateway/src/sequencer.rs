@@ -25,6 +25,7 @@ use crate::anchor::Anchor;
 use crate::index::PackageIndex;
 use crate::log::{AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log};
 use crate::queue::{Queue, QueueError};
+use crate::sequences::Sequences;
 
 /// Submissions that wait; who comes then waits outside.
 const WAITING_MAX: usize = 1024;
@@ -98,6 +99,8 @@ pub(crate) struct Ledger {
     pub(crate) log: Log,
     /// Which entries speak of a package.
     pub(crate) index: PackageIndex,
+    /// Which statements have come.
+    pub(crate) sequences: Sequences,
 }
 
 impl Ledger {
@@ -129,6 +132,7 @@ struct Worker {
     signer: Signer,
     chain: StatementChain,
     chain_path: PathBuf,
+    sequences_path: PathBuf,
     clock: fn() -> Timestamp,
     last: Timestamp,
     size: watch::Sender<u64>,
@@ -173,7 +177,13 @@ impl Sequencer {
     ) -> Result<(Self, JoinHandle<()>), OpenError> {
         let failed = |what| move |source| OpenError::Io { what, source };
         let index = PackageIndex::open(disk, &dir.join("index")).map_err(failed("index"))?;
-        let mut ledger = Ledger { log, index };
+        let sequences_path = dir.join("sequences");
+        let sequences = Sequences::read(disk.as_ref(), &sequences_path, log.size());
+        let mut ledger = Ledger {
+            log,
+            index,
+            sequences,
+        };
         let chain_path = dir.join("chain");
         let (mut chain, from) = recovery::read_chain(disk.as_ref(), &chain_path, ledger.log.size());
         let last = recovery::catch_up(&mut ledger, queue.as_ref(), &mut chain, from)?;
@@ -189,6 +199,7 @@ impl Sequencer {
             signer,
             chain,
             chain_path,
+            sequences_path,
             clock,
             last,
             size,
@@ -321,6 +332,13 @@ impl Worker {
         {
             tracing::warn!(%error, "the sequence of statements is read from the log next time");
         }
+        let ledger = self.ledger.lock().unwrap_or_else(|p| p.into_inner());
+        let written = ledger
+            .sequences
+            .write(self.disk.as_ref(), &self.sequences_path);
+        if let Err(error) = written {
+            tracing::warn!(%error, "which statements have come is read from the log next time");
+        }
     }
 
     /// Puts a submission into the batch; `false` when it is the last one.
@@ -380,6 +398,7 @@ impl Worker {
                 .index
                 .push(entry)
                 .map_err(|error| format!("index: {error}"))?;
+            ledger.sequences.push(entry);
         }
         let root = ledger.log.root();
         drop(ledger);

@@ -99,9 +99,9 @@ pub use sheet::{
     SheetKey, SheetLog, Tls, TlsName,
 };
 pub use statement::{
-    COMMENT_LEN_MAX, STATEMENT_LEN_MAX, StatementChain, StatementDraft, StatementError,
-    UntrustedStatement, VerifiedStatement, busy_words, reason_words, statement_name,
-    terminal_recipients,
+    COMMENT_LEN_MAX, INQUIRE_MAX, STATEMENT_LEN_MAX, StatementChain, StatementDraft,
+    StatementError, UntrustedStatement, VerifiedStatement, busy_words, reason_words,
+    statement_name, terminal_recipients,
 };
 pub use stored::{Damage, SoundReader, Soundness, Stored, StoredError};
 pub use time::{Timestamp, TimestampError};

@@ -159,6 +159,7 @@ struct GatewayView {
     expiries: Vec<ExpiryView>,
     cosignature_warning: String,
     damaged_packages: u64,
+    missing_warning: String,
 }
 
 impl GatewayView {
@@ -185,6 +186,7 @@ impl GatewayView {
             cosigned: cosigned.collect(),
             expiries: ExpiryView::all(answer.expiries),
             cosignature_warning: answer.cosignature_warning,
+            missing_warning: answer.missing_warning,
             damaged_packages: answer.damaged_packages,
             party: answer.party,
             software: answer.software,
@@ -254,6 +256,9 @@ impl Display for GatewayView {
         }
         if !self.cosignature_warning.is_empty() {
             writeln!(f, "  WARNING      {}", self.cosignature_warning)?;
+        }
+        if !self.missing_warning.is_empty() {
+            writeln!(f, "  WARNING      {}", self.missing_warning)?;
         }
         write_damaged(self.damaged_packages, f)?;
         let spool = Bytes(self.spool_bytes);

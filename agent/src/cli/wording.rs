@@ -70,7 +70,11 @@ fn recipient(what: &What) -> Option<&str> {
         What::NotCollected(said) => Some(&said.recipient),
         What::NotReceipted(said) => Some(&said.recipient),
         What::Cancel(said) => Some(&said.recipient),
-        What::Accepted(_) | What::Refused(_) | What::Busy(_) | What::Damaged(_) => None,
+        What::Accepted(_)
+        | What::Refused(_)
+        | What::Busy(_)
+        | What::Damaged(_)
+        | What::Inquire(_) => None,
     }
 }
 
@@ -127,6 +131,13 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
         What::Damaged(_) => {
             let says = format!("{issuer}'s stored copy has rotted: it asks for the package again");
             ("damaged", says)
+        }
+        What::Inquire(i) => {
+            let says = format!(
+                "{issuer} lacks statements {} to {} of {}/{} to {}, and asks for them",
+                i.first, i.last, i.issuer, i.role, i.destination
+            );
+            ("inquire", says)
         }
         What::NotCollected(n) => {
             let (from, until) = (When(n.held_from_ms), When(n.held_until_ms));

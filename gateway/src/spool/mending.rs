@@ -77,6 +77,7 @@ impl Spool {
         location: &PackLocation,
     ) -> Result<(Place, Held), SpoolError> {
         if location.segment != 0 {
+            self.shared.leave_if_gone(location.segment);
             let length = usize::try_from(manifest.total_length()).unwrap_or(0);
             return Ok((Place::Memory(vec![0; length]), Held::default()));
         }

@@ -148,6 +148,18 @@ impl Shared {
         self.release(location)
     }
 
+    /// Begins another segment when this one has lost its name: nobody could read what was appended.
+    pub(super) fn leave_if_gone(&self, number: u64) {
+        let mut state = self.state();
+        let here = state
+            .open
+            .as_ref()
+            .is_some_and(|open| open.number == number);
+        if here && !self.disk.is_file(&self.path(number)) {
+            state.open = None;
+        }
+    }
+
     fn next_segment(&self, state: &mut State) -> Result<(), SpoolError> {
         state.next += 1;
         let number = state.next;
