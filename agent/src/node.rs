@@ -254,7 +254,7 @@ pub(crate) fn read_chain(
         _ if text.is_empty() => StatementChain::default(),
         _ => {
             let file = path.display();
-            tracing::warn!(%file, "where our statements stand has rotted; it is read anew from them");
+            tracing::warn!(%file, "where our statements stand is damaged: read anew from them");
             StatementChain::default()
         }
     };

@@ -66,8 +66,10 @@ pub(crate) async fn open_arrived(
 /// [`DiskError`].
 pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     for entry in node.register.all() {
-        let (_, body) = entry.manifest()?;
-        if entry.terminal()?.is_none() {
+        let body = entry.sound_manifest()?;
+        if let Some(body) = body
+            && entry.terminal()?.is_none()
+        {
             // Whoever gave it its name may not have lived to make that durable.
             node.store.disk().sync_parent(entry.directory())?;
             finish(node, &entry, &body)?;

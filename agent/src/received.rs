@@ -155,7 +155,10 @@ impl Register {
     pub fn prune(&self, now: Timestamp) -> Result<usize, DiskError> {
         let mut removed = 0;
         for entry in self.all() {
-            let not_after = entry.manifest()?.1.not_after_ms;
+            let Some(manifest) = entry.sound_manifest()? else {
+                continue;
+            };
+            let not_after = manifest.not_after_ms;
             let until = Timestamp::from_ms(not_after).saturating_add(KEPT_AFTER);
             if now > until {
                 // Half an entry could not be read at the next start: it loses its name first.
@@ -219,6 +222,19 @@ impl Entry {
         }
         let body = decode(&path, &signed.body)?;
         Ok((signed, body))
+    }
+
+    /// The body of its manifest; `None` when that has rotted, of which people are told: the entry
+    /// still says that the package was received.
+    pub fn sound_manifest(&self) -> Result<Option<v1::Manifest>, DiskError> {
+        match self.manifest() {
+            Ok((_, body)) => Ok(Some(body)),
+            Err(error) if error.source.kind() == ErrorKind::InvalidData => {
+                tracing::error!(%error, "an entry of the register has rotted");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// What its sender wrote about it; `None` when it was refused.

@@ -183,7 +183,11 @@ fn all_jobs(node: &Node, limit: usize) -> Result<Vec<v1::Job>, Status> {
         }
     }
     for entry in node.register.all() {
-        found.push(in_job(&entry)?);
+        // One that has rotted does not hide the others.
+        match in_job(&entry) {
+            Ok(job) => found.push(job),
+            Err(status) => tracing::error!(why = status.message(), "an entry cannot be shown"),
+        }
     }
     found.sort_by_key(|job| std::cmp::Reverse(job.at_ms));
     found.truncate(limit);

@@ -22,7 +22,8 @@ pub(crate) async fn found(node: &Arc<Node>, item: &Item, damage: &Damage) {
     };
     let file = file_of(node, item);
     let short = package.short();
-    tracing::error!(package = short, file, %damage, asked = %previous, "a stored package is damaged");
+    let asked = &previous;
+    tracing::error!(package = short, file, %damage, %asked, "a stored package is damaged");
     node.metrics.add(Counter::Damages, &[], 1);
     let queue = node.queue.clone();
     let words = move |_| {

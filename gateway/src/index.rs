@@ -103,6 +103,7 @@ impl PackageIndex {
             // The log has everything: the next start makes it again.
             let _ = self.disk.remove(&path);
             let what = format!("{}: {error}: start again, it is made again", path.display());
+            tracing::error!(what, "a file of the index has rotted");
             io::Error::new(io::ErrorKind::InvalidData, what)
         })?);
         if loaded.len() >= LOADED_MAX {

@@ -7,8 +7,8 @@ use crate::sequencer::Acceptance;
 
 type Words = Box<dyn FnOnce(u64) -> Result<What, String> + Send>;
 
-/// A statement about a package, to its sender or to the hop that it came from. Its words are chosen at the moment of the commit, when
-/// it is known at which index of the log they will stand.
+/// A statement about a package, to its sender or to the hop that it came from. Its words are chosen
+/// at the moment of the commit, when it is known at which index of the log they will stand.
 pub(crate) struct OwnStatement {
     /// This gateway's party.
     pub(crate) issuer: PartyId,

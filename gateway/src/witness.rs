@@ -80,8 +80,8 @@ impl Witness for WitnessService {
 
 type Cosigned = (AddCheckpointResponse, Option<Vec<u8>>);
 
-/// The last checkpoint of a partner's log that we have cosigned; nothing when there is none that can
-/// be believed.
+/// The last checkpoint of a partner's log that we have cosigned; nothing when there is none that
+/// can be believed.
 pub(crate) fn kept(node: &Node, party: &PartyId) -> Vec<u8> {
     let path = node.witnessed_path(party);
     let kept = node.read_if_there(&path);

@@ -63,7 +63,7 @@ fn a_dropped_statement_raises_an_alert_is_asked_for_and_ends_the_alert_when_it_c
     lab.drop_file("caf21", FLOW, "t.csv", b"a;b\n");
     let package = sealed(&lab);
     eventually("the package at the gateway", LIMIT, || {
-        lab.ask(CAF_GATEWAY, &["package", &package.to_string()])
+        lab.ask(CAF_GATEWAY, &["package", "show", &package.to_string()])
     });
     let mut dijon = Rogue::dial(&lab, "grand-dijon", Role::Gateway, "caf21", Lane::Control);
     let mut chain = StatementChain::default();

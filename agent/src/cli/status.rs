@@ -225,6 +225,18 @@ const UNANCHORED: &str = concat!(
     "               connects; where none can: passerelle audit anchor --without-witness\n",
 );
 
+impl GatewayView {
+    fn write_log(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let root = self.log_root.get(..16).unwrap_or_default();
+        let entries = count(self.log_size, "entry", "entries");
+        writeln!(f, "  log          {entries}, root {root}…")?;
+        match self.anchored {
+            true => writeln!(f, "  anchored     yes, by {}", self.anchored_by),
+            false => f.write_str(UNANCHORED),
+        }
+    }
+}
+
 impl Display for GatewayView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "gateway of {} ({})", self.party, self.software)?;
@@ -238,13 +250,7 @@ impl Display for GatewayView {
             "  convention   {}, version {}",
             self.convention, self.convention_version
         )?;
-        let root = self.log_root.get(..16).unwrap_or_default();
-        let entries = count(self.log_size, "entry", "entries");
-        writeln!(f, "  log          {entries}, root {root}…")?;
-        match self.anchored {
-            true => writeln!(f, "  anchored     yes, by {}", self.anchored_by)?,
-            false => f.write_str(UNANCHORED)?,
-        }
+        self.write_log(f)?;
         for cosigned in &self.cosigned {
             let at = When(cosigned.at_ms);
             writeln!(
@@ -254,11 +260,10 @@ impl Display for GatewayView {
                 cosigned.party
             )?;
         }
-        if !self.cosignature_warning.is_empty() {
-            writeln!(f, "  WARNING      {}", self.cosignature_warning)?;
-        }
-        if !self.missing_warning.is_empty() {
-            writeln!(f, "  WARNING      {}", self.missing_warning)?;
+        for warning in [&self.cosignature_warning, &self.missing_warning] {
+            if !warning.is_empty() {
+                writeln!(f, "  WARNING      {warning}")?;
+            }
         }
         write_damaged(self.damaged_packages, f)?;
         let spool = Bytes(self.spool_bytes);

@@ -207,7 +207,7 @@ impl Shared {
             segment.insert(location.offset, location.length);
         }
         let mut state = self.state();
-        // The number of a segment that is gone must not come again: packages were said to lie there.
+        // Its number does not come again when a segment is gone: packages are said to lie there.
         let known = found.keys().next_back().copied().unwrap_or(0);
         state.next = state.next.max(known);
         for number in state.live.keys().copied().collect::<Vec<_>>() {

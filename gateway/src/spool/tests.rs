@@ -1,5 +1,7 @@
 //! What the spool keeps over a kill, and what it removes.
 
+mod mending;
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 

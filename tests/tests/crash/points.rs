@@ -16,6 +16,8 @@ use crate::walk::{STEP_LIMIT, Walk, one_at_a_time};
 const ROUNDS_MAX: usize = 40;
 /// Points in the way of what cannot be sent.
 const REJECTIONS: &str = "reject.";
+/// Points in the way of what has rotted.
+const ROT: [&str; 2] = ["damage.", "repair."];
 /// Points in the way of an orderly stop.
 const STOPS: &str = "stop.";
 /// Where the matrix stands, below the crate.
@@ -25,10 +27,17 @@ impl Walk {
     /// Lets the process die at a point and start again; what was found.
     fn step(&mut self, point: &CrashPoint) -> String {
         self.lab.kill(self.process);
+        let rots = ROT.iter().any(|way| point.name.starts_with(way));
+        if rots && self.process == DIJON_AGENT {
+            self.rot_arrived();
+        }
         self.lab.run_with(self.process, &[(CRASH_AT, point.name)]);
         let mut died = false;
         for _ in 0..ROUNDS_MAX {
-            self.drop_files();
+            match self.process {
+                DIJON_GATEWAY if rots => self.rot_spooled(),
+                _ => self.drop_files(),
+            }
             if point.name.starts_with(REJECTIONS) {
                 self.drop_link();
             }

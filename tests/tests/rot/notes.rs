@@ -20,8 +20,10 @@ fn refused(scene: &Scene, process: Process, file: &PathBuf, harm: Harm) {
     let config = scene.lab.config(process);
     let config = config.to_str().unwrap();
     let output = match process {
-        Process::Gateway(_) => Program::Gateway.run(["--config", config]),
-        Process::Agent(_) => Program::Passerelle.run(["agent", "run", "--config", config]),
+        Process::Gateway(_) => Program::Gateway.run(["--check", "--config", config]),
+        Process::Agent(_) => {
+            Program::Passerelle.run(["agent", "run", "--check", "--config", config])
+        }
     };
     let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success(), "{file:?} {harm:?}: {said}");

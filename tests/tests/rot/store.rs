@@ -118,7 +118,7 @@ impl Store {
             &["audit", "prove", "--index", &index, "--out", out],
         );
         lab.lines(process, &["audit", "log", "--from", &index, "--limit", "1"]);
-        let package = lab.ask(process, &["package", &found]);
+        let package = lab.ask(process, &["package", "show", &found]);
         let queue = lab.ask(process, &["queue"]);
         let waits = queue.is_some_and(|queue| queue["items"][0]["kind"] == "package");
         let serves = package.is_some() && waits && lab.process(process).ended().is_none();
@@ -227,7 +227,7 @@ impl Store {
             self.lab.run(CAF_GATEWAY);
             let found = Digest::of(&OLD.to_be_bytes()).to_string();
             eventually("the package", LIMIT, || {
-                self.lab.ask(CAF_GATEWAY, &["package", &found])
+                self.lab.ask(CAF_GATEWAY, &["package", "show", &found])
             });
             assert!(fs::metadata(&log).unwrap().len() > before);
             self.lab.kill(CAF_GATEWAY);

@@ -1,4 +1,5 @@
-//! Full tiles and bundles that have rotted: what they were follows from others, and is written again.
+//! Full tiles and bundles that have rotted: what they were follows from others, and is written
+//! again.
 
 use std::io;
 
