@@ -35,6 +35,7 @@ fn whatever_rots_is_repaired_or_refused_and_the_matrix_says_so() {
     println!("{} rows in {:?}", rows.len(), begun.elapsed());
     let table = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(TABLE)).unwrap();
     let cells = table.lines().filter(|line| line.starts_with("| "));
+    // The first line is the heading.
     let stands: BTreeSet<String> = cells.skip(1).map(str::to_owned).collect();
     let differ: Vec<_> = stands.symmetric_difference(&found).collect();
     assert!(

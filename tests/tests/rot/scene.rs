@@ -126,14 +126,15 @@ impl Scene {
         self.wait_for(sealed, "delivered");
         let files = self.lab.received("grand-dijon", FLOW, &sealed.name);
         assert_eq!(files.len(), 1, "{files:?}");
-        let over = self.lab.all_sent("caf21");
         let id = sealed.manifest.id().short();
-        let is_it = |job: &&PathBuf| {
+        let is_it = |job: &PathBuf| {
             let name = job.file_name().unwrap().to_string_lossy();
             name.starts_with(&id)
         };
-        let job = over.iter().find(is_it).unwrap();
-        let said = self.lab.statements(job);
+        let job = eventually("the job to be over", LIMIT, || {
+            self.lab.all_sent("caf21").into_iter().find(is_it)
+        });
+        let said = self.lab.statements(&job);
         assert!(
             !said.iter().any(|one| one.starts_with("refused")),
             "{said:?}"
