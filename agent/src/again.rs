@@ -26,7 +26,7 @@ fn mark(store: &Store) -> PathBuf {
 /// [`DiskError`]; nothing is offered again then.
 pub(crate) fn begin(node: &Node) -> Result<(), DiskError> {
     node.store.disk().replace(&mark(&node.store), b"")?;
-    let open = node.outgoing.offer_again();
+    let open = node.outgoing.offer_all_again();
     tracing::warn!(
         open,
         "our gateway has begun a new log, for its old one is lost: what is open is offered again"
@@ -38,7 +38,7 @@ pub(crate) fn begin(node: &Node) -> Result<(), DiskError> {
 /// Goes on with it at a start.
 pub(crate) fn recover(store: &Store, outgoing: &Outgoing) {
     if store.disk().is_file(&mark(store)) {
-        outgoing.offer_again();
+        outgoing.offer_all_again();
     }
 }
 

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::again;
 use crate::config::{AgentConfig, ConfigError};
+use crate::damage;
 use crate::event::{AgentEvent, EVENTS_MAX};
 use crate::exchange::AgentExchange;
 use crate::incoming::Incoming;
@@ -30,7 +31,7 @@ use crate::received::Register;
 use crate::renewal::{self, Keys, problem};
 use crate::socket::SocketService;
 use crate::store::{Store, StoreError};
-use crate::{opening, sealing};
+use crate::{opening, run, sealing};
 
 /// How often gauges are set.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
@@ -338,6 +339,7 @@ pub(crate) fn prepare(
     });
     crash_point!("start.loaded");
     let arrived = opening::recover(&node)?;
+    damage::recover(&node)?;
     crash_point!("start.recovered");
     for job in node.outgoing.jobs() {
         for signed in job.said().unacked()? {

@@ -6,17 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use passerelle_disk::{DiskFile, FileCursor};
 use passerelle_host::monotonic;
 use passerelle_link::{
-    Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Peer, Room, Trust, WriteError,
+    Exchange, Incoming, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust, WriteError,
 };
 use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
 use passerelle_proto::{
     Checkpoint, Denial, Digest, Facts, INLINE_LEN_MAX, PackageId, PartyId, Place, Role,
-    StatementId, Timestamp, UntrustedManifest, VerifiedManifest, VerifiedStatement, accepted_at,
-    busy_words, decide, log_epoch,
+    StatementId, Timestamp, UntrustedManifest, VerifiedManifest, accepted_at, decide, log_epoch,
 };
 use tokio::sync::{RwLock, mpsc};
 use tonic::async_trait;
@@ -24,16 +22,11 @@ use tonic::async_trait;
 use crate::again;
 use crate::cancel;
 use crate::event::AgentEvent;
+use crate::handing::{Handing, RETRY_MAX, hold_back};
 use crate::incoming::{Arriving, forget_unfinished, is_complete};
 use crate::node::Node;
-use crate::outgoing::{Sent, statements};
 use crate::receipts::{self, Taken};
 use crate::renewal;
-
-/// Wait before a package is offered again that the gateway could not take.
-const RETRY: Duration = Duration::from_secs(1);
-/// Longest wait that a busy gateway may ask for.
-const RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// The agent behind [`Exchange`].
 pub(crate) struct AgentExchange {
@@ -103,8 +96,19 @@ fn checkpoint_path(node: &Node) -> PathBuf {
 }
 
 fn kept_checkpoint(node: &Node) -> Vec<u8> {
-    let kept = node.store.disk().read(&checkpoint_path(node));
-    kept.unwrap_or_default()
+    let path = checkpoint_path(node);
+    let kept = node.store.disk().read(&path).unwrap_or_default();
+    let Some(gateway) = node.gateway().filter(|_| !kept.is_empty()) else {
+        return Vec::new();
+    };
+    match Checkpoint::verify_any(&kept, node.directory().log_keys(&gateway.party)) {
+        Ok(_) => kept,
+        Err(error) => {
+            let file = path.display();
+            tracing::error!(%file, %error, "what is kept of the gateway's log is damaged");
+            Vec::new()
+        }
+    }
 }
 
 /// Name and version, for people.
@@ -214,10 +218,13 @@ impl Exchange for AgentExchange {
             if room.package
                 && let Some(sent) = self.node.outgoing.claim(fits)
             {
+                let package = sent.manifest.id();
                 match Handing::new(&self.node, peer, sent) {
                     Ok(handing) => return Outgoing::Package(Box::new(handing)),
-                    Err(error) => tracing::error!(%error, "a sealed package cannot be read"),
+                    Err(error) => hold_back(&self.node, &package, &error),
                 }
+                let again = monotonic() + RETRY_MAX;
+                self.node.outgoing.put_back(&package, Some(again));
             }
             let again = self.node.outgoing.next_attempt();
             let sleep = async {
@@ -486,116 +493,5 @@ impl Incoming for Transfer {
             _ => None,
         };
         passerelle_host::blocking(signing).await.ok()?
-    }
-}
-
-/// A package of ours that is being offered.
-struct Handing {
-    node: Arc<Node>,
-    peer: Peer,
-    sent: Sent,
-    file: Arc<dyn DiskFile>,
-    inline: Bytes,
-    settled: bool,
-}
-
-impl Handing {
-    fn new(node: &Arc<Node>, peer: &Peer, sent: Sent) -> io::Result<Self> {
-        let mut pack = FileCursor::new(node.store.disk().open(&sent.job.package())?);
-        let mut inline = Vec::new();
-        if sent.manifest.total_length() <= INLINE_LEN_MAX {
-            for section in [
-                Section::Wraps,
-                Section::ChunkTable,
-                Section::Index,
-                Section::Chunks,
-            ] {
-                inline.extend(sent.layout.read_section(&mut pack, section)?);
-            }
-        }
-        Ok(Self {
-            node: node.clone(),
-            peer: peer.clone(),
-            sent,
-            file: pack.into_file().into(),
-            inline: inline.into(),
-            settled: false,
-        })
-    }
-
-    fn put_back(&mut self, after: Option<Duration>) {
-        self.settled = true;
-        let not_before = after.map(|after| monotonic() + after);
-        self.node
-            .outgoing
-            .put_back(&self.sent.manifest.id(), not_before);
-        self.node.news.notify_waiters();
-    }
-}
-
-impl Drop for Handing {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.put_back(Some(RETRY));
-        }
-    }
-}
-
-#[async_trait]
-impl Outbound for Handing {
-    fn manifest(&self) -> &VerifiedManifest {
-        &self.sent.manifest
-    }
-
-    fn inline(&self) -> Bytes {
-        self.inline.clone()
-    }
-
-    fn accepted(&self) -> Option<Signed> {
-        let said = statements(&self.sent.job).ok()?;
-        let ours = |said: &&VerifiedStatement| {
-            said.issuer() == &self.peer.hop.party && matches!(said.what(), What::Accepted(_))
-        };
-        let first = said.iter().filter(ours).min_by_key(|said| said.at());
-        first.map(|said| said.signed().clone())
-    }
-
-    async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
-        let file = self.file.clone();
-        let start = self.sent.layout.offset_of(section).unwrap_or(0) + offset;
-        let work = move || {
-            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-            file.read_exact_at(&mut bytes, start)?;
-            Ok(bytes.into())
-        };
-        passerelle_host::blocking(work)
-            .await
-            .map_err(io::Error::other)?
-    }
-
-    async fn answered(mut self: Box<Self>, answer: Answer) {
-        let signed = match answer {
-            Answer::Statement(signed) => signed,
-            // A gateway signs for what it takes; without that it is offered again.
-            Answer::Have => return self.put_back(Some(RETRY_MAX)),
-        };
-        if let Ok(body) = passerelle_proto::envelope::decode_exact::<v1::Statement>(&signed.body)
-            && let Some(What::Busy(busy)) = body.what
-        {
-            let after = Duration::from_millis(busy.retry_after_ms).clamp(RETRY, RETRY_MAX);
-            let (package, why) = (self.sent.manifest.id().short(), busy_words(busy.reason()));
-            tracing::info!(package, why, ?after, "put off by the gateway");
-            return self.put_back(Some(after));
-        }
-        let (node, peer) = (self.node.clone(), self.peer.clone());
-        let taken = passerelle_host::blocking(move || receipts::take(&node, &peer, signed)).await;
-        match taken {
-            Ok(Ok(Taken::Stored)) => self.put_back(None),
-            Ok(Ok(Taken::Refused(why))) => {
-                tracing::error!(peer = %self.peer, why, "an answer cannot be believed");
-                self.put_back(Some(RETRY_MAX));
-            }
-            Ok(Err(_)) | Err(_) => self.put_back(Some(RETRY)),
-        }
     }
 }

@@ -147,7 +147,6 @@ impl Arriving {
         let turn = node.incoming.next_turn(&manifest.id());
         let layout = PackLayout::tight(manifest);
         let disk = node.store.disk().as_ref();
-        keep_accepted_at(disk, &path, accepted_at)?;
         let mark_file = mark_path(&path);
         let (file, mark, held) = match resume(disk, &path, manifest, &layout) {
             Some(held) => (disk.open(&path)?, disk.open(&mark_file)?, held),
@@ -161,6 +160,8 @@ impl Arriving {
                 (file, mark, Held::default())
             }
         };
+        // Alone, without pack and mark, it says that the pack was lost.
+        keep_accepted_at(disk, &path, accepted_at)?;
         crash_point!("arrive.begun");
         Ok(Self {
             turns: node.clone(),
@@ -321,5 +322,6 @@ fn resume(
     Some(Held {
         table: ChunkTable::parse(&table, manifest.payload_length()).ok(),
         chunks: written,
+        ..Held::default()
     })
 }

@@ -219,6 +219,10 @@ impl Job {
         if self.disk.is_file(&self.package()) {
             return Ok(JobStage::Sealed);
         }
+        // Somebody has spoken of it: it had its package, which is lost and not to be sealed again.
+        if !self.statements()?.is_empty() || !self.said().all()?.is_empty() {
+            return Ok(JobStage::Sealed);
+        }
         match self.dropped()? {
             Some(_) => Ok(JobStage::Claimed),
             None => Ok(JobStage::Empty),
@@ -236,7 +240,8 @@ impl Job {
     pub fn store_statement(&self, id: &str, signed: &[u8]) -> Result<bool, DiskError> {
         let statements = self.directory.join("statements");
         let path = statements.join(id);
-        if self.disk.is_file(&path) {
+        // Other bytes under its id have rotted.
+        if self.disk.read(&path).is_ok_and(|kept| kept == signed) {
             return Ok(false);
         }
         self.disk.create_directories(&statements)?;
@@ -246,11 +251,19 @@ impl Job {
 
     /// The stored statements' signed bytes, in the order of their ids.
     pub fn statements(&self) -> Result<Vec<Vec<u8>>, DiskError> {
+        let named = self.named_statements()?;
+        Ok(named.into_iter().map(|(_, bytes)| bytes).collect())
+    }
+
+    /// The same, with the ids under which they were stored.
+    pub(crate) fn named_statements(&self) -> Result<Vec<(String, Vec<u8>)>, DiskError> {
         let paths = self.disk.entries(&self.directory.join("statements"))?;
-        paths
-            .iter()
-            .filter(|p| p.extension().is_none())
-            .map(|p| self.disk.read(p).at("read", p))
+        let whole = paths.iter().filter(|p| p.extension().is_none());
+        whole
+            .map(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                Ok((name.into_owned(), self.disk.read(path).at("read", path)?))
+            })
             .collect()
     }
 

@@ -20,6 +20,7 @@ const RECEIVED: &str = "passerelle_agent_received_total";
 const REJECTED: &str = "passerelle_agent_rejected_total";
 const REFUSED: &str = "passerelle_agent_refused_total";
 const STATEMENTS: &str = "passerelle_agent_statements_total";
+const DAMAGED: &str = "passerelle_agent_damaged_total";
 const LAST_SENT: &str = "passerelle_agent_last_sent_timestamp_seconds";
 const LAST_RECEIVED: &str = "passerelle_agent_last_received_timestamp_seconds";
 const OUTGOING: &str = "passerelle_agent_outgoing_packages";
@@ -27,7 +28,7 @@ const CERTIFICATE: &str = "passerelle_agent_certificate_expiry_days";
 const EXPIRY: &str = "passerelle_agent_expiry_seconds";
 const CONNECTED: &str = "passerelle_agent_connected";
 
-const COUNTERS: [(&str, &str); 5] = [
+const COUNTERS: [(&str, &str); 6] = [
     (
         SENT,
         "Packages that at least one recipient has receipted, by flow.",
@@ -44,6 +45,10 @@ const COUNTERS: [(&str, &str); 5] = [
     (
         STATEMENTS,
         "Statements about our packages that were verified and stored.",
+    ),
+    (
+        DAMAGED,
+        "Stored packages found damaged, arrived ones and our own: look at the disk.",
     ),
 ];
 const GAUGES: [(&str, &str); 6] = [
@@ -105,6 +110,11 @@ impl AgentMetrics {
     pub(crate) fn sent(&self, flow: &str) {
         self.add(SENT, Some(flow));
         self.set(LAST_SENT, Some(flow), seconds());
+    }
+
+    /// A stored package has rotted.
+    pub(crate) fn damaged(&self) {
+        self.add(DAMAGED, None);
     }
 
     pub(crate) fn received(&self, flow: &str) {

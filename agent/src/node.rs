@@ -15,12 +15,16 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AgentConfig;
+use crate::damage;
 use crate::event::AgentEvent;
 use crate::incoming::Incoming;
 use crate::metrics::AgentMetrics;
 use crate::outgoing::{Outgoing, Sent};
 use crate::received::{Entry, Register};
 use crate::store::Store;
+
+/// First line of the file that says where our sequence of statements stands.
+const CHAIN: &str = "sequence of statements";
 
 /// The parts.
 pub(crate) struct Node {
@@ -129,11 +133,28 @@ impl Node {
         })
     }
 
+    /// Signs a statement about a damaged package, which `keep` makes durable.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing was said then.
+    pub(crate) fn say_damaged(
+        &self,
+        package: PackageId,
+        destination: &PartyId,
+        what: What,
+        keep: impl FnOnce(StatementId, &v1::Signed) -> Result<(), DiskError>,
+    ) -> Result<(), DiskError> {
+        self.speak(package, destination, what, keep)
+    }
+
     /// The gateway has committed a statement of ours. Blocks.
     ///
     /// # Errors
     /// [`DiskError`]; it is sent once more after the next start then.
     pub(crate) fn acked(&self, package: PackageId, id: StatementId) -> Result<(), DiskError> {
+        if damage::acked(self, &package, id)? {
+            return Ok(());
+        }
         if let Some(entry) = self.register.find(package) {
             return entry.acked(id).map(drop);
         }
@@ -187,10 +208,7 @@ impl Node {
         *chain = next;
         self.outgoing.statement(package, id, signed);
         self.news.notify_waiters();
-        let lines = chain
-            .iter()
-            .map(|(party, seq, id)| format!("{party} {seq} {id}\n"));
-        let text: String = lines.collect();
+        let text = chain.to_text(CHAIN);
         if let Err(error) = self
             .store
             .disk()
@@ -227,22 +245,19 @@ pub(crate) fn read_chain(
     register: &Register,
     outgoing: &Outgoing,
 ) -> Result<StatementChain, DiskError> {
-    let mut chain = StatementChain::default();
-    let bytes = store.disk().read(&store.state().join("chain"));
-    let bytes = bytes.unwrap_or_default();
+    let path = store.state().join("chain");
+    let bytes = store.disk().read(&path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    for line in text.lines() {
-        let mut parts = line.split(' ');
-        let (party, seq, id) = (parts.next(), parts.next(), parts.next());
-        if let (Some(Ok(party)), Some(Ok(seq)), Some(Ok(id))) = (
-            party.map(str::parse),
-            seq.map(str::parse),
-            id.map(str::parse),
-        ) {
-            chain.set(party, seq, id);
+    let mut chain = match StatementChain::parse_text(&text) {
+        Some((CHAIN, chain)) => chain,
+        _ if text.is_empty() => StatementChain::default(),
+        _ => {
+            let file = path.display();
+            tracing::warn!(%file, "where our statements stand is damaged: read anew from them");
+            StatementChain::default()
         }
-    }
-    let mut said = Vec::new();
+    };
+    let mut said = damage::all_said(store)?;
     for entry in register.all() {
         said.extend(entry.statements()?);
     }

@@ -12,6 +12,7 @@ use prost::Message;
 
 use crate::again;
 use crate::cancel::{self, Unkept};
+use crate::damage;
 use crate::event::AgentEvent;
 use crate::job::Job;
 use crate::node::Node;
@@ -72,6 +73,9 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
             Err(Unkept::Disk(error)) => Err(error),
         };
     }
+    if matches!(statement.what(), What::Damaged(_)) {
+        return damage::asked(node, &statement);
+    }
     let taking = node.outgoing.taking.lock();
     let _one = taking.unwrap_or_else(|poisoned| poisoned.into_inner());
     match node.outgoing.find(&statement.package()) {
@@ -92,7 +96,11 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
     }
 }
 
-fn store(
+/// Stores a statement with its job, and tells whoever listens. Blocks.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn store(
     node: &Arc<Node>,
     job: &Job,
     manifest: &VerifiedManifest,

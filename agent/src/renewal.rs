@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use passerelle_link::AdoptError;
 use passerelle_proto::{
-    Digest, Expiry, KeyRole, Problem, RecipientKeys, RecipientSecret, SigningKey, SigningKeys,
-    Timestamp, Warnings, expiries, read_secret_file, v1,
+    Digest, Expiry, KeyRole, PartyId, Problem, RecipientKeys, RecipientSecret, SigningKey,
+    SigningKeys, Timestamp, Warnings, expiries, read_secret_file, v1,
 };
 use tokio::time::MissedTickBehavior;
 
@@ -33,12 +33,24 @@ impl Keys {
         let signing = config
             .agent_keys
             .iter()
-            .filter_map(|path| secret(path, SigningKey::from_secret_text, &mut problems))
+            .filter_map(|path| {
+                let parse = |text: &str| {
+                    let key = SigningKey::from_secret_text(text).map_err(|e| e.to_string())?;
+                    of_party(key.party(), &config.party).map(|()| key)
+                };
+                secret(path, parse, &mut problems)
+            })
             .collect();
         let recipients = config
             .recipient_keys
             .iter()
-            .filter_map(|path| secret(path, RecipientSecret::from_secret_text, &mut problems))
+            .filter_map(|path| {
+                let parse = |text: &str| {
+                    let key = RecipientSecret::from_secret_text(text).map_err(|e| e.to_string())?;
+                    of_party(key.public().party(), &config.party).map(|()| key)
+                };
+                secret(path, parse, &mut problems)
+            })
             .collect();
         let signing = SigningKeys::new(KeyRole::Agent, signing);
         match (signing, RecipientKeys::new(recipients)) {
@@ -134,6 +146,16 @@ impl Node {
     pub(crate) fn expiry_messages(&self) -> Vec<v1::Expiry> {
         let (found, now) = (self.expiries(), self.now());
         found.iter().map(|expiry| expiry.to_message(now)).collect()
+    }
+}
+
+/// A key's text names its party, and a bit of that may have rotted.
+fn of_party(named: &PartyId, party: &PartyId) -> Result<(), String> {
+    match named == party {
+        true => Ok(()),
+        false => Err(format!(
+            "the text says that this is a key of {named}, not of {party}"
+        )),
     }
 }
 

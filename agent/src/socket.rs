@@ -81,6 +81,7 @@ fn status(node: &Node) -> AgentStatusResponse {
         last_error: link.last_error,
         convention_id: directory.convention().id().to_owned(),
         convention_version: directory.convention().version(),
+        damaged_packages: node.outgoing.damaged() as u64,
         outgoing: node.outgoing.all().len() as u64,
         incoming: packs.count() as u64,
         sent_today: count(node.store.sent()),
@@ -96,6 +97,15 @@ fn out_job(node: &Node, job: &Job, manifest: &VerifiedManifest) -> Result<v1::Jo
     for state in states.iter_mut().filter(|state| !state.stage.is_terminal()) {
         if asked.contains(&state.recipient) {
             state.detail = "asked to let go of it".to_owned();
+        }
+    }
+    let damage = node
+        .outgoing
+        .find(&manifest.id())
+        .and_then(|sent| sent.damage);
+    if let Some(why) = &damage {
+        for state in states.iter_mut().filter(|state| !state.stage.is_terminal()) {
+            state.detail.clone_from(why);
         }
     }
     let over = states.iter().all(|state| state.stage.is_terminal());
@@ -115,7 +125,12 @@ fn out_job(node: &Node, job: &Job, manifest: &VerifiedManifest) -> Result<v1::Jo
         flow: manifest.flow().to_string(),
         title: title_of(job).unwrap_or_default(),
         partner: names.join(", "),
-        state: if over { "over" } else { "on its way" }.to_owned(),
+        state: match damage {
+            Some(_) if !over => "damaged",
+            _ if over => "over",
+            _ => "on its way",
+        }
+        .to_owned(),
         path: job.directory().display().to_string(),
         bytes: manifest.payload_length(),
         at_ms: manifest.created().as_ms(),
@@ -168,7 +183,11 @@ fn all_jobs(node: &Node, limit: usize) -> Result<Vec<v1::Job>, Status> {
         }
     }
     for entry in node.register.all() {
-        found.push(in_job(&entry)?);
+        // One that has rotted does not hide the others.
+        match in_job(&entry) {
+            Ok(job) => found.push(job),
+            Err(status) => tracing::error!(why = status.message(), "an entry cannot be shown"),
+        }
     }
     found.sort_by_key(|job| std::cmp::Reverse(job.at_ms));
     found.truncate(limit);

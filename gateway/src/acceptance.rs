@@ -16,8 +16,10 @@ use passerelle_proto::{
 use prost::Message;
 use tonic::async_trait;
 
+use crate::damage;
 use crate::metrics::Counter;
 use crate::node::Node;
+use crate::repair::{self, Wanted};
 use crate::resend;
 use crate::sequencer::{Acceptance, SubmitError};
 use crate::spool::{Partial, SpoolError};
@@ -68,6 +70,12 @@ pub(crate) async fn offered(
                 Err(why) => OfferAnswer::Decline(why),
             };
         }
+        Ok(Ok(Looked::Damaged(_))) if !anchored => {
+            return refuse(&node, peer, package, UNANCHORED).await;
+        }
+        Ok(Ok(Looked::Damaged(wanted))) => {
+            return repair::take(node, peer.clone(), wanted, inline).await;
+        }
         Ok(Ok(Looked::New(manifest, permit, first))) => (manifest, permit, first),
         Ok(Err(refusal)) if anchored => return refuse(&node, peer, package, refusal).await,
         // Nothing final is said before it can be recorded.
@@ -109,6 +117,7 @@ pub(crate) async fn offered(
 
 enum Looked {
     Known(Signed),
+    Damaged(Wanted),
     New(VerifiedManifest, Permit, Option<Timestamp>),
 }
 
@@ -127,6 +136,10 @@ fn look(
             .as_ref()
             .is_some_and(|first| first.body == signed.body);
         return match event.receipt.filter(|_| before && same) {
+            Some(receipt) if damage::is_damaged(node, &package) => {
+                let manifest = accepted_manifest(event.manifest)?;
+                Ok(Looked::Damaged(Wanted { manifest, receipt }))
+            }
             Some(receipt) => Ok(Looked::Known(receipt)),
             None => Err(final_refusal(Reason::Route, "it came another way before")),
         };
@@ -165,6 +178,13 @@ fn look(
     Ok(Looked::New(manifest, permit, before))
 }
 
+/// The manifest that was verified when its package was accepted.
+fn accepted_manifest(signed: Option<Signed>) -> Result<VerifiedManifest, Refusal> {
+    let parsed = UntrustedManifest::parse(signed.unwrap_or_default());
+    let parsed = parsed.map_err(|error| Refusal::Silent(error.to_string()))?;
+    Ok(parsed.verified_before())
+}
+
 fn judge(
     node: &Node,
     peer: &Peer,
@@ -181,10 +201,10 @@ fn judge(
         },
         first_accepted,
     };
-    let moment = node.clock.moment();
+    let moment = node.host_clock.moment();
     decide(&facts, moment.wall).map_err(|denial| {
         // A refusal cannot be called back: a clock that was set wrong must not be its reason.
-        if denial.depends_on_now() && !node.belief.is_believed(moment) {
+        if denial.depends_on_now() && !node.clock.is_believed(moment) {
             tracing::warn!(%denial, "our clock is not believed: the package is put off");
             return Refusal::Busy(BusyReason::Clock);
         }

@@ -18,8 +18,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::anchor::{self, Hold};
+use crate::damage;
 use crate::exchange::software;
 use crate::export::{self, Pieces, Wanted};
+use crate::inquiry;
 use crate::node::Node;
 use crate::queue::{ItemKey, ItemState, ItemView, PAGE_MAX};
 use crate::witness::cosigned;
@@ -74,6 +76,8 @@ impl AdminService {
             peers: node.peers.list(&waiting),
             waiting_items: waiting.values().sum(),
             spool_bytes: node.spool.bytes(),
+            damaged_packages: damage::count(node),
+            missing_warning: inquiry::words(node),
             cosigned: cosigned.collect(),
             anchored: node.anchor.is_held(),
             anchored_by: held_by(node),
@@ -92,6 +96,9 @@ impl AdminService {
     /// An item of the queue, and why it waits where its next hop is away.
     fn item(&self, view: &ItemView) -> QueueItem {
         let mut message = item_message(view);
+        if let Some(why) = damage::words(&self.0, &view.item) {
+            message.last_error = why;
+        }
         if view.item.state() == ItemState::Waiting
             && !view.leased
             && let Some((why, dials)) = self.0.peers.absence(&view.item.next_hop)
@@ -140,6 +147,7 @@ fn item_message(view: &ItemView) -> QueueItem {
         ItemState::Waiting => "waiting",
         ItemState::Held => "held",
         ItemState::Forwarded => "forwarded",
+        ItemState::Damaged => "damaged",
     };
     QueueItem {
         log_index: view.key.index,

@@ -21,6 +21,7 @@ use crate::node::Node;
 use crate::queue::Settle;
 use crate::receipts;
 use crate::renewal;
+use crate::witness;
 
 /// The gateway behind [`Exchange`].
 pub(crate) struct GatewayExchange {
@@ -111,9 +112,7 @@ impl Exchange for GatewayExchange {
             checkpoint: self
                 .node
                 .read_if_there(&self.node.log_dir().join("checkpoint")),
-            cosigned: self
-                .node
-                .read_if_there(&self.node.witnessed_path(&peer.hop.party)),
+            cosigned: witness::kept(&self.node, &peer.hop.party),
             now_ms: self.node.now().as_ms(),
             software: software(),
             run: None,

@@ -31,7 +31,8 @@ enum Ending {
 
 fn ending(item: &Item, now: Timestamp) -> Option<Ending> {
     let deadline = item.deadline?;
-    if item.next_hop.role == Role::Agent && !item.forwarded {
+    // What is damaged here could not be fetched.
+    if item.next_hop.role == Role::Agent && !item.forwarded && !item.damaged {
         return (now >= deadline).then_some(Ending::NotCollected);
     }
     (now >= deadline.saturating_add(RECEIPT_GRACE)).then_some(Ending::NotReceipted)

@@ -31,6 +31,7 @@ use crate::exchange::GatewayExchange;
 use crate::expiry::{EXPIRY_EVERY, clear_partials, expire};
 use crate::freshness::{self, FRESHNESS_EVERY};
 use crate::gauges;
+use crate::inquiry::{self, GAPS_EVERY, Inquiries};
 use crate::log::{self, Fatal, Log};
 use crate::materials::Materials;
 use crate::metrics::{self, Counter, Metrics};
@@ -409,6 +410,7 @@ pub(crate) fn open(
         circuits: Circuits::default(),
         started: clock.now(),
         host_clock: clock,
+        inquiries: Inquiries::default(),
         clock: Belief::default(),
         freshness: Mutex::default(),
         refusals: Mutex::new(RefusalBudget::new(monotonic())),
@@ -566,6 +568,7 @@ pub(crate) async fn housekeeping(node: Arc<Node>) {
     let mut checkpoints = tokio::time::interval(CHECKPOINT_EVERY);
     let mut deadlines = tokio::time::interval(EXPIRY_EVERY);
     let mut ages = tokio::time::interval(FRESHNESS_EVERY);
+    let mut gaps = tokio::time::interval(GAPS_EVERY);
     // What waits for the log to be anchored is done once then, not once for every time missed.
     let timers = [
         &mut gauges,
@@ -573,6 +576,7 @@ pub(crate) async fn housekeeping(node: Arc<Node>) {
         &mut checkpoints,
         &mut deadlines,
         &mut ages,
+        &mut gaps,
     ];
     for every in timers {
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -592,6 +596,7 @@ pub(crate) async fn housekeeping(node: Arc<Node>) {
                 let looking = node.clone();
                 let _ = passerelle_host::blocking(move || freshness::look(&looking)).await;
             }
+            _ = gaps.tick(), if node.anchor.is_held() => inquiry::look(&node).await,
             _ = deadlines.tick(), if node.anchor.is_held() => expire(&node).await,
             why = first(&mut fatal) => return node.fail(why),
         }

@@ -6,6 +6,7 @@ use passerelle_proto::{Timestamp, v1};
 use prost::Message;
 
 use crate::breaker::FAILURES_UNTIL_OPEN;
+use crate::damage;
 use crate::metrics::Gauge;
 use crate::node::Node;
 use crate::witness;
@@ -36,6 +37,7 @@ fn set_state(node: &Node) {
     set(Gauge::Anchored, f64::from(node.anchor.is_held()));
     let size = node.sequencer.ledger().log.size();
     set(Gauge::LogEntries, size as f64);
+    set(Gauge::DamagedPackages, damage::count(node) as f64);
     set(Gauge::SpoolBytes, node.spool.bytes() as f64);
     if let Ok(free) = node.disk.free_bytes(&node.data_dir) {
         set(Gauge::DiskFreeBytes, free as f64);

@@ -84,6 +84,16 @@ pub enum Fatal {
         /// Where.
         offset: u64,
     },
+    /// A file has rotted, and so has what it could be made from, or that is gone.
+    #[error(
+        "{path}: damaged, and what it could be made from is gone; restore the file from a backup \
+         of the log, or from a copy that was exported",
+        path = .path.display()
+    )]
+    Rotten {
+        /// Which file.
+        path: PathBuf,
+    },
     /// What remains is shorter than what was signed.
     #[error(
         "the log has {found} entries, and its checkpoint was signed for {signed}: entries are \
@@ -126,8 +136,20 @@ pub enum Fatal {
         wanted: String,
     },
     /// The checkpoint is not ours.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    #[error(
+        "{path}: {source}; remove it: partners and agents keep copies that say whether the log is \
+         whole",
+        path = .path.display()
+    )]
+    Checkpoint {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: CheckpointError,
+    },
+    /// A checkpoint cannot be signed.
+    #[error("a checkpoint of the log cannot be signed: {0}")]
+    Sign(#[from] CheckpointError),
     /// The caller wants to append what no log can hold. A fault of our own program.
     #[error("an append of {entries} entries, {bytes} bytes is beyond its limits")]
     Batch {
@@ -309,7 +331,10 @@ impl Log {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(source) => return Err(Fatal::Io { path, source }),
         };
-        let checkpoint = self.verify(&note)?;
+        let checkpoint = self.verify(&note).map_err(|source| {
+            let path = path.clone();
+            Fatal::Checkpoint { path, source }
+        })?;
         if checkpoint.origin != self.origin() {
             return Err(Fatal::Epoch {
                 found: checkpoint.origin,

@@ -29,7 +29,13 @@ impl Keys {
         let signing = config
             .gateway_keys
             .iter()
-            .filter_map(|path| secret(path, SigningKey::from_secret_text, &mut problems))
+            .filter_map(|path| {
+                let parse = |text: &str| {
+                    let key = SigningKey::from_secret_text(text).map_err(|e| e.to_string())?;
+                    of_party(key.party(), &config.party).map(|()| key)
+                };
+                secret(path, parse, &mut problems)
+            })
             .collect();
         let log: Vec<_> = config
             .log_keys
@@ -170,6 +176,16 @@ fn check(
 
 fn first(paths: &[PathBuf]) -> &Path {
     paths.first().map_or(Path::new(""), PathBuf::as_path)
+}
+
+/// A key's text names its party, and a bit of that may have rotted.
+fn of_party(named: &PartyId, party: &PartyId) -> Result<(), String> {
+    match named == party {
+        true => Ok(()),
+        false => Err(format!(
+            "the text says that this is a key of {named}, not of {party}"
+        )),
+    }
 }
 
 fn secret<T, E: std::fmt::Display>(

@@ -36,6 +36,10 @@ pub enum Counter {
     Bytes,
     /// Failed attempts to reach a peer, by `peer`.
     DialFailures,
+    /// Stored packages found damaged.
+    Damages,
+    /// Stored packages that were damaged and are whole again.
+    Repairs,
 }
 
 /// A value that goes up and down.
@@ -61,6 +65,10 @@ pub enum Gauge {
     Uncosigned,
     /// Bytes in the spool.
     SpoolBytes,
+    /// Packages whose stored copy is damaged, waiting for a whole one.
+    DamagedPackages,
+    /// Statements that have not come though later ones have.
+    MissingStatements,
     /// Free bytes of the data directory's file system.
     DiskFreeBytes,
     /// Open sessions, by `peer`.
@@ -75,7 +83,7 @@ pub enum Gauge {
     ExpirySeconds,
 }
 
-const COUNTERS: [(Counter, &str, &str); 9] = [
+const COUNTERS: [(Counter, &str, &str); 11] = [
     (
         Counter::Accepted,
         "passerelle_accepted_total",
@@ -121,9 +129,19 @@ const COUNTERS: [(Counter, &str, &str); 9] = [
         "passerelle_dial_failures_total",
         "Failed attempts to reach a peer. A peer that is down for long shows here.",
     ),
+    (
+        Counter::Damages,
+        "passerelle_damages_total",
+        "Stored packages found damaged when they were to be sent: look at the disk.",
+    ),
+    (
+        Counter::Repairs,
+        "passerelle_repairs_total",
+        "Damaged packages that are whole again.",
+    ),
 ];
 
-const GAUGES: [(Gauge, &str, &str); 16] = [
+const GAUGES: [(Gauge, &str, &str); 18] = [
     (
         Gauge::Serving,
         "passerelle_serving",
@@ -175,6 +193,18 @@ const GAUGES: [(Gauge, &str, &str); 16] = [
         Gauge::SpoolBytes,
         "passerelle_spool_bytes",
         "Bytes of packages in the spool, unfinished ones included.",
+    ),
+    (
+        Gauge::DamagedPackages,
+        "passerelle_damaged_packages",
+        "Packages whose stored copy is damaged and that wait for a whole one, by route. Alert \
+         above 0 for ten minutes.",
+    ),
+    (
+        Gauge::MissingStatements,
+        "passerelle_missing_statements",
+        "Statements of partners that have not come though later ones have: somebody drops them. \
+         They are asked for; alert above 0 for ten minutes.",
     ),
     (
         Gauge::DiskFreeBytes,

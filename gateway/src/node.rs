@@ -22,13 +22,14 @@ use crate::clock::Belief;
 use crate::config::Limits;
 use crate::freshness::Freshness;
 use crate::gateway::{EXIT_CONFIG, EXIT_STOPPED};
+use crate::inquiry::Inquiries;
 use crate::log::Fatal;
 use crate::metrics::{Counter, Metrics};
 use crate::peers::Peers;
 use crate::queue::Queue;
 use crate::reconcile::FORKED;
 use crate::refusals::RefusalBudget;
-use crate::sequencer::Sequencer;
+use crate::sequencer::{Committed, Sequencer};
 use crate::spool::Spool;
 
 /// The parts.
@@ -49,6 +50,7 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) peers: Peers,
     pub(crate) circuits: Circuits,
+    pub(crate) inquiries: Inquiries,
     pub(crate) host_clock: Arc<dyn Clock>,
     pub(crate) clock: Belief,
     pub(crate) freshness: Mutex<Freshness>,
@@ -226,7 +228,8 @@ impl Node {
         });
     }
 
-    /// The manifest and the entry with which a package was accepted here; `None`: it was not.
+    /// The entry with which a package was accepted here, and its index; `None`: it was not. Where
+    /// the package lies is what the log said last, after a repair.
     ///
     /// Blocks for reading the log.
     pub(crate) fn accepted(&self, package: &PackageId) -> Option<(u64, v1::AcceptedEvent)> {
@@ -237,12 +240,17 @@ impl Node {
                 return None;
             }
         };
-        entries
-            .into_iter()
-            .find_map(|committed| match committed.entry.event {
-                Some(Event::Accepted(event)) => Some((committed.index, event)),
-                _ => None,
-            })
+        let mut accepted: Option<(u64, v1::AcceptedEvent)> = None;
+        for Committed { index, entry } in entries {
+            match (entry.event, &mut accepted) {
+                (Some(Event::Accepted(event)), None) => accepted = Some((index, event)),
+                (Some(Event::Repaired(event)), Some((_, found))) => {
+                    found.pack = event.pack.or(found.pack);
+                }
+                _ => {}
+            }
+        }
+        accepted
     }
 
     /// The manifest of a package that the log accepted at `index`. Blocks.

@@ -6,6 +6,7 @@
 //! restart.
 
 mod board;
+mod damage;
 mod database;
 mod fold;
 mod item;
@@ -108,6 +109,8 @@ pub struct Counts {
     pub held: u64,
     /// Packages handed over, terminal statement awaited.
     pub forwarded: u64,
+    /// Packages whose copy here is damaged.
+    pub damaged: u64,
     /// Statements to be handed over.
     pub statements: u64,
     /// Length of these packages in the spool, in bytes.
@@ -118,7 +121,7 @@ impl Counts {
     /// All items.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.waiting + self.held + self.forwarded + self.statements
+        self.waiting + self.held + self.forwarded + self.damaged + self.statements
     }
 }
 

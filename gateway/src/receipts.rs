@@ -6,10 +6,11 @@ use passerelle_disk::crash_point;
 use passerelle_link::Peer;
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
-    Digest, Directory, Role, StatementId, Timestamp, UntrustedStatement, VerifiedManifest,
-    VerifiedStatement,
+    Digest, Directory, Hop, PackageId, Role, StatementId, Timestamp, UntrustedStatement,
+    VerifiedManifest, VerifiedStatement,
 };
 
+use crate::inquiry;
 use crate::metrics::Counter;
 use crate::node::Node;
 
@@ -29,11 +30,22 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
         }
         Err(_) => return false,
     };
+    let damaged = matches!(statement.what(), What::Damaged(_));
+    if damaged && is_leased(&node, &statement.package(), &peer.hop) {
+        // That it was handed over is about to be recorded, and must not come after this.
+        return false;
+    }
+    let inquiry = match statement.what() {
+        What::Inquire(asked) => Some(asked.clone()),
+        _ => None,
+    };
+    let next_hop = node.way_to(statement.destination());
     let event = Event::Statement(v1::StatementEvent {
         statement: Some(statement.signed().clone()),
         from: Some(peer.hop.to_message()),
-        next_hop: node
-            .way_to(statement.destination())
+        // What is said to this gateway ends here, and is answered here.
+        next_hop: next_hop
+            .filter(|_| !damaged && inquiry.is_none())
             .map(|hop| hop.to_message()),
     });
     crash_point!("statement.verified");
@@ -42,11 +54,26 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
             crash_point!("statement.committed");
             node.metrics.add(Counter::Statements, &[], 1);
             let package = statement.package();
+            if damaged {
+                let (short, by) = (package.short(), &peer.hop);
+                tracing::warn!(package = short, %by, "the copy there is damaged: offered again");
+            }
+            if let Some(asked) = inquiry {
+                tokio::spawn(inquiry::answer(node.clone(), peer.hop.clone(), asked));
+            }
             let _ = passerelle_host::blocking(move || node.tidy(&package)).await;
             true
         }
         Err(_) => false,
     }
+}
+
+/// Whether a package is being handed to this hop.
+fn is_leased(node: &Node, package: &PackageId, hop: &Hop) -> bool {
+    let items = node.queue.find(package).unwrap_or_default();
+    items
+        .iter()
+        .any(|view| view.item.is_package() && view.leased && view.item.next_hop == *hop)
 }
 
 enum Looked {
@@ -108,10 +135,14 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     let Ok(entries) = node.sequencer.entries_about(&statement.package()) else {
         return refuse(Reason::Other, "the log cannot be read");
     };
-    let mut manifest = None;
+    let (mut manifest, mut handed_to_peer) = (None, false);
     for committed in entries {
         match committed.entry.event {
-            Some(Event::Accepted(event)) => manifest = event.manifest,
+            Some(Event::Accepted(event)) => {
+                let hop = Some(peer.hop.to_message());
+                handed_to_peer = event.routes.iter().any(|route| route.next_hop == hop);
+                manifest = event.manifest;
+            }
             Some(Event::Statement(event)) => {
                 let known = event
                     .statement
@@ -123,6 +154,15 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
             _ => {}
         }
     }
+    if let What::Inquire(asked) = statement.what() {
+        return match inquiry::may_ask(node, &peer.hop, &statement, asked) {
+            true => Looked::New(statement),
+            false => refuse(
+                Reason::Route,
+                "it asks for what is not said to it, or not by us",
+            ),
+        };
+    }
     let manifest = manifest.and_then(|m| passerelle_proto::UntrustedManifest::parse(m).ok());
     let Some(manifest) = manifest.map(passerelle_proto::UntrustedManifest::verified_before) else {
         // A request to cancel may overtake its package. Its recipient's agent judges it then.
@@ -132,6 +172,13 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
             _ => refuse(Reason::Other, "its package was never accepted here"),
         };
     };
+    if let What::Damaged(_) = statement.what() {
+        let own_word = issuer == &peer.hop.party && statement.destination() == &node.party;
+        return match own_word && handed_to_peer {
+            true => Looked::New(statement),
+            false => refuse(Reason::Route, "its issuer did not get the package from us"),
+        };
+    }
     let gateway = directory.convention().gateway_of(issuer) == Some(issuer);
     match concerns(&statement, &manifest, gateway) {
         true => Looked::New(statement),

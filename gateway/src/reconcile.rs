@@ -31,7 +31,7 @@ pub(crate) const FORKED: &str = "forked.note";
 const NEXT: &str = "log.next";
 const LOG: &str = "log";
 /// What follows from a log, and goes with it. The log is the last to go.
-const FOLLOWING: [&str; 6] = ["queue", "index", "chain", "spool", FORKED, LOG];
+const FOLLOWING: [&str; 7] = ["queue", "index", "chain", "sequences", "spool", FORKED, LOG];
 
 /// What was done.
 #[derive(Clone, Debug)]

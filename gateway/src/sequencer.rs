@@ -25,6 +25,7 @@ use crate::anchor::Anchor;
 use crate::index::PackageIndex;
 use crate::log::{AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log};
 use crate::queue::{Queue, QueueError};
+use crate::sequences::Sequences;
 
 /// Submissions that wait; who comes then waits outside.
 const WAITING_MAX: usize = 1024;
@@ -106,6 +107,8 @@ pub(crate) struct Ledger {
     pub(crate) log: Log,
     /// Which entries speak of a package.
     pub(crate) index: PackageIndex,
+    /// Which statements have come.
+    pub(crate) sequences: Sequences,
 }
 
 impl Ledger {
@@ -139,6 +142,7 @@ struct Committer {
     signer: Signer,
     chain: StatementChain,
     chain_path: PathBuf,
+    sequences_path: PathBuf,
     clock: Box<dyn Fn() -> Timestamp + Send>,
     last: Timestamp,
     size: watch::Sender<u64>,
@@ -183,7 +187,13 @@ impl Sequencer {
     ) -> Result<(Self, Worker), OpenError> {
         let failed = |what| move |source| OpenError::Io { what, source };
         let index = PackageIndex::open(disk, &dir.join("index")).map_err(failed("index"))?;
-        let mut ledger = Ledger { log, index };
+        let sequences_path = dir.join("sequences");
+        let sequences = Sequences::read(disk.as_ref(), &sequences_path, log.size());
+        let mut ledger = Ledger {
+            log,
+            index,
+            sequences,
+        };
         let chain_path = dir.join("chain");
         let (mut chain, from) = recovery::read_chain(disk.as_ref(), &chain_path, ledger.log.size());
         let last = recovery::catch_up(&mut ledger, queue.as_ref(), &mut chain, from)?;
@@ -199,6 +209,7 @@ impl Sequencer {
             signer,
             chain,
             chain_path,
+            sequences_path,
             clock: Box::new(clock),
             last,
             size,
@@ -366,6 +377,13 @@ impl Committer {
         if let Err(error) = recovery::write_chain(disk, &self.chain_path, size, &self.chain) {
             tracing::warn!(%error, "the sequence of statements is read from the log next time");
         }
+        let ledger = self.ledger.lock().unwrap_or_else(|p| p.into_inner());
+        let written = ledger
+            .sequences
+            .write(self.disk.as_ref(), &self.sequences_path);
+        if let Err(error) = written {
+            tracing::warn!(%error, "which statements have come is read from the log next time");
+        }
     }
 
     /// Puts a submission into the batch; `false` when it is the last one.
@@ -425,6 +443,7 @@ impl Committer {
                 .index
                 .push(entry)
                 .map_err(|error| format!("index: {error}"))?;
+            ledger.sequences.push(entry);
         }
         let root = ledger.log.root();
         drop(ledger);

@@ -4,6 +4,7 @@
 //! own, `<id>.pack`, at its final path from the first byte. What is on the disk and
 //! not in the log is a transfer under way, never an accepted package.
 
+mod mending;
 mod partial;
 mod shared;
 
@@ -17,9 +18,11 @@ use bytes::Bytes;
 use passerelle_disk::{Disk, DiskError, DiskFile, crash_point};
 use passerelle_proto::v1::{PackLocation, Section};
 use passerelle_proto::{
-    InlineError, PACK_HEADER_LEN, PackLayout, PackageId, Timestamp, VerifiedManifest, split_inline,
+    InlineError, PACK_HEADER_LEN, PackLayout, PackageId, Stored, Timestamp, VerifiedManifest,
+    split_inline,
 };
 
+pub(crate) use self::mending::Mending;
 pub use self::partial::Partial;
 use self::shared::Shared;
 use crate::config::Limits;
@@ -168,6 +171,14 @@ impl Spool {
         self.dir.join(format!("{package}.pack"))
     }
 
+    /// The file that holds a package.
+    pub(crate) fn path_of(&self, package: &PackageId, location: &PackLocation) -> PathBuf {
+        match location.segment {
+            0 => self.pack_path(package),
+            segment => self.shared.path(segment),
+        }
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         self.usage().total + self.shared.bytes()
@@ -285,7 +296,7 @@ impl Spool {
         self.shared.append(inline)
     }
 
-    /// What was kept at `location` was not accepted.
+    /// What was kept at `location` was not accepted, or lies elsewhere now.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
@@ -307,15 +318,15 @@ impl Spool {
         location: &PackLocation,
     ) -> Result<PackReader, SpoolError> {
         let layout = PackLayout::tight(manifest);
-        let (path, start) = match location.segment {
-            // In a segment only head and chunks are kept: the manifest is in the log.
-            0 => (self.pack_path(&manifest.id()), 0),
-            segment => {
+        // In a segment only head and chunks are kept: the manifest is in the log.
+        let start = match location.segment {
+            0 => 0,
+            _ => {
                 let before = PACK_HEADER_LEN + layout.manifest_len();
-                let start = i128::from(location.offset) - i128::from(before);
-                (self.shared.path(segment), start)
+                i128::from(location.offset) - i128::from(before)
             }
         };
+        let path = self.path_of(&manifest.id(), location);
         let file = self.disk.open(&path).map_err(failed(&path))?;
         Ok(PackReader {
             path,
@@ -437,23 +448,11 @@ impl PackReader {
         })?;
         Ok(bytes.into())
     }
+}
 
-    /// The whole package as it travels inside an offer.
-    ///
-    /// # Errors
-    /// As [`PackReader::read`].
-    pub fn inline(&self) -> io::Result<Bytes> {
-        let mut whole = Vec::new();
-        for section in [
-            Section::Wraps,
-            Section::ChunkTable,
-            Section::Index,
-            Section::Chunks,
-        ] {
-            let length = self.layout.length_of(section);
-            whole.extend_from_slice(&self.read(section, 0, length)?);
-        }
-        Ok(whole.into())
+impl Stored for PackReader {
+    fn read(&self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
+        PackReader::read(self, section, offset, length)
     }
 }
 

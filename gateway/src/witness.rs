@@ -2,6 +2,7 @@
 
 mod epoch;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use passerelle_proto::v1::{
     self, AddCheckpointRequest, AddCheckpointResponse, Entry, entry::Event,
 };
 use passerelle_proto::{
-    Checkpoint, LogVerifier, PartyId, Role, Timestamp, add_checkpoint_body, with_cosignatures,
-    witness,
+    Checkpoint, CheckpointError, LogVerifier, PartyId, Role, Timestamp, add_checkpoint_body,
+    with_cosignatures, witness,
 };
 use prost::Message;
 use tokio::time::Instant;
@@ -96,6 +97,32 @@ impl WitnessService {
 
 type Cosigned = (AddCheckpointResponse, Option<Vec<u8>>);
 
+/// The last checkpoint of a partner's log that we have cosigned; nothing when there is none that
+/// can be believed.
+pub(crate) fn kept(node: &Node, party: &PartyId) -> Vec<u8> {
+    let path = node.witnessed_path(party);
+    let kept = node.read_if_there(&path);
+    if kept.is_empty() {
+        return kept;
+    }
+    match Checkpoint::verify_any(&kept, node.directory().log_keys(party)) {
+        Ok(_) => kept,
+        Err(error) => {
+            let why = unbelievable(&path, &error);
+            tracing::error!(%party, why, "the checkpoint kept of a partner's log is damaged");
+            Vec::new()
+        }
+    }
+}
+
+fn unbelievable(path: &Path, error: &CheckpointError) -> String {
+    format!(
+        "{}: {error}: remove it, or restore it from a backup; without it the partner's log is \
+         believed as it stands next",
+        path.display()
+    )
+}
+
 fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status> {
     let log = log_of(node, party).ok_or_else(|| Status::not_found("your sheet names no log"))?;
     let path = node.witnessed_path(party);
@@ -105,8 +132,11 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
     let known = match kept.is_empty() {
         true => None,
         false => Some(
-            Checkpoint::verify_any(&kept, node.directory().log_keys(party))
-                .map_err(|error| Status::internal(format!("what is kept of your log: {error}")))?,
+            Checkpoint::verify_any(&kept, node.directory().log_keys(party)).map_err(|error| {
+                let why = unbelievable(&path, &error);
+                tracing::error!(%party, why, "a partner's log cannot be cosigned");
+                Status::internal("what is kept of your log here is damaged")
+            })?,
         ),
     };
     let answer = witness(body, &log, known.as_ref(), ledger.log.signer(), node.now());

@@ -40,6 +40,7 @@ mod seal;
 pub mod session;
 mod sheet;
 mod statement;
+mod stored;
 pub mod tile;
 mod time;
 mod witness;
@@ -100,10 +101,11 @@ pub use sheet::{
     SheetKey, SheetLog, Tls, TlsName,
 };
 pub use statement::{
-    COMMENT_LEN_MAX, STATEMENT_LEN_MAX, StatementChain, StatementDraft, StatementError,
-    UntrustedStatement, VerifiedStatement, busy_words, reason_words, statement_name,
-    terminal_recipients,
+    COMMENT_LEN_MAX, INQUIRE_MAX, STATEMENT_LEN_MAX, StatementChain, StatementDraft,
+    StatementError, UntrustedStatement, VerifiedStatement, busy_words, reason_words,
+    statement_name, terminal_recipients,
 };
+pub use stored::{Damage, SoundReader, Soundness, Stored, StoredError};
 pub use time::{Timestamp, TimestampError};
 pub use witness::{WITNESS_BODY_LEN_MAX, WitnessAnswer, add_checkpoint_body, witness};
 

@@ -19,6 +19,7 @@ pub fn package_of(entry: &v1::Entry) -> Option<PackageId> {
         Event::Held(event) | Event::Released(event) | Event::Retried(event) => id(&event.package),
         Event::Operator(event) => id(&event.package),
         Event::Resent(event) => id(&event.package),
+        Event::Repaired(event) => id(&event.package),
         Event::Started(_)
         | Event::Stopped(_)
         | Event::Configured(_)

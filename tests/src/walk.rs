@@ -1,11 +1,12 @@
 //! A laboratory that works while one of its processes dies, or its disk fails, again and again.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use passerelle_disk::{Fault, Flavour};
+use passerelle_disk::{CRASH_AT, Fault, Flavour};
 use passerelle_gateway::{EXIT_STOPPED, SEGMENT_LEN_ASKED};
 use passerelle_proto::{Digest, PackageId};
 
@@ -139,6 +140,43 @@ impl Walk {
         }
     }
 
+    /// What waits for Dijon's agent rots in the spool of its gateway.
+    pub fn rot_spooled(&mut self) {
+        self.lab.kill(DIJON_AGENT);
+        self.drop_files();
+        let gateway = self.lab.party("grand-dijon").gateway.as_ref().unwrap();
+        let spool = gateway.data_dir.join("spool");
+        let process = self.process;
+        let lab = &mut self.lab;
+        let pack = eventually("a package that waits, or a death", STEP_LIMIT, || {
+            let whole = |pack: &PathBuf| !pack.with_extension("part").exists();
+            match lab.process(process).ended() {
+                Some(_) => Some(None),
+                None => pack_in(&spool).filter(whole).map(Some),
+            }
+        });
+        pack.as_deref().map_or((), rot);
+        self.lab.run(DIJON_AGENT);
+    }
+
+    /// What has come to Dijon's agent rots before the agent opens it: it dies in between.
+    pub fn rot_arrived(&mut self) {
+        self.lab
+            .run_with(DIJON_AGENT, &[(CRASH_AT, "arrive.complete")]);
+        self.drop_files();
+        let lab = &mut self.lab;
+        eventually("the death of the agent", STEP_LIMIT, || {
+            lab.process(DIJON_AGENT).ended()
+        });
+        let incoming = self
+            .lab
+            .party("grand-dijon")
+            .agent
+            .directory
+            .join("incoming");
+        rot(&pack_in(&incoming).unwrap());
+    }
+
     /// Whether all files have arrived and nobody has anything left to do; quick to tell.
     pub fn is_quiet(&self) -> bool {
         let empty = |dir: PathBuf| fs::read_dir(dir).is_ok_and(|mut it| it.next().is_none());
@@ -269,6 +307,26 @@ impl Walk {
         let says = format!("fails, as {} says", faults.variable);
         printed.matches(&says).count()
     }
+}
+
+/// A package that lies in a directory.
+fn pack_in(directory: &Path) -> Option<PathBuf> {
+    let files = fs::read_dir(directory).ok()?;
+    let mut paths = files.map(|file| file.unwrap().path());
+    paths.find(|path| path.extension().is_some_and(|end| end == "pack"))
+}
+
+/// A bit near the end of a file is another one.
+fn rot(file: &Path) {
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(file)
+        .unwrap();
+    let at = file.metadata().unwrap().len() - 9;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
 }
 
 fn files_below(dir: &Path) -> usize {

@@ -53,6 +53,7 @@ struct AgentView {
     received_today: u64,
     rejected: u64,
     expiries: Vec<ExpiryView>,
+    damaged_packages: u64,
 }
 
 impl AgentView {
@@ -74,6 +75,7 @@ impl AgentView {
             sent_today: answer.sent_today,
             received_today: answer.received_today,
             rejected: answer.rejected,
+            damaged_packages: answer.damaged_packages,
             expiries: ExpiryView::all(answer.expiries),
         }
     }
@@ -111,6 +113,7 @@ impl Display for AgentView {
             "  rejected     {} (see rejected/ for the reports)",
             self.rejected
         )?;
+        write_damaged(self.damaged_packages, f)?;
         ExpiryView::write_near(&self.expiries, f)
     }
 }
@@ -156,6 +159,8 @@ struct GatewayView {
     cosigned: Vec<CosignedView>,
     expiries: Vec<ExpiryView>,
     cosignature_warning: String,
+    damaged_packages: u64,
+    missing_warning: String,
 }
 
 impl GatewayView {
@@ -183,6 +188,8 @@ impl GatewayView {
             cosigned: cosigned.collect(),
             expiries: ExpiryView::all(answer.expiries),
             cosignature_warning: answer.cosignature_warning,
+            missing_warning: answer.missing_warning,
+            damaged_packages: answer.damaged_packages,
             party: answer.party,
             software: answer.software,
             started_ms: answer.started_ms,
@@ -200,12 +207,37 @@ impl GatewayView {
     }
 }
 
+/// Says that stored packages have rotted, where any have.
+fn write_damaged(packages: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if packages == 0 {
+        return Ok(());
+    }
+    let packages = count(
+        packages,
+        "stored package is damaged",
+        "stored packages are damaged",
+    );
+    writeln!(f, "  WARNING      {packages}: see passerelle queue")
+}
+
 /// What a gateway waits for that nobody has shown a copy of its log.
 const UNANCHORED: &str = concat!(
     "  anchored     no: nobody has shown a copy of this log since its start, so packages are\n",
     "               put off. A partner's gateway, or an agent of this party, shows one when it\n",
     "               connects; where none can: passerelle audit anchor --without-witness\n",
 );
+
+impl GatewayView {
+    fn write_log(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let root = self.log_root.get(..16).unwrap_or_default();
+        let entries = count(self.log_size, "entry", "entries");
+        writeln!(f, "  log          {entries}, root {root}…")?;
+        match self.anchored {
+            true => writeln!(f, "  anchored     yes, by {}", self.anchored_by),
+            false => f.write_str(UNANCHORED),
+        }
+    }
+}
 
 impl Display for GatewayView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -220,13 +252,7 @@ impl Display for GatewayView {
             "  convention   {}, version {}",
             self.convention, self.convention_version
         )?;
-        let root = self.log_root.get(..16).unwrap_or_default();
-        let entries = count(self.log_size, "entry", "entries");
-        writeln!(f, "  log          {entries}, root {root}…")?;
-        match self.anchored {
-            true => writeln!(f, "  anchored     yes, by {}", self.anchored_by)?,
-            false => f.write_str(UNANCHORED)?,
-        }
+        self.write_log(f)?;
         for cosigned in &self.cosigned {
             let at = When(cosigned.at_ms);
             writeln!(
@@ -236,9 +262,12 @@ impl Display for GatewayView {
                 cosigned.party
             )?;
         }
-        if !self.cosignature_warning.is_empty() {
-            writeln!(f, "  WARNING      {}", self.cosignature_warning)?;
+        for warning in [&self.cosignature_warning, &self.missing_warning] {
+            if !warning.is_empty() {
+                writeln!(f, "  WARNING      {warning}")?;
+            }
         }
+        write_damaged(self.damaged_packages, f)?;
         let spool = Bytes(self.spool_bytes);
         writeln!(
             f,

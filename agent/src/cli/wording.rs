@@ -70,7 +70,11 @@ fn recipient(what: &What) -> Option<&str> {
         What::NotCollected(said) => Some(&said.recipient),
         What::NotReceipted(said) => Some(&said.recipient),
         What::Cancel(said) => Some(&said.recipient),
-        What::Accepted(_) | What::Refused(_) | What::Busy(_) => None,
+        What::Accepted(_)
+        | What::Refused(_)
+        | What::Busy(_)
+        | What::Damaged(_)
+        | What::Inquire(_) => None,
     }
 }
 
@@ -124,6 +128,17 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
             }
             ("cancel", says)
         }
+        What::Damaged(_) => {
+            let says = format!("{issuer}'s stored copy has rotted: it asks for the package again");
+            ("damaged", says)
+        }
+        What::Inquire(i) => {
+            let says = format!(
+                "{issuer} lacks statements {} to {} of {}/{} to {}, and asks for them",
+                i.first, i.last, i.issuer, i.role, i.destination
+            );
+            ("inquire", says)
+        }
         What::NotCollected(n) => {
             let (from, until) = (When(n.held_from_ms), When(n.held_until_ms));
             let says = format!("{} did not fetch it from {from} to {until}", n.recipient);
@@ -151,7 +166,7 @@ fn refused(refused: &v1::Refused) -> String {
 }
 
 /// Every kind of log entry.
-pub const ENTRY_KINDS: [&str; 14] = [
+pub const ENTRY_KINDS: [&str; 15] = [
     "accepted",
     "forwarded",
     "handed-over",
@@ -163,6 +178,7 @@ pub const ENTRY_KINDS: [&str; 14] = [
     "held",
     "released",
     "retried",
+    "repaired",
     "cosigned",
     "counted",
     "operator",
@@ -271,6 +287,11 @@ fn told(event: &Event) -> Told {
             "retried",
             e.package.clone(),
             format!("to be tried again: {}", hop(&e.next_hop)),
+        ),
+        Event::Repaired(e) => (
+            "repaired",
+            e.package.clone(),
+            "the damaged copy here is whole again".into(),
         ),
         Event::Cosigned(e) => ("cosigned", Vec::new(), cosigned(e)),
         Event::Counted(e) => {

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::{Disk, DiskFile, Status};
+use crate::disk::{Disk, DiskFile, Lock, Status};
 use crate::memory::MemoryDisk;
 
 /// Called before each sync once one has been left out, or before every one when none is: what a
@@ -167,6 +167,10 @@ impl Disk for OmittingDisk {
         self.file(self.0.below.open(path))
     }
 
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.file(self.0.below.open_to_read(path))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.0.below.rename(from, to)
     }
@@ -201,6 +205,14 @@ impl Disk for OmittingDisk {
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.0.below.free_bytes(path)
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.0.below.resolve(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        self.0.below.lock(path)
     }
 }
 
@@ -241,7 +253,9 @@ mod tests {
         let memory = MemoryDisk::default();
         let looks = Arc::new(AtomicUsize::new(0));
         let counted = looks.clone();
-        let look = move |_: &MemoryDisk| drop(counted.fetch_add(1, Ordering::SeqCst));
+        let look = move |_: &MemoryDisk| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        };
         let replace = |site: Option<String>| {
             let look = look.clone();
             let omitting = OmittingDisk::new(memory.clone(), site, Box::new(look));

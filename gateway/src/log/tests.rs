@@ -1,5 +1,7 @@
 //! What a log promises when it is killed, torn, or tampered with.
 
+mod rot;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

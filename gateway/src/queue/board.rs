@@ -233,6 +233,7 @@ impl Board {
             (true, ItemState::Waiting) => &mut counts.waiting,
             (true, ItemState::Held) => &mut counts.held,
             (true, ItemState::Forwarded) => &mut counts.forwarded,
+            (true, ItemState::Damaged) => &mut counts.damaged,
         };
         *number = number.saturating_add_signed(by);
         let length = item

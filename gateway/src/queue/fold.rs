@@ -7,6 +7,7 @@ use passerelle_proto::v1::{self, entry::Event, statement::What};
 use passerelle_proto::{Hop, PackageId, PartyId, Timestamp, terminal_recipients};
 use prost::Message;
 
+use super::damage;
 use super::item::{Item, ItemKey, class_of, package_of, parse_parties};
 use super::store::StoreError;
 
@@ -84,6 +85,10 @@ pub fn fold(items: &impl Items, index: u64, entry: &v1::Entry) -> Result<Vec<Cha
             let changes = change(items, index, &package, hop.as_ref(), set)?;
             Ok(changes.into_iter().map(into_retry).collect())
         }
+        Some(Event::Repaired(event)) => {
+            let package = package_id(&event.package).ok_or(refuse("repaired package"))?;
+            damage::repaired(items, index, &package, event.pack)
+        }
         Some(Event::HandedOver(event)) => {
             let hop = hop(event.next_hop.as_ref()).ok_or(refuse("handed-over next hop"))?;
             Ok(handed_over(items, &hop, &event.log_index)?)
@@ -134,6 +139,7 @@ fn accepted(
             pack: event.pack,
             forwarded: false,
             held: false,
+            damaged: false,
             changed: index,
         };
         changes.push(Change::Put(key, item));
@@ -153,7 +159,10 @@ fn statement(
     let package = package_id(&body.package).ok_or(refuse("package of the statement"))?;
     let from = hop(event.from.as_ref());
     let ended = Ended::by(&body, from.as_ref()).ok_or(refuse("issuer"))?;
-    let mut changes = settle(items, index, &package, &ended)?;
+    let mut changes = match body.what {
+        Some(What::Damaged(_)) => damage::said(items, index, &package, from.as_ref())?,
+        _ => settle(items, index, &package, &ended)?,
+    };
     let key = ItemKey { index, route: 0 };
     if event.next_hop.is_some() && !items.holds(&package, key) {
         let destination = body.destination.parse();
@@ -277,7 +286,7 @@ fn resent(
 }
 
 /// Changes the package's items on the way to `hop`, or to any hop.
-fn change(
+pub(super) fn change(
     items: &impl Items,
     index: u64,
     package: &PackageId,
@@ -296,7 +305,7 @@ fn change(
     Ok(changes)
 }
 
-fn into_retry(change: Change) -> Change {
+pub(super) fn into_retry(change: Change) -> Change {
     match change {
         Change::Put(key, item) => Change::Retry(key, item),
         other => other,

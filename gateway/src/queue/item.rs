@@ -60,6 +60,8 @@ pub enum ItemState {
     Held,
     /// The next hop has it; a terminal statement is awaited for somebody behind it.
     Forwarded,
+    /// The copy here is damaged; the hop that it came from is asked for it again.
+    Damaged,
 }
 
 /// An unfinished item, as the log tells it.
@@ -90,6 +92,8 @@ pub struct Item {
     pub forwarded: bool,
     /// Whether it is held back.
     pub held: bool,
+    /// Whether the copy here is damaged.
+    pub damaged: bool,
     /// Log index of the entry that changed it last.
     pub changed: u64,
 }
@@ -98,10 +102,13 @@ impl Item {
     /// Where it stands.
     #[must_use]
     pub fn state(&self) -> ItemState {
-        match (self.held, self.forwarded) {
-            (true, _) => ItemState::Held,
-            (false, true) => ItemState::Forwarded,
-            (false, false) => ItemState::Waiting,
+        match self {
+            Self { held: true, .. } => ItemState::Held,
+            Self {
+                forwarded: true, ..
+            } => ItemState::Forwarded,
+            Self { damaged: true, .. } => ItemState::Damaged,
+            _ => ItemState::Waiting,
         }
     }
 
@@ -127,6 +134,7 @@ impl Item {
             pack: None,
             forwarded: false,
             held: false,
+            damaged: false,
             changed,
         }
     }
@@ -155,6 +163,7 @@ impl Item {
             pack: self.pack,
             forwarded: self.forwarded,
             held: self.held,
+            damaged: self.damaged,
             changed: self.changed,
         }
         .encode_to_vec()
@@ -185,6 +194,7 @@ impl Item {
             pack: record.pack,
             forwarded: record.forwarded,
             held: record.held,
+            damaged: record.damaged,
             changed: record.changed,
         })
     }
@@ -239,6 +249,8 @@ struct Record {
     held: bool,
     #[prost(uint64, tag = "13")]
     changed: u64,
+    #[prost(bool, tag = "20")]
+    damaged: bool,
 }
 
 #[cfg(test)]

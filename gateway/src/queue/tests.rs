@@ -10,6 +10,7 @@ use prost::Message;
 use super::*;
 
 mod agreement;
+mod damage;
 
 const HOPS: [&str; 3] = ["grand-dijon", "insee", "prestataire-obs"];
 

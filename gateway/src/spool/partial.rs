@@ -205,7 +205,7 @@ impl Drop for Partial {
 }
 
 /// Where head and chunks begin within a pack; before that is what the log has as well.
-fn head_start(layout: &PackLayout) -> u64 {
+pub(super) fn head_start(layout: &PackLayout) -> u64 {
     layout.manifest_offset() + layout.manifest_len()
 }
 
@@ -303,5 +303,6 @@ fn resume(
     Some(Held {
         table: ChunkTable::parse(&table, manifest.payload_length()).ok(),
         chunks: written,
+        ..Held::default()
     })
 }

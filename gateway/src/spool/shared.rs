@@ -148,6 +148,18 @@ impl Shared {
         self.release(location)
     }
 
+    /// Begins another segment when this one has lost its name: nobody could read what was appended.
+    pub(super) fn leave_if_gone(&self, number: u64) {
+        let mut state = self.state();
+        let here = state
+            .open
+            .as_ref()
+            .is_some_and(|open| open.number == number);
+        if here && !self.disk.is_file(&self.path(number)) {
+            state.open = None;
+        }
+    }
+
     fn next_segment(&self, state: &mut State) -> Result<(), SpoolError> {
         state.next += 1;
         let number = state.next;
@@ -195,6 +207,9 @@ impl Shared {
             segment.insert(location.offset, location.length);
         }
         let mut state = self.state();
+        // Its number does not come again when a segment is gone: packages are said to lie there.
+        let known = found.keys().next_back().copied().unwrap_or(0);
+        state.next = state.next.max(known);
         for number in state.live.keys().copied().collect::<Vec<_>>() {
             match found.get(&number) {
                 Some(packs) => {

@@ -16,6 +16,8 @@ use passerelle_tests::{
 const ROUNDS_MAX: usize = 40;
 /// Points in the way of what cannot be sent.
 const REJECTIONS: &str = "reject.";
+/// Points in the way of what has rotted.
+const ROT: [&str; 2] = ["damage.", "repair."];
 /// Points in the way of an orderly stop.
 const STOPS: &str = "stop.";
 /// Where the matrix stands, below the crate.
@@ -24,10 +26,17 @@ const TABLE: &str = "FAULTS.md";
 /// Lets the process die at a point and start again; what was found.
 fn step(walk: &mut Walk, point: &CrashPoint) -> String {
     walk.lab.kill(walk.process);
+    let rots = ROT.iter().any(|way| point.name.starts_with(way));
+    if rots && walk.process == DIJON_AGENT {
+        walk.rot_arrived();
+    }
     walk.lab.run_with(walk.process, &[(CRASH_AT, point.name)]);
     let mut died = false;
     for _ in 0..ROUNDS_MAX {
-        walk.drop_files();
+        match walk.process {
+            DIJON_GATEWAY if rots => walk.rot_spooled(),
+            _ => walk.drop_files(),
+        }
         if point.name.starts_with(REJECTIONS) {
             walk.drop_link();
         }
