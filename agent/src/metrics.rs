@@ -207,6 +207,7 @@ mod tests {
         metrics.received("rapport");
         metrics.rejected();
         metrics.refused();
+        metrics.damaged();
         metrics.stated();
         metrics.set_now(2, true);
         metrics.certificate_ends(0);

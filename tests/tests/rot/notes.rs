@@ -27,7 +27,12 @@ fn refused(scene: &Scene, process: Process, file: &PathBuf, harm: Harm) {
     };
     let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success(), "{file:?} {harm:?}: {said}");
-    let name = file.file_name().unwrap().to_str().unwrap();
+    // Of a sheet that is gone its party is named.
+    let name = match harm {
+        Harm::Gone => file.file_stem(),
+        _ => file.file_name(),
+    };
+    let name = name.unwrap().to_str().unwrap();
     assert!(said.contains(name), "{file:?} {harm:?}: {said}");
     fs::write(file, kept).unwrap();
     fs::set_permissions(file, permissions).unwrap();
