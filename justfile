@@ -4,6 +4,10 @@
 ci:
     bash .ci/run
 
+# What takes too long for every change; Linux, as the superuser.
+nightly:
+    bash .ci/nightly
+
 # The README's test command.
 test:
     cargo test --workspace
@@ -17,3 +21,7 @@ lint:
 # Every fuzz target for so many seconds, one after the other; what breaks one is kept.
 fuzz seconds="60":
     bash tests/fuzz/run.sh {{seconds}}
+
+# Simulations with seeds that nobody has run before, for an hour or so many seconds.
+soak seconds="3600":
+    PASSERELLE_SIM_SECONDS={{seconds}} cargo test -p passerelle-tests --test simulation whatever -- --nocapture

@@ -15,7 +15,7 @@ use prost::Message;
 use tonic::Status;
 
 use crate::job::Job;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::outgoing::Sent;
 use crate::receipts::progress_of;
 use crate::store::Store;
@@ -79,7 +79,7 @@ fn never_left(node: &Arc<Node>, sent: Sent) -> Result<Cancelled, DiskError> {
     let place = node.store.rejected();
     let job = sent
         .job
-        .finish(&place, Some(package), &title, &report, now())?;
+        .finish(&place, Some(package), &title, &report, node.now())?;
     node.outgoing.finished(&package, &job);
     tracing::info!(package = package.short(), "cancelled before it left");
     Ok(Cancelled {
@@ -173,7 +173,7 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<Option<VerifiedStatement>, DiskE
 fn prune(node: &Node) -> Result<(), DiskError> {
     let disk = node.store.disk();
     for path in disk.entries(&kept_in(&node.store))? {
-        let over = |at: Timestamp| now() > at.saturating_add(KEPT_FOR);
+        let over = |at: Timestamp| node.now() > at.saturating_add(KEPT_FOR);
         if read(disk.as_ref(), &path)?.is_none_or(|request| over(request.at())) {
             disk.remove_synced(&path)?;
         }

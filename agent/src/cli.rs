@@ -24,6 +24,7 @@ mod ping;
 mod progress;
 mod quantity;
 mod queue;
+mod reconcile;
 mod send;
 mod serve;
 mod sheet;
@@ -108,6 +109,7 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
             AuditCommand::Prove(prove) => runtime()?.block_on(export::prove(&prove, output)),
             AuditCommand::Export(all) => runtime()?.block_on(export::log(&all, output)),
             AuditCommand::Anchor(anchor) => runtime()?.block_on(audit::anchor(&anchor, output)),
+            AuditCommand::Reconcile(reconcile) => reconcile::run(&reconcile, output),
         },
         Command::Evidence { command } => match command {
             EvidenceCommand::Export(export) => {

@@ -4,7 +4,7 @@ use passerelle_disk::CrashPoint;
 
 /// Every [`passerelle_disk::crash_point`] of an agent.
 /// None of them is in release builds.
-pub const CRASH_POINTS: [CrashPoint; 31] = [
+pub const CRASH_POINTS: [CrashPoint; 33] = [
     at("start.locked", "the agent's directory is locked"),
     at("start.loaded", "the register is read"),
     at("start.recovered", "what was half done is done"),
@@ -26,6 +26,8 @@ pub const CRASH_POINTS: [CrashPoint; 31] = [
     at("arrive.marked", "the mark says so"),
     at("arrive.whole", "all bytes are durable"),
     at("arrive.complete", "the mark is gone"),
+    at("damage.said", "it is kept that a package is damaged"),
+    at("damage.forgotten", "the damaged package is gone"),
     at("open.written", "a package is opened and durable"),
     at("open.renamed", "it counts as opened"),
     at("enter.written", "its entry is written, without a name"),

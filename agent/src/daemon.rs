@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use passerelle_disk::{Disk, DiskError, crash_point};
-use passerelle_link::{Clock, Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
+use passerelle_host::{Clock, HostClock};
+use passerelle_link::{Belief, Dial, Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
 use passerelle_proto::v1::agent_server::AgentServer;
 use passerelle_proto::{Hop, KeyId, KeyRole, PackageId, PartyId, Problem, VerifiedStatement};
 use tokio::net::UnixListener;
@@ -17,18 +18,20 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::again;
 use crate::config::{AgentConfig, ConfigError};
+use crate::damage;
 use crate::event::{AgentEvent, EVENTS_MAX};
 use crate::exchange::AgentExchange;
 use crate::incoming::Incoming;
 use crate::metrics::{self, AgentMetrics};
-use crate::node::{Node, now, read_chain};
+use crate::node::{Node, read_chain};
 use crate::outgoing::Outgoing;
 use crate::received::Register;
 use crate::renewal::{self, Keys, problem};
 use crate::socket::SocketService;
 use crate::store::{Store, StoreError};
-use crate::{opening, retention, sealing};
+use crate::{opening, retention, run, sealing};
 
 /// How often gauges are set.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
@@ -56,7 +59,7 @@ pub enum StartError {
 }
 
 /// Keys, certificate and trust of one agent; they belong together.
-struct Materials {
+pub(crate) struct Materials {
     identity: Identity,
     keys: Keys,
     trust: TrustStore,
@@ -85,8 +88,10 @@ impl Agent {
     pub async fn start(config: AgentConfig) -> Result<Self, StartError> {
         let disk = passerelle_disk::system();
         let materials = load(&disk, &config)?;
-        let prepared = move || prepare(&disk, config, materials);
-        let prepared = tokio::task::spawn_blocking(prepared).await;
+        let clock = Arc::new(HostClock);
+        let ground = Ground { disk, clock };
+        let prepared = move || prepare(&ground, config, materials);
+        let prepared = passerelle_host::blocking(prepared).await;
         let interrupted = |_| StartError::Path {
             path: PathBuf::from("agent"),
             why: "the start was interrupted".into(),
@@ -145,7 +150,7 @@ impl Agent {
     /// Why it was not said, in words.
     pub async fn acknowledge(&self, package: PackageId, comment: &str) -> Result<(), String> {
         let (node, comment) = (self.node.clone(), comment.to_owned());
-        let said = tokio::task::spawn_blocking(move || {
+        let said = passerelle_host::blocking(move || {
             crate::socket::acknowledge(&node, &package.to_string(), comment)
         });
         let said = said.await.map_err(|error| error.to_string())?;
@@ -199,7 +204,7 @@ impl Agent {
     }
 }
 
-fn load(disk: &Arc<dyn Disk>, config: &AgentConfig) -> Result<Materials, ConfigError> {
+pub(crate) fn load(disk: &Arc<dyn Disk>, config: &AgentConfig) -> Result<Materials, ConfigError> {
     let mut problems = Vec::new();
     let keys = Keys::load(config)
         .map_err(|error| problems.extend(error.problems))
@@ -278,14 +283,20 @@ fn first(paths: &[PathBuf]) -> &Path {
     paths.first().map_or(Path::new(""), PathBuf::as_path)
 }
 
-type Prepared = (Arc<Node>, Vec<PackageId>);
+pub(crate) type Prepared = (Arc<Node>, Vec<PackageId>);
 
-fn prepare(
-    disk: &Arc<dyn Disk>,
+/// What an agent runs on.
+pub(crate) struct Ground {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+pub(crate) fn prepare(
+    ground: &Ground,
     config: AgentConfig,
     materials: Materials,
 ) -> Result<Prepared, StartError> {
-    let store = Store::open(disk, &config.directory)?;
+    let store = Store::open(&ground.disk, &config.directory)?;
     crash_point!("start.locked");
     let kept = materials.trust.keep_in_force();
     kept.map_err(|error| StartError::Path {
@@ -302,6 +313,8 @@ fn prepare(
     }
     let register = Register::load(&store)?;
     let outgoing = Outgoing::load(&store)?;
+    again::recover(&store, &outgoing);
+    let run = run::begin(&store)?;
     let chain = read_chain(&store, &register, &outgoing)?;
     let node = Arc::new(Node {
         party: config.party.clone(),
@@ -319,13 +332,16 @@ fn prepare(
         link: watch::Sender::new(LinkStatus::default()),
         news: Notify::new(),
         stop: CancellationToken::new(),
-        started: now(),
-        clock: Clock::default(),
+        started: ground.clock.now(),
+        host_clock: ground.clock.clone(),
+        clock: Belief::default(),
         store,
         config,
+        run,
     });
     crash_point!("start.loaded");
     let arrived = opening::recover(&node)?;
+    damage::recover(&node)?;
     crash_point!("start.recovered");
     for job in node.outgoing.jobs() {
         for signed in job.said().unacked()? {
@@ -400,6 +416,18 @@ fn start_link(
     let trust = node.trust.subscribe();
     let dialer =
         Dialer::new(node.identity.clone(), trust, node.config.transport).map_err(failed)?;
+    keep_link(node, tasks, exchange, dialer, gateway);
+    Ok(())
+}
+
+/// Keeps the gateway connected, and tells whoever listens.
+pub(crate) fn keep_link(
+    node: &Arc<Node>,
+    tasks: &TaskTracker,
+    exchange: Arc<AgentExchange>,
+    dialer: impl Dial,
+    gateway: Hop,
+) {
     let stop = node.stop.clone();
     let (link, run) = Link::maintain(dialer, gateway, exchange, stop, |_| {});
     tasks.spawn(run);
@@ -418,18 +446,19 @@ fn start_link(
             });
             node.link.send_replace(now);
             tokio::select! {
+                biased;
                 changed = status.changed() => if changed.is_err() { return },
                 () = node.stop.cancelled() => return,
             }
         }
     });
-    Ok(())
 }
 
 async fn gauges(node: Arc<Node>) {
     let mut tick = tokio::time::interval(GAUGES_EVERY);
     loop {
         tokio::select! {
+            biased;
             _ = tick.tick() => {
                 let connected = node.link.borrow().transport.is_some();
                 node.metrics.set_now(node.outgoing.all().len(), connected);

@@ -3,36 +3,30 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use passerelle_disk::{DiskFile, FileCursor};
+use passerelle_host::monotonic;
 use passerelle_link::{
-    Exchange, Incoming, LaneError, Moment, OfferAnswer, Outbound, Outgoing, Peer, Room, Trust,
-    WriteError,
+    Exchange, Incoming, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust, WriteError,
 };
 use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
 use passerelle_proto::{
-    CLOCK_TOLERANCE, Checkpoint, Denial, Digest, Directory, Facts, INLINE_LEN_MAX, KeyRole,
-    PackageId, PartyId, Place, Role, StatementId, Timestamp, UntrustedManifest, UntrustedStatement,
-    VerifiedManifest, busy_words, decide,
+    Checkpoint, Denial, Digest, Facts, INLINE_LEN_MAX, PackageId, PartyId, Place, Role,
+    StatementId, Timestamp, UntrustedManifest, VerifiedManifest, accepted_at, decide, log_epoch,
 };
 use tokio::sync::{RwLock, mpsc};
 use tonic::async_trait;
 
+use crate::again;
 use crate::cancel;
 use crate::event::AgentEvent;
-use crate::incoming::{Arriving, is_complete};
-use crate::node::{Node, now};
-use crate::outgoing::Sent;
+use crate::handing::{Handing, RETRY_MAX, hold_back};
+use crate::incoming::{Arriving, forget_unfinished, is_complete};
+use crate::node::Node;
 use crate::receipts::{self, Taken};
 use crate::renewal;
-
-/// Wait before a package is offered again that the gateway could not take.
-const RETRY: Duration = Duration::from_secs(1);
-/// Longest wait that a busy gateway may ask for.
-const RETRY_MAX: Duration = Duration::from_secs(300);
 
 /// The agent behind [`Exchange`].
 pub(crate) struct AgentExchange {
@@ -70,12 +64,24 @@ impl AgentExchange {
         let directory = self.node.directory();
         let known = directory.log_keys(&peer.hop.party);
         let current = directory.log(&peer.hop.party);
+        let epoch = |checkpoint: &Checkpoint| log_epoch(&peer.hop.party, &checkpoint.origin);
         let Some(Ok(new)) = current.map(|log| Checkpoint::verify(note, log)) else {
             return;
         };
         let path = checkpoint_path(&self.node);
         let kept = kept_checkpoint(&self.node);
-        let old = Checkpoint::verify_any(&kept, known).map_or(0, |old| old.size);
+        let old = Checkpoint::verify_any(&kept, known).ok();
+        let old = match old {
+            Some(old) if epoch(&old) < epoch(&new) => {
+                // The new log knows nothing of what the old one held.
+                if let Err(error) = again::begin(&self.node) {
+                    tracing::error!(%error, "what is open cannot be offered again yet");
+                    return;
+                }
+                0
+            }
+            old => old.map_or(0, |old| old.size),
+        };
         if new.size > old
             && let Err(error) = self.node.store.disk().replace(&path, note)
         {
@@ -90,8 +96,19 @@ fn checkpoint_path(node: &Node) -> PathBuf {
 }
 
 fn kept_checkpoint(node: &Node) -> Vec<u8> {
-    let kept = node.store.disk().read(&checkpoint_path(node));
-    kept.unwrap_or_default()
+    let path = checkpoint_path(node);
+    let kept = node.store.disk().read(&path).unwrap_or_default();
+    let Some(gateway) = node.gateway().filter(|_| !kept.is_empty()) else {
+        return Vec::new();
+    };
+    match Checkpoint::verify_any(&kept, node.directory().log_keys(&gateway.party)) {
+        Ok(_) => kept,
+        Err(error) => {
+            let file = path.display();
+            tracing::error!(%file, %error, "what is kept of the gateway's log is damaged");
+            Vec::new()
+        }
+    }
 }
 
 /// Name and version, for people.
@@ -120,8 +137,9 @@ impl Exchange for AgentExchange {
                 .collect(),
             checkpoint: Vec::new(),
             cosigned: self.copy(lane),
-            now_ms: now().as_ms(),
+            now_ms: self.node.now().as_ms(),
             software: software(),
+            run: Some(self.node.run.clone()),
         }
     }
 
@@ -134,7 +152,7 @@ impl Exchange for AgentExchange {
             return Err(LaneError("an agent exchanges with its gateway only".into()));
         }
         let theirs = Timestamp::from_ms(hello.now_ms);
-        if !self.node.clock.heard(theirs, Moment::now()) {
+        if !self.node.clock.heard(theirs, self.node.host_clock.moment()) {
             tracing::warn!(%peer, %theirs, "the gateway's clock and ours differ by over 5 minutes");
         }
         self.node.outgoing.wake();
@@ -147,7 +165,7 @@ impl Exchange for AgentExchange {
     async fn note(&self, peer: &Peer, note: Vec<u8>) {
         let (node, peer) = (self.node.clone(), peer.clone());
         // It may revoke a key of the peer, which ends the stream that it came on.
-        let taken = tokio::task::spawn_blocking(move || {
+        let taken = passerelle_host::blocking(move || {
             renewal::note_adopted(&peer.to_string(), node.trust.adopt(&note));
         });
         let _ = taken.await;
@@ -165,14 +183,14 @@ impl Exchange for AgentExchange {
         let arrived = self.arrived.clone();
         let offer = (manifest, accepted);
         let work = move || offered(&node, &peer, offer, &inline, arrived);
-        let done = tokio::task::spawn_blocking(work).await;
+        let done = passerelle_host::blocking(work).await;
         done.unwrap_or_else(|_| OfferAnswer::Decline("the agent is stopping".into()))
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
         let _storing = self.storing.read().await;
         let (node, from) = (self.node.clone(), peer.clone());
-        let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &from, signed)).await;
+        let taken = passerelle_host::blocking(move || receipts::take(&node, &from, signed)).await;
         match taken {
             Ok(Ok(Taken::Stored)) => true,
             Ok(Ok(Taken::Refused(why))) => {
@@ -204,22 +222,26 @@ impl Exchange for AgentExchange {
             if room.package
                 && let Some(sent) = self.node.outgoing.claim(fits)
             {
+                let package = sent.manifest.id();
                 match Handing::new(&self.node, peer, sent) {
                     Ok(handing) => return Outgoing::Package(Box::new(handing)),
-                    Err(error) => tracing::error!(%error, "a sealed package cannot be read"),
+                    Err(error) => hold_back(&self.node, &package, &error),
                 }
+                let again = monotonic() + RETRY_MAX;
+                self.node.outgoing.put_back(&package, Some(again));
             }
             let again = self.node.outgoing.next_attempt();
             let sleep = async {
                 match again {
                     Some(at) => {
-                        let at = at.max(Instant::now() + Duration::from_millis(20));
+                        let at = at.max(monotonic() + Duration::from_millis(20));
                         tokio::time::sleep_until(at.into()).await;
                     }
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
+                biased;
                 () = &mut news => {}
                 () = sleep => {}
             }
@@ -228,7 +250,7 @@ impl Exchange for AgentExchange {
 
     async fn acked(&self, _: &Peer, ids: Vec<StatementId>) {
         let node = self.node.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let done = passerelle_host::blocking(move || {
             for (package, id) in node.outgoing.settle_statements(&ids, true) {
                 match node.acked(package, id) {
                     Ok(()) => node.tell(AgentEvent::Acked { package }),
@@ -253,7 +275,17 @@ fn offered(
     arrived: mpsc::UnboundedSender<PackageId>,
 ) -> OfferAnswer {
     let package = PackageId(Digest::of(&signed.body));
-    if node.register.find(package).is_some() || is_complete(node, &package) {
+    if let Some(entry) = node.register.find(package) {
+        // Whoever offers it may not know, or not know any more, what we said about it.
+        return match again::say(node, &entry) {
+            Ok(()) => OfferAnswer::Answer(Answer::Have),
+            Err(error) => {
+                tracing::error!(%error, "what was said about a package cannot be read");
+                OfferAnswer::Decline("what was said about it cannot be read now".into())
+            }
+        };
+    }
+    if is_complete(node, &package) {
         return OfferAnswer::Answer(Answer::Have);
     }
     // Every gateway on the way passes a refusal on to the sender, and to nobody else.
@@ -337,15 +369,16 @@ fn judge(
     let manifest = untrusted
         .verify(&key.key)
         .map_err(|error| plain(Reason::Signature, &error))?;
-    let accepted_at =
-        accepted.and_then(|receipt| accepted_at(&directory, peer, &manifest, receipt));
+    let now = node.now();
+    let accepted_at = accepted
+        .and_then(|receipt| accepted_at(&directory, &peer.hop.party, &manifest, receipt, now));
     let facts = Facts {
         directory: &directory,
         manifest: &manifest,
         place: Place::Recipient { party: &node.party },
         first_accepted: accepted_at,
     };
-    decide(&facts, now()).map_err(|denial| {
+    decide(&facts, node.now()).map_err(|denial| {
         (
             denial.reason(),
             denial.article().to_owned(),
@@ -359,25 +392,6 @@ fn judge(
     Ok((manifest, accepted_at))
 }
 
-/// When our institution's gateway accepted a package, by its receipt; `None`: it does not say.
-fn accepted_at(
-    directory: &Directory,
-    gateway: &Peer,
-    manifest: &VerifiedManifest,
-    receipt: Signed,
-) -> Option<Timestamp> {
-    let untrusted = UntrustedStatement::parse(receipt).ok()?;
-    let key = directory.signing_key(&gateway.hop.party, &untrusted.signer())?;
-    let receipt = untrusted.verify(&key.key).ok()?;
-    let at = receipt.at();
-    let believed = key.may(KeyRole::Gateway)
-        && key.revoked.is_none_or(|revoked| revoked > at)
-        && receipt.issuer() == &gateway.hop.party
-        && receipt.package() == manifest.id()
-        && at <= now().saturating_add(CLOCK_TOLERANCE);
-    (believed && matches!(receipt.what(), What::Accepted(_))).then_some(at)
-}
-
 fn refuse(
     node: &Arc<Node>,
     sender: &PartyId,
@@ -386,6 +400,10 @@ fn refuse(
     article: String,
     why: String,
 ) -> OfferAnswer {
+    if let Err(error) = forget_unfinished(node, &package) {
+        tracing::error!(%error, "an offer cannot be refused now");
+        return OfferAnswer::Decline("it cannot be judged now".into());
+    }
     tracing::warn!(%sender, package = package.short(), why, "an offer was refused");
     node.metrics.refused();
     let what = What::Refused(v1::Refused {
@@ -418,7 +436,7 @@ impl Transfer {
     ) -> Result<(), WriteError> {
         let gone = || WriteError(io::Error::other("the transfer has ended"));
         let mut arriving = self.arriving.take().ok_or_else(gone)?;
-        let done = tokio::task::spawn_blocking(move || {
+        let done = passerelle_host::blocking(move || {
             let done = work(&mut arriving);
             (arriving, done)
         });
@@ -454,7 +472,7 @@ impl Incoming for Transfer {
 
     async fn complete(mut self: Box<Self>) -> Option<Answer> {
         let arriving = self.arriving.take()?;
-        let finished = tokio::task::spawn_blocking(move || arriving.finish()).await;
+        let finished = passerelle_host::blocking(move || arriving.finish()).await;
         match finished {
             Ok(Ok(())) => {
                 let _ = self.arrived.send(self.manifest.id());
@@ -470,7 +488,7 @@ impl Incoming for Transfer {
 
     async fn broken(mut self: Box<Self>, fault: Fault) -> Option<Answer> {
         let arriving = self.arriving.take()?;
-        let _ = tokio::task::spawn_blocking(move || arriving.discard()).await;
+        let _ = passerelle_host::blocking(move || arriving.discard()).await;
         let package = self.manifest.id();
         let (node, sender) = (self.node.clone(), self.manifest.sender().clone());
         let (reason, why) = (fault.reason(), fault.to_string());
@@ -478,108 +496,6 @@ impl Incoming for Transfer {
             OfferAnswer::Answer(answer) => Some(answer),
             _ => None,
         };
-        tokio::task::spawn_blocking(signing).await.ok()?
-    }
-}
-
-/// A package of ours that is being offered.
-struct Handing {
-    node: Arc<Node>,
-    peer: Peer,
-    sent: Sent,
-    file: Arc<dyn DiskFile>,
-    inline: Bytes,
-    settled: bool,
-}
-
-impl Handing {
-    fn new(node: &Arc<Node>, peer: &Peer, sent: Sent) -> io::Result<Self> {
-        let mut pack = FileCursor::new(node.store.disk().open(&sent.job.package())?);
-        let mut inline = Vec::new();
-        if sent.manifest.total_length() <= INLINE_LEN_MAX {
-            for section in [
-                Section::Wraps,
-                Section::ChunkTable,
-                Section::Index,
-                Section::Chunks,
-            ] {
-                inline.extend(sent.layout.read_section(&mut pack, section)?);
-            }
-        }
-        Ok(Self {
-            node: node.clone(),
-            peer: peer.clone(),
-            sent,
-            file: pack.into_file().into(),
-            inline: inline.into(),
-            settled: false,
-        })
-    }
-
-    fn put_back(&mut self, after: Option<Duration>) {
-        self.settled = true;
-        let not_before = after.map(|after| Instant::now() + after);
-        self.node
-            .outgoing
-            .put_back(&self.sent.manifest.id(), not_before);
-        self.node.news.notify_waiters();
-    }
-}
-
-impl Drop for Handing {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.put_back(Some(RETRY));
-        }
-    }
-}
-
-#[async_trait]
-impl Outbound for Handing {
-    fn manifest(&self) -> &VerifiedManifest {
-        &self.sent.manifest
-    }
-
-    fn inline(&self) -> Bytes {
-        self.inline.clone()
-    }
-
-    async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
-        let file = self.file.clone();
-        let start = self.sent.layout.offset_of(section).unwrap_or(0) + offset;
-        let work = move || {
-            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-            file.read_exact_at(&mut bytes, start)?;
-            Ok(bytes.into())
-        };
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(io::Error::other)?
-    }
-
-    async fn answered(mut self: Box<Self>, answer: Answer) {
-        let signed = match answer {
-            Answer::Statement(signed) => signed,
-            // A gateway signs for what it takes; without that it is offered again.
-            Answer::Have => return self.put_back(Some(RETRY_MAX)),
-        };
-        if let Ok(body) = passerelle_proto::envelope::decode_exact::<v1::Statement>(&signed.body)
-            && let Some(What::Busy(busy)) = body.what
-        {
-            let after = Duration::from_millis(busy.retry_after_ms).clamp(RETRY, RETRY_MAX);
-            let (package, why) = (self.sent.manifest.id().short(), busy_words(busy.reason()));
-            tracing::info!(package, why, ?after, "put off by the gateway");
-            return self.put_back(Some(after));
-        }
-        let (node, peer) = (self.node.clone(), self.peer.clone());
-        let taken = tokio::task::spawn_blocking(move || receipts::take(&node, &peer, signed)).await;
-        match taken {
-            Ok(Ok(Taken::Stored)) => self.put_back(None),
-            Ok(Ok(Taken::Refused(why))) => {
-                tracing::error!(peer = %self.peer, why, "an answer cannot be believed");
-                self.put_back(Some(RETRY_MAX));
-            }
-            Ok(Err(_)) | Err(_) => self.put_back(Some(RETRY)),
-        }
+        passerelle_host::blocking(signing).await.ok()?
     }
 }

@@ -1,16 +1,19 @@
 //! Each durable operation of an agent fails once, in every way: what was dropped is in one place at
 //! the next start, and what was said to be stored is there.
 
+mod omissions;
+
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use passerelle_disk::{At, Disk, DiskError, Fault, FaultyDisk, Flavour, HostDisk};
+use passerelle_disk::{At, Disk, DiskError, Fault, FaultyDisk, Flavour, HostDisk, Kind};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{Digest, PackageId, StatementId, Timestamp};
 use prost::Message;
 
-use crate::job::{Job, JobStage, jobs};
+use crate::job::{Job, JobStage, REPORT, jobs};
 use crate::outbox::Dropped;
 use crate::outgoing::Outgoing;
 use crate::received::Register;
@@ -23,7 +26,7 @@ const FLOW: &str = "signalement";
 const CONTENT: &[u8] = b"code;nom\n21166;Chenove\n";
 
 /// What an agent has told others.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Promised {
     sealed: bool,
     /// Statements that were acknowledged to the gateway, about a package of ours.
@@ -32,6 +35,16 @@ struct Promised {
     registered: Option<PackageId>,
     said: Option<v1::Signed>,
     acked: bool,
+}
+
+/// The same, while it lives.
+#[derive(Default)]
+struct Promises(Mutex<Promised>);
+
+impl Promises {
+    fn so_far(&self) -> MutexGuard<'_, Promised> {
+        self.0.lock().unwrap()
+    }
 }
 
 fn manifest() -> v1::Signed {
@@ -68,13 +81,13 @@ fn words(error: StoreError) -> DiskError {
 }
 
 /// Claims, seals, is told and ends; receives, registers, places and says so.
-fn live(disk: &Arc<dyn Disk>, root: &Path, promised: &mut Promised) -> Result<(), DiskError> {
+fn live(disk: &Arc<dyn Disk>, root: &Path, promised: &Promises) -> Result<(), DiskError> {
     let store = Store::open(disk, root).map_err(words)?;
     send(&store, promised)?;
     receive(&store, promised)
 }
 
-fn send(store: &Store, promised: &mut Promised) -> Result<(), DiskError> {
+fn send(store: &Store, promised: &Promises) -> Result<(), DiskError> {
     let dropped = Dropped {
         flow: FLOW.into(),
         path: store.outbox().join(FLOW).join("t.csv"),
@@ -85,19 +98,19 @@ fn send(store: &Store, promised: &mut Promised) -> Result<(), DiskError> {
     pack.write_at(b"sealed", 0).at("write", &unfinished)?;
     pack.sync().at("sync", &unfinished)?;
     job.commit_package()?;
-    promised.sealed = true;
+    promised.so_far().sealed = true;
     for (id, said) in [("ab", b"accepted"), ("cd", b"received")] {
         job.store_statement(id, said)?;
-        promised.stored.push(said.to_vec());
+        promised.so_far().stored.push(said.to_vec());
     }
     // What failed once is tried again when the last statement comes again.
     let over = || job.clone().finish(&store.sent(), None, "t", "over", NOW);
     over().or_else(|_| over())?;
-    promised.over = true;
+    promised.so_far().over = true;
     Ok(())
 }
 
-fn receive(store: &Store, promised: &mut Promised) -> Result<(), DiskError> {
+fn receive(store: &Store, promised: &Promises) -> Result<(), DiskError> {
     let disk = store.disk();
     let register = Register::load(store)?;
     let whole = store.opening().join("whole");
@@ -107,29 +120,29 @@ fn receive(store: &Store, promised: &mut Promised) -> Result<(), DiskError> {
     let description = v1::Description::default();
     let enter = || register.enter(&manifest(), &description, Some(&place), NOW);
     let entry = enter().or_else(|_| enter())?;
-    promised.registered = Some(entry.id());
+    promised.so_far().registered = Some(entry.id());
     disk.create_directories(&store.inbox().join(FLOW))?;
     disk.rename_synced(&whole, &place)?;
     let (id, signed) = delivered();
     entry.store_statement(id, &signed)?;
-    promised.said = Some(signed);
-    promised.acked = entry.acked(id)?;
+    promised.so_far().said = Some(signed);
+    let acked = entry.acked(id)?;
+    promised.so_far().acked = acked;
     Ok(())
 }
 
 /// Every file called `t.csv` that was dropped and is somewhere in the agent's keeping.
-fn copies(root: &Path) -> Vec<PathBuf> {
+fn copies(disk: &dyn Disk, root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = ["outbox", "work", "sent", "rejected"]
         .map(|place| root.join(place))
         .into();
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => folders.push(path),
-                false if path.ends_with("t.csv") => found.push(path),
-                false => {}
+        for path in disk.entries(&folder).unwrap() {
+            match disk.status(&path).unwrap().kind {
+                Kind::Directory => folders.push(path),
+                _ if path.ends_with("t.csv") => found.push(path),
+                _ => {}
             }
         }
     }
@@ -137,40 +150,58 @@ fn copies(root: &Path) -> Vec<PathBuf> {
 }
 
 /// Starts without faults: everything promised is there, and nothing is in two places.
-fn check(root: &Path, promised: &Promised, fault: &Fault) {
-    let disk: Arc<dyn Disk> = Arc::new(HostDisk);
-    let store = Store::open(&disk, root).unwrap();
+fn check(disk: &Arc<dyn Disk>, root: &Path, promised: &Promised, fault: &dyn Display) {
+    let store = Store::open(disk, root).unwrap();
     let register = Register::load(&store).unwrap();
     Outgoing::load(&store).unwrap_or_else(|error| assert_unread(&store, &error, fault));
-    let found = copies(root);
+    check_sent(&store, promised, fault);
+    check_received(&store, &register, promised, fault);
+}
+
+fn check_sent(store: &Store, promised: &Promised, fault: &dyn Display) {
+    let disk = store.disk();
+    let found = copies(disk.as_ref(), store.root());
     assert_eq!(found.len(), 1, "{fault}: {found:?}");
-    assert_eq!(fs::read(&found[0]).unwrap(), CONTENT, "{fault}");
-    let at_work = jobs(&store).unwrap();
+    assert_eq!(disk.read(&found[0]).unwrap(), CONTENT, "{fault}");
+    // What has a package and is dropped again would be sent twice.
+    let dropped = found[0].starts_with(store.outbox());
     let mut said = Vec::new();
-    for job in &at_work {
-        if job.stage().unwrap() == JobStage::Empty {
+    for job in &jobs(store).unwrap() {
+        let stage = job.stage().unwrap();
+        if stage == JobStage::Empty {
             continue;
         }
         assert!(!promised.over, "{fault}");
-        let stage = job.stage().unwrap();
         assert!(
             !promised.sealed || stage == JobStage::Sealed,
             "{fault}: {stage:?}"
         );
+        assert!(!dropped, "{fault}: in the outbox once more");
+        if stage == JobStage::Sealed {
+            assert_eq!(disk.read(&job.package()).unwrap(), b"sealed", "{fault}");
+        }
         job.record().unwrap();
         said.extend(job.statements().unwrap());
     }
+    assert!(!promised.sealed || !dropped, "{fault}: in the outbox again");
     if found[0].starts_with(store.sent()) {
         let directory = found[0].parent().unwrap().parent().unwrap();
-        said.extend(Job::at(&disk, directory.to_owned()).statements().unwrap());
-        assert!(!directory.join("package").exists(), "{fault}");
+        said.extend(Job::at(disk, directory.to_owned()).statements().unwrap());
+        assert!(!disk.is_file(&directory.join("package")), "{fault}");
+        let report = disk.read(&directory.join(REPORT)).unwrap();
+        assert_eq!(report, b"over", "{fault}");
     }
     for statement in &promised.stored {
         assert!(said.contains(statement), "{fault}: {statement:?}");
     }
+}
+
+fn check_received(store: &Store, register: &Register, promised: &Promised, fault: &dyn Display) {
+    let disk = store.disk();
     if let Some(id) = promised.registered {
         let entry = register.find(id).unwrap();
         entry.manifest().unwrap();
+        assert!(entry.description().unwrap().is_some(), "{fault}");
         if let Some(said) = &promised.said {
             assert_eq!(entry.terminal().unwrap().as_ref(), Some(said), "{fault}");
         }
@@ -180,19 +211,24 @@ fn check(root: &Path, promised: &Promised, fault: &Fault) {
         );
         let place = entry.place().unwrap().unwrap();
         let opened = store.opening().join("whole");
-        assert_ne!(place.is_dir(), opened.is_dir(), "{fault}: in one place");
+        let (there, here) = (disk.is_dir(&place), disk.is_dir(&opened));
+        assert_ne!(there, here, "{fault}: in one place");
+        assert!(
+            there || promised.said.is_none(),
+            "{fault}: said, and not there"
+        );
+        let content = [place, opened].map(|folder| disk.read(&folder.join("t.csv")).ok());
+        assert!(content.contains(&Some(CONTENT.to_vec())), "{fault}");
     }
-    let half = fs::read_dir(store.received()).unwrap();
-    let half = half.flat_map(|day| fs::read_dir(day.unwrap().path()).unwrap());
-    let half = half.filter(|entry| {
-        let path = entry.as_ref().unwrap().path();
-        path.extension().is_some_and(|end| end == "tmp")
-    });
-    assert_eq!(half.count(), 0, "{fault}");
+    for day in disk.entries(&store.received()).unwrap() {
+        let unfinished = |path: &PathBuf| path.extension().is_some_and(|end| end == "tmp");
+        let found = disk.entries(&day).unwrap();
+        assert!(!found.iter().any(unfinished), "{fault}: {found:?}");
+    }
 }
 
 /// The package of this scenario is none: nothing but that may stand in the way.
-fn assert_unread(store: &Store, error: &DiskError, fault: &Fault) -> Outgoing {
+fn assert_unread(store: &Store, error: &DiskError, fault: &dyn Display) -> Outgoing {
     let sealed = jobs(store)
         .unwrap()
         .iter()
@@ -215,9 +251,10 @@ fn fail_each(full: bool, flavour: Flavour) -> u64 {
         fs::write(outbox.join("t.csv"), CONTENT).unwrap();
         let faulty = FaultyDisk::new(Arc::new(HostDisk), Some(fault));
         let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
-        let mut promised = Promised::default();
-        let lived = live(&disk, &root, &mut promised);
-        check(&root, &promised, &fault);
+        let promised = Promises::default();
+        let lived = live(&disk, &root, &promised);
+        let host: Arc<dyn Disk> = Arc::new(HostDisk);
+        check(&host, &root, &promised.so_far(), &fault);
         if let Err(error) = &lived {
             // A second attempt meets no fault: whatever else fails was left in its way.
             let own = error.source.raw_os_error() == Some(if full { 28 } else { 5 });

@@ -86,6 +86,25 @@ fn accepted_path(pack: &Path) -> PathBuf {
     pack.with_extension("accepted")
 }
 
+/// Forgets what has come of a package that is refused for good, so that it will never be whole.
+/// A transfer of it that still runs ends. Blocks.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn forget_unfinished(node: &Node, package: &PackageId) -> Result<(), DiskError> {
+    let path = pack_path(node, package);
+    let mark = mark_path(&path);
+    let disk = node.store.disk();
+    node.incoming.ended(package);
+    remove_accepted_at(disk.as_ref(), &path)?;
+    if disk.is_file(&mark) {
+        // In this order, and durably: a pack without a mark counts as complete.
+        disk.remove_synced(&path)?;
+        disk.remove_synced(&mark)?;
+    }
+    Ok(())
+}
+
 impl Incoming {
     fn next_turn(&self, package: &PackageId) -> u64 {
         let mut turns = self
@@ -128,7 +147,6 @@ impl Arriving {
         let turn = node.incoming.next_turn(&manifest.id());
         let layout = PackLayout::tight(manifest);
         let disk = node.store.disk().as_ref();
-        keep_accepted_at(disk, &path, accepted_at)?;
         let mark_file = mark_path(&path);
         let (file, mark, held) = match resume(disk, &path, manifest, &layout) {
             Some(held) => (disk.open(&path)?, disk.open(&mark_file)?, held),
@@ -142,6 +160,8 @@ impl Arriving {
                 (file, mark, Held::default())
             }
         };
+        // Alone, without pack and mark, it says that the pack was lost.
+        keep_accepted_at(disk, &path, accepted_at)?;
         crash_point!("arrive.begun");
         Ok(Self {
             turns: node.clone(),
@@ -302,5 +322,6 @@ fn resume(
     Some(Held {
         table: ChunkTable::parse(&table, manifest.payload_length()).ok(),
         chunks: written,
+        ..Held::default()
     })
 }

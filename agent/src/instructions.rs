@@ -10,9 +10,9 @@
 //!
 //! The file itself does not travel: its fields do, sealed or signed.
 
-use std::fs;
 use std::path::Path;
 
+use passerelle_disk::Disk;
 use serde::Deserialize;
 
 /// Name of the file in a dropped directory.
@@ -69,15 +69,15 @@ pub enum InstructionsError {
 
 impl Instructions {
     /// Reads the file in `directory`; the default if there is none.
-    pub fn read(directory: &Path) -> Result<Instructions, InstructionsError> {
+    pub fn read(disk: &dyn Disk, directory: &Path) -> Result<Instructions, InstructionsError> {
         let path = directory.join(INSTRUCTIONS);
-        match fs::symlink_metadata(&path) {
+        match disk.status(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(e.into()),
-            Ok(meta) if meta.len() > INSTRUCTIONS_MAX => return Err(InstructionsError::TooLong),
+            Ok(found) if found.length > INSTRUCTIONS_MAX => return Err(InstructionsError::TooLong),
             Ok(_) => {}
         }
-        let bytes = fs::read(&path)?;
+        let bytes = disk.read(&path)?;
         let text = String::from_utf8(bytes)
             .map_err(|_| InstructionsError::Syntax("it is not UTF-8; save it as UTF-8".into()))?;
         Self::parse(&text)
@@ -109,7 +109,7 @@ mod tests {
     fn a_directory_without_instructions_gets_the_defaults() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(
-            Instructions::read(dir.path()).unwrap(),
+            Instructions::read(&passerelle_disk::HostDisk, dir.path()).unwrap(),
             Instructions::default()
         );
     }

@@ -224,6 +224,10 @@ impl Job {
         if self.disk.is_file(&self.package()) {
             return Ok(JobStage::Sealed);
         }
+        // Somebody has spoken of it: it had its package, which is lost and not to be sealed again.
+        if !self.statements()?.is_empty() || !self.said().all()?.is_empty() {
+            return Ok(JobStage::Sealed);
+        }
         match self.dropped()? {
             Some(_) => Ok(JobStage::Claimed),
             None => Ok(JobStage::Empty),
@@ -241,7 +245,8 @@ impl Job {
     pub fn store_statement(&self, id: &str, signed: &[u8]) -> Result<bool, DiskError> {
         let statements = self.directory.join("statements");
         let path = statements.join(id);
-        if self.disk.is_file(&path) {
+        // Other bytes under its id have rotted.
+        if self.disk.read(&path).is_ok_and(|kept| kept == signed) {
             return Ok(false);
         }
         self.disk.create_directories(&statements)?;
@@ -251,11 +256,19 @@ impl Job {
 
     /// The stored statements' signed bytes, in the order of their ids.
     pub fn statements(&self) -> Result<Vec<Vec<u8>>, DiskError> {
+        let named = self.named_statements()?;
+        Ok(named.into_iter().map(|(_, bytes)| bytes).collect())
+    }
+
+    /// The same, with the ids under which they were stored.
+    pub(crate) fn named_statements(&self) -> Result<Vec<(String, Vec<u8>)>, DiskError> {
         let paths = self.disk.entries(&self.directory.join("statements"))?;
-        paths
-            .iter()
-            .filter(|p| p.extension().is_none())
-            .map(|p| self.disk.read(p).at("read", p))
+        let whole = paths.iter().filter(|p| p.extension().is_none());
+        whole
+            .map(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                Ok((name.into_owned(), self.disk.read(path).at("read", path)?))
+            })
             .collect()
     }
 
@@ -302,10 +315,11 @@ impl Job {
         Ok(moved)
     }
 
-    /// Removes the ciphertext of a job that is terminal.
+    /// Removes the ciphertext of a job that is terminal. A power cut may bring it back; each start
+    /// does this again.
     pub fn free_package(&self) -> Result<(), DiskError> {
-        self.disk.remove_synced(&self.package())?;
-        self.disk.remove_synced(&self.unfinished_package())
+        self.disk.remove_if_there(&self.package())?;
+        self.disk.remove_if_there(&self.unfinished_package())
     }
 
     /// Removes what was dropped of a job that is over; `note` tells a person why. On return it is

@@ -5,16 +5,19 @@
 //! is one transition. What both ends must agree on is in `passerelle-proto`, and how the gateway is
 //! reached is in `passerelle-link`.
 
+mod again;
 mod cancel;
 pub mod cli;
 mod config;
 mod crash;
 mod daemon;
+mod damage;
 mod demo;
 mod event;
 mod exchange;
 #[cfg(test)]
 mod faults;
+mod handing;
 mod hook;
 mod incoming;
 mod instructions;
@@ -25,13 +28,17 @@ mod node;
 mod opening;
 mod outbox;
 mod outgoing;
+mod pack_file;
 mod progress;
 mod receipts;
 mod received;
 mod renewal;
 mod retention;
+mod run;
 mod said;
 mod sealing;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod socket;
 mod store;
 

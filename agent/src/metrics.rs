@@ -7,6 +7,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use passerelle_host::{Clock, HostClock};
 use passerelle_proto::{Expiry, Timestamp};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ const RECEIVED: &str = "passerelle_agent_received_total";
 const REJECTED: &str = "passerelle_agent_rejected_total";
 const REFUSED: &str = "passerelle_agent_refused_total";
 const STATEMENTS: &str = "passerelle_agent_statements_total";
+const DAMAGED: &str = "passerelle_agent_damaged_total";
 const LAST_SENT: &str = "passerelle_agent_last_sent_timestamp_seconds";
 const LAST_RECEIVED: &str = "passerelle_agent_last_received_timestamp_seconds";
 const OUTGOING: &str = "passerelle_agent_outgoing_packages";
@@ -26,7 +28,7 @@ const CERTIFICATE: &str = "passerelle_agent_certificate_expiry_days";
 const EXPIRY: &str = "passerelle_agent_expiry_seconds";
 const CONNECTED: &str = "passerelle_agent_connected";
 
-const COUNTERS: [(&str, &str); 5] = [
+const COUNTERS: [(&str, &str); 6] = [
     (
         SENT,
         "Packages that at least one recipient has receipted, by flow.",
@@ -43,6 +45,10 @@ const COUNTERS: [(&str, &str); 5] = [
     (
         STATEMENTS,
         "Statements about our packages that were verified and stored.",
+    ),
+    (
+        DAMAGED,
+        "Stored packages found damaged, arrived ones and our own: look at the disk.",
     ),
 ];
 const GAUGES: [(&str, &str); 6] = [
@@ -106,6 +112,11 @@ impl AgentMetrics {
         self.set(LAST_SENT, Some(flow), seconds());
     }
 
+    /// A stored package has rotted.
+    pub(crate) fn damaged(&self) {
+        self.add(DAMAGED, None);
+    }
+
     pub(crate) fn received(&self, flow: &str) {
         self.add(RECEIVED, Some(flow));
         self.set(LAST_RECEIVED, Some(flow), seconds());
@@ -151,7 +162,7 @@ impl AgentMetrics {
 }
 
 fn seconds() -> f64 {
-    crate::node::now().as_ms() as f64 / 1000.0
+    HostClock.now().as_ms() as f64 / 1000.0
 }
 
 fn key(name: &'static str, flow: Option<&str>) -> Key {
@@ -196,6 +207,7 @@ mod tests {
         metrics.received("rapport");
         metrics.rejected();
         metrics.refused();
+        metrics.damaged();
         metrics.stated();
         metrics.set_now(2, true);
         metrics.certificate_ends(0);

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use passerelle_disk::{DiskError, crash_point};
-use passerelle_link::{Clock, Identity, LinkStatus, TrustStore};
+use passerelle_host::Clock;
+use passerelle_link::{Belief, Identity, LinkStatus, TrustStore};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{
     Directory, Hop, PackageId, PartyId, RecipientKeys, SigningKey, SigningKeys, StatementChain,
@@ -15,6 +15,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AgentConfig;
+use crate::damage;
 use crate::event::AgentEvent;
 use crate::incoming::Incoming;
 use crate::metrics::AgentMetrics;
@@ -22,10 +23,15 @@ use crate::outgoing::{Outgoing, Sent};
 use crate::received::{Entry, Register};
 use crate::store::Store;
 
+/// First line of the file that says where our sequence of statements stands.
+const CHAIN: &str = "sequence of statements";
+
 /// The parts.
 pub(crate) struct Node {
     pub(crate) config: AgentConfig,
     pub(crate) party: PartyId,
+    pub(crate) host_clock: Arc<dyn Clock>,
+    pub(crate) clock: Belief,
     pub(crate) store: Store,
     pub(crate) register: Register,
     pub(crate) identity: Identity,
@@ -44,18 +50,15 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<AgentMetrics>,
     pub(crate) stop: CancellationToken,
     pub(crate) started: Timestamp,
-    pub(crate) clock: Clock,
-}
-
-/// The wall clock.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    pub(crate) run: v1::AgentRun,
 }
 
 impl Node {
+    /// The wall clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.host_clock.now()
+    }
+
     /// What is believed about parties now.
     pub(crate) fn directory(&self) -> Directory {
         self.trust.directory()
@@ -63,7 +66,7 @@ impl Node {
 
     /// The key that signs now.
     pub(crate) fn signing_key(&self) -> Arc<SigningKey> {
-        self.keys.current(&self.directory(), now())
+        self.keys.current(&self.directory(), self.now())
     }
 
     /// Jobs are sealed one at a time.
@@ -131,11 +134,28 @@ impl Node {
         })
     }
 
+    /// Signs a statement about a damaged package, which `keep` makes durable.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing was said then.
+    pub(crate) fn say_damaged(
+        &self,
+        package: PackageId,
+        destination: &PartyId,
+        what: What,
+        keep: impl FnOnce(StatementId, &v1::Signed) -> Result<(), DiskError>,
+    ) -> Result<(), DiskError> {
+        self.speak(package, destination, what, keep)
+    }
+
     /// The gateway has committed a statement of ours. Blocks.
     ///
     /// # Errors
     /// [`DiskError`]; it is sent once more after the next start then.
     pub(crate) fn acked(&self, package: PackageId, id: StatementId) -> Result<(), DiskError> {
+        if damage::acked(self, &package, id)? {
+            return Ok(());
+        }
         if let Some(entry) = self.register.find(package) {
             return entry.acked(id).map(drop);
         }
@@ -161,7 +181,7 @@ impl Node {
         let what = What::Refused(refused);
         self.speak(manifest.id(), manifest.sender(), what, |id, signed| {
             let register = &self.register;
-            register.enter_refused(manifest.signed(), id, signed, now())
+            register.enter_refused(manifest.signed(), id, signed, self.now())
         })
     }
 
@@ -177,7 +197,7 @@ impl Node {
             issuer: self.party.clone(),
             destination: destination.clone(),
             package,
-            at: now(),
+            at: self.now(),
             what,
         };
         let mut chain = self.chain.lock().unwrap_or_else(|p| p.into_inner());
@@ -198,10 +218,7 @@ impl Node {
     }
 
     fn write_chain(&self, chain: &StatementChain) -> Result<(), DiskError> {
-        let lines = chain
-            .iter()
-            .map(|(party, seq, id)| format!("{party} {seq} {id}\n"));
-        let text: String = lines.collect();
+        let text = chain.to_text(CHAIN);
         self.store
             .disk()
             .replace(&self.chain_path(), text.as_bytes())
@@ -227,7 +244,7 @@ impl Node {
             issuer: self.party.clone(),
             destination: destination.clone(),
             package,
-            at: now(),
+            at: self.now(),
             what,
         }
         .sign_unnumbered(&self.signing_key())
@@ -240,22 +257,19 @@ pub(crate) fn read_chain(
     register: &Register,
     outgoing: &Outgoing,
 ) -> Result<StatementChain, DiskError> {
-    let mut chain = StatementChain::default();
-    let bytes = store.disk().read(&store.state().join("chain"));
-    let bytes = bytes.unwrap_or_default();
+    let path = store.state().join("chain");
+    let bytes = store.disk().read(&path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    for line in text.lines() {
-        let mut parts = line.split(' ');
-        let (party, seq, id) = (parts.next(), parts.next(), parts.next());
-        if let (Some(Ok(party)), Some(Ok(seq)), Some(Ok(id))) = (
-            party.map(str::parse),
-            seq.map(str::parse),
-            id.map(str::parse),
-        ) {
-            chain.set(party, seq, id);
+    let mut chain = match StatementChain::parse_text(&text) {
+        Some((CHAIN, chain)) => chain,
+        _ if text.is_empty() => StatementChain::default(),
+        _ => {
+            let file = path.display();
+            tracing::warn!(%file, "where our statements stand is damaged: read anew from them");
+            StatementChain::default()
         }
-    }
-    let mut said = Vec::new();
+    };
+    let mut said = damage::all_said(store)?;
     for entry in register.all() {
         said.extend(entry.statements()?);
     }

@@ -1,6 +1,6 @@
 //! From an arrived package to the inbox: decide, open, register, rename, receipt.
 
-use std::io::{self, Read, Seek};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +8,18 @@ use std::time::Duration;
 use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
 use passerelle_proto::v1::{self, Reason, statement::What};
 use passerelle_proto::{
-    EntryName, EntrySink, Facts, OpenError, PackLayout, PackageId, Place, UntrustedManifest,
-    VerifiedManifest, decide, open, sealed_for,
+    EntryName, EntrySink, Facts, OpenError, PackError, PackLayout, PackageId, Place, SoundReader,
+    UntrustedManifest, VerifiedManifest, decide, open, sealed_for,
 };
 
 use crate::cancel;
+use crate::damage;
 use crate::event::AgentEvent;
 use crate::hook::{self, HookFacts};
 use crate::incoming::{accepted_at, pack_path, remove_accepted_at};
 use crate::job::file_name_of;
-use crate::node::{Node, now};
+use crate::node::Node;
+use crate::pack_file::PackFile;
 use crate::received::Entry;
 
 /// Wait before a package is opened again that could not be written.
@@ -30,13 +32,14 @@ pub(crate) async fn open_arrived(
 ) {
     loop {
         let package = tokio::select! {
-            package = arrived.recv() => package,
+            biased;
             () = node.stop.cancelled() => return,
+            package = arrived.recv() => package,
         };
         let Some(package) = package else { return };
         loop {
             let opening = node.clone();
-            let opened = tokio::task::spawn_blocking(move || open_one(&opening, package)).await;
+            let opened = passerelle_host::blocking(move || open_one(&opening, package)).await;
             match opened {
                 Ok(Ok(entry)) => {
                     if let Some(entry) = entry {
@@ -50,6 +53,7 @@ pub(crate) async fn open_arrived(
                 Err(_) => return,
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(RETRY) => {}
                 () = node.stop.cancelled() => return,
             }
@@ -64,8 +68,10 @@ pub(crate) async fn open_arrived(
 /// [`DiskError`].
 pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     for entry in node.register.all() {
-        let (_, body) = entry.manifest()?;
-        if entry.terminal()?.is_none() {
+        let body = entry.sound_manifest()?;
+        if let Some(body) = body
+            && entry.terminal()?.is_none()
+        {
             // Whoever gave it its name may not have lived to make that durable.
             node.store.disk().sync_parent(entry.directory())?;
             finish(node, &entry, &body)?;
@@ -83,12 +89,12 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     for path in node.store.disk().entries(&node.store.incoming())? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(id) = name.strip_suffix(".pack").and_then(|id| id.parse().ok()) else {
-            // A mark whose pack is gone already; nothing else would ever remove it.
-            let orphan =
-                name.ends_with(".part") && !node.store.disk().is_file(&path.with_extension("pack"));
-            if orphan {
+            // A note beside a pack that is gone already; nothing else would ever remove it.
+            let beside = name.ends_with(".part") || name.ends_with(".accepted");
+            if beside && !node.store.disk().is_file(&path.with_extension("pack")) {
                 node.store.disk().remove_synced(&path)?;
             }
+            lost(node, &path)?;
             continue;
         };
         if node.register.find(id).is_some() {
@@ -103,6 +109,23 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     Ok(arrived)
 }
 
+/// A package of which only the time of its acceptance is left has arrived, and is gone.
+fn lost(node: &Arc<Node>, path: &Path) -> Result<(), DiskError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let Some(id) = name.strip_suffix(".accepted") else {
+        return Ok(());
+    };
+    let disk = node.store.disk();
+    let left = |ending: &str| disk.is_file(&path.with_extension(ending));
+    match id.parse::<PackageId>() {
+        Ok(package) if !left("pack") && !left("part") => match node.register.find(package) {
+            None => damage::found(node, package, "the file is gone"),
+            Some(_) => disk.remove_synced(path),
+        },
+        _ => Ok(()),
+    }
+}
+
 /// Opens an arrived package; `None` when nothing came of it that a person can use.
 fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskError> {
     let path = pack_path(node, &package);
@@ -115,24 +138,32 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
         forget(node, &path)?;
         return Ok(unsaid.then_some(entry));
     }
-    let file = node.store.disk().open(&path).at("open", &path)?;
-    let mut file = FileCursor::new(file);
-    let entry = match read_manifest(&mut file) {
-        Ok(manifest) => open_file(node, &manifest, &mut file, &path)?,
-        Err(why) => {
-            // Our own file is damaged: it is fetched again.
-            let package = package.short();
-            tracing::error!(package, why, "an arrived package is damaged");
-            None
+    let opened = match node.store.disk().open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Unopened::Damaged("the file is gone".into()))
         }
+        opened => {
+            let mut file = FileCursor::new(opened.at("open", &path)?);
+            let manifest = read_manifest(node, &mut file, package);
+            manifest.and_then(|manifest| open_file(node, &manifest, file, &path))
+        }
+    };
+    let entry = match opened {
+        Ok(entry) => entry,
+        // Our own file is not what has arrived: it is fetched again.
+        Err(Unopened::Damaged(why)) => {
+            damage::found(node, package, &why)?;
+            return Ok(None);
+        }
+        Err(Unopened::Disk(error)) => return Err(error),
     };
     forget(node, &path)?;
     crash_point!("open.done");
     Ok(entry)
 }
 
-/// Removes an arrived package that is registered, or refused.
-fn forget(node: &Node, pack: &Path) -> Result<(), DiskError> {
+/// Removes an arrived package that is registered, refused, or damaged.
+pub(crate) fn forget(node: &Node, pack: &Path) -> Result<(), DiskError> {
     let disk = node.store.disk();
     remove_accepted_at(disk.as_ref(), pack)?;
     disk.remove_synced(pack)
@@ -141,9 +172,9 @@ fn forget(node: &Node, pack: &Path) -> Result<(), DiskError> {
 fn open_file(
     node: &Arc<Node>,
     manifest: &VerifiedManifest,
-    file: &mut FileCursor,
+    mut file: FileCursor,
     path: &Path,
-) -> Result<Option<Entry>, DiskError> {
+) -> Result<Option<Entry>, Unopened> {
     let package = manifest.id();
     let directory = node.directory();
     let facts = Facts {
@@ -152,7 +183,7 @@ fn open_file(
         place: Place::Recipient { party: &node.party },
         first_accepted: accepted_at(node.store.disk().as_ref(), path),
     };
-    if let Err(denial) = decide(&facts, now()) {
+    if let Err(denial) = decide(&facts, node.now()) {
         let (reason, article) = (denial.reason(), denial.article());
         refuse(node, manifest, reason, article, &denial.to_string())?;
         return Ok(None);
@@ -168,15 +199,21 @@ fn open_file(
     let unfinished = node.store.opening().join(format!("{package}.tmp"));
     node.store.disk().remove_tree(&unfinished)?;
     let mut sink = Files::new(node.store.disk(), &unfinished);
-    let opened = sealed_for(manifest, file).and_then(|keys| {
+    let opened = sealed_for(manifest, &mut file).and_then(|keys| {
         let secret = node.recipients.choose(&keys);
-        open(manifest, &secret, file, &mut sink)
+        open(manifest, &secret, &mut file, &mut sink)
     });
+    if opened.is_err() {
+        node.store.disk().remove_tree(&unfinished)?;
+        // It was whole when it came: what is wrong now tells whose fault it is.
+        check_sound(manifest, file, path)?;
+    }
     let opened = match opened {
         Ok(opened) => opened,
-        Err(OpenError::Io { source, .. }) => return Err(DiskError::new("open", path, source)),
+        Err(OpenError::Io { source, .. }) => {
+            return Err(DiskError::new("open", path, source).into());
+        }
         Err(error) => {
-            node.store.disk().remove_tree(&unfinished)?;
             let reason = error.reason().unwrap_or(Reason::Other);
             refuse(node, manifest, reason, "", &error.to_string())?;
             return Ok(None);
@@ -194,9 +231,9 @@ fn open_file(
         node.store.disk().remove_tree(&unfinished)?;
     }
     let description = &opened.description;
-    let entry = node
-        .register
-        .enter(manifest.signed(), description, place.as_deref(), now())?;
+    let entry =
+        node.register
+            .enter(manifest.signed(), description, place.as_deref(), node.now())?;
     crash_point!("open.entered");
     finish(node, &entry, manifest.body())?;
     Ok(Some(entry))
@@ -277,16 +314,65 @@ fn refuse(
     Ok(())
 }
 
-fn read_manifest(file: &mut (impl Read + Seek)) -> Result<VerifiedManifest, String> {
-    let (_, signed) = PackLayout::read(file).map_err(|error| error.to_string())?;
-    let manifest = UntrustedManifest::parse(signed).map_err(|error| error.to_string())?;
-    // It was verified before the first byte of it was taken.
-    Ok(manifest.verified_before())
+/// Why an arrived package is not opened.
+enum Unopened {
+    /// It has rotted.
+    Damaged(String),
+    /// The disk; it is tried again.
+    Disk(DiskError),
+}
+
+impl From<DiskError> for Unopened {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error)
+    }
+}
+
+/// Whether an arrived package is still what its manifest says. Blocks for reading it.
+fn check_sound(manifest: &VerifiedManifest, file: FileCursor, path: &Path) -> Result<(), Unopened> {
+    let stored = PackFile {
+        file: file.into_file().into(),
+        layout: PackLayout::tight(manifest),
+    };
+    let examined = SoundReader::new(manifest, stored).examine();
+    match examined.at("read", path)?.damage {
+        Some(damage) => Err(Unopened::Damaged(damage.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// The manifest in an arrived package: it was verified before the first byte of it was taken, and
+/// has to be what it was then.
+fn read_manifest(
+    node: &Node,
+    file: &mut FileCursor,
+    package: PackageId,
+) -> Result<VerifiedManifest, Unopened> {
+    let path = pack_path(node, &package);
+    let damaged = |error: &dyn ToString| Unopened::Damaged(error.to_string());
+    let (layout, signed) = PackLayout::read(file).map_err(|error| match error {
+        PackError::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+            DiskError::new("read", &path, source).into()
+        }
+        error => damaged(&error),
+    })?;
+    let manifest = UntrustedManifest::parse(signed).map_err(|error| damaged(&error))?;
+    let directory = node.directory();
+    let key = directory.signing_key(manifest.sender(), &manifest.signer());
+    let manifest = match key {
+        Some(key) => manifest.verify(&key.key).map_err(|error| damaged(&error))?,
+        // Nobody takes a package from a signer that no sheet lists.
+        None => manifest.verified_before(),
+    };
+    match manifest.id() == package && layout == PackLayout::tight(&manifest) {
+        true => Ok(manifest),
+        false => Err(damaged(&"the manifest is another one than has arrived")),
+    }
 }
 
 fn inbox_place(node: &Node, manifest: &VerifiedManifest, title: &str) -> PathBuf {
     let flow = node.store.inbox().join(manifest.flow().as_str());
-    let (date, id) = (now().date(), manifest.id().short());
+    let (date, id) = (node.now().date(), manifest.id().short());
     flow.join(format!("{date}-{id}-{}", file_name_of(title)))
 }
 

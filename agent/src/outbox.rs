@@ -6,13 +6,11 @@
 //! alone: a program that writes slowly uses one of these and renames when it is done.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use passerelle_disk::{At, Disk, DiskError};
+use passerelle_disk::{At, Disk, DiskError, Kind, Status};
 
 /// Entries that one drop may hold, directories included; more is refused when it is claimed.
 pub const ENTRIES_MAX: usize = 8_192;
@@ -66,7 +64,7 @@ pub struct Shape {
     /// Their lengths together, in bytes.
     pub bytes: u64,
     entries: usize,
-    newest_ns: i128,
+    newest: Duration,
     inodes: u64,
 }
 
@@ -98,7 +96,7 @@ impl Outbox {
             let Some(name) = flow.file_name().and_then(|n| n.to_str()) else {
                 continue;
             };
-            if name.starts_with('.') || !flow.is_dir() {
+            if name.starts_with('.') || !self.disk.is_dir(&flow) {
                 continue;
             }
             for path in self.disk.entries(&flow)? {
@@ -181,23 +179,20 @@ pub fn shape_of(disk: &dyn Disk, path: &Path) -> Result<Shape, Look> {
 }
 
 fn add(disk: &dyn Disk, path: &Path, shape: &mut Shape, depth: usize) -> Result<(), Look> {
-    let meta = fs::symlink_metadata(path)
-        .at("inspect", path)
-        .map_err(Look::Disk)?;
+    let found = disk.status(path).at("inspect", path).map_err(Look::Disk)?;
     if shape.entries >= ENTRIES_MAX || depth > DEPTH_MAX {
         return Err(Look::Unfit(Unfit::TooMany));
     }
-    count(&meta, shape);
-    if meta.is_symlink() {
-        return Err(Look::Unfit(Unfit::Link));
-    }
-    if meta.is_file() {
-        shape.files += 1;
-        shape.bytes = shape.bytes.saturating_add(meta.len());
-        return Ok(());
-    }
-    if !meta.is_dir() {
-        return Err(Look::Unfit(Unfit::Special));
+    count(&found, shape);
+    match found.kind {
+        Kind::Link => return Err(Look::Unfit(Unfit::Link)),
+        Kind::Other => return Err(Look::Unfit(Unfit::Special)),
+        Kind::File => {
+            shape.files += 1;
+            shape.bytes = shape.bytes.saturating_add(found.length);
+            return Ok(());
+        }
+        Kind::Directory => {}
     }
     for entry in disk.entries(path).map_err(Look::Disk)? {
         add(disk, &entry, shape, depth + 1)?;
@@ -205,16 +200,18 @@ fn add(disk: &dyn Disk, path: &Path, shape: &mut Shape, depth: usize) -> Result<
     Ok(())
 }
 
-fn count(meta: &Metadata, shape: &mut Shape) {
-    let modified = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+fn count(found: &Status, shape: &mut Shape) {
+    let since = found.modified.duration_since(UNIX_EPOCH);
     shape.entries += 1;
-    shape.newest_ns = shape.newest_ns.max(modified);
+    shape.newest = shape.newest.max(since.unwrap_or_default());
     // A file that was replaced by another of the same length and time is another file.
-    shape.inodes = shape.inodes.wrapping_mul(31).wrapping_add(meta.ino());
+    shape.inodes = shape.inodes.wrapping_mul(31).wrapping_add(found.number);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const SETTLE: Duration = Duration::from_secs(2);

@@ -3,15 +3,17 @@
 //! In memory; what it holds can be read again from `work/` and `received/`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use passerelle_disk::{At, DiskError, FileCursor};
+use passerelle_host::monotonic;
 use passerelle_proto::v1::{Signed, statement::What};
 use passerelle_proto::{
-    PackLayout, PackageId, StatementId, UntrustedManifest, UntrustedStatement, VerifiedManifest,
-    VerifiedStatement,
+    PackError, PackLayout, PackageId, StatementId, UntrustedManifest, UntrustedStatement,
+    VerifiedManifest, VerifiedStatement,
 };
 use prost::Message;
 
@@ -28,6 +30,10 @@ pub(crate) struct Sent {
     pub(crate) submitted: bool,
     /// Whether our gateway may have it: it was offered, by this process or one before.
     pub(crate) tried: bool,
+    /// Whether our gateway has signed for it, and wants it again: its copy has rotted.
+    pub(crate) wanted: bool,
+    /// What is wrong with it here, for people: it is offered to nobody then.
+    pub(crate) damage: Option<String>,
 }
 
 #[derive(Default)]
@@ -39,6 +45,10 @@ struct State {
     not_before: BTreeMap<PackageId, Instant>,
     statements: BTreeMap<StatementId, (PackageId, Signed)>,
     on_the_way: BTreeSet<StatementId>,
+    /// Packages that our gateway had signed for in a log that is lost, and not yet in its new one.
+    again: BTreeSet<PackageId>,
+    /// Whether there are such, or have been since the last look.
+    offers_again: bool,
     /// Packages that are over, for statements that come later.
     finished: BTreeMap<PackageId, Job>,
 }
@@ -101,26 +111,27 @@ impl Outgoing {
 
     /// `before`: a process before this one may have offered it.
     fn insert(&self, job: Job, before: bool) -> Result<VerifiedManifest, DiskError> {
-        let path = job.package();
-        let file = job.disk().open(&path).at("open", &path)?;
-        let mut file = FileCursor::new(file);
-        let (layout, signed) = PackLayout::read(&mut file)
-            .map_err(std::io::Error::other)
-            .at("read", &path)?;
-        let manifest = UntrustedManifest::parse(signed)
-            .map_err(std::io::Error::other)
-            .at("read", &path)?;
-        let manifest = manifest.verified_before();
-        let submitted = statements(&job)?
-            .iter()
-            .any(|said| matches!(said.what(), What::Accepted(_)));
+        let (manifest, layout, damage) = read_sealed(&job)?;
+        let said = statements(&job)?;
+        let any = |wanted: fn(&What) -> bool| said.iter().any(|said| wanted(said.what()));
+        let submitted = any(|what| matches!(what, What::Accepted(_)));
         let sent = Sent {
+            damage: damage.map(|why| held_words(&job, &why)),
             job,
             manifest: manifest.clone(),
             layout,
             submitted,
             tried: submitted || before,
+            // Whether it was offered since is not known: it gets the same receipt then.
+            wanted: any(|what| matches!(what, What::Damaged(_))),
         };
+        if let Some(why) = &sent.damage {
+            tracing::error!(
+                package = manifest.id().short(),
+                why,
+                "a sealed package is damaged"
+            );
+        }
         self.state().sent.insert(manifest.id(), sent);
         Ok(manifest)
     }
@@ -128,10 +139,11 @@ impl Outgoing {
     /// The next package to offer; it is given to nobody else until it is put back.
     pub(crate) fn claim(&self, fits: impl Fn(&VerifiedManifest) -> bool) -> Option<Sent> {
         let mut state = self.state();
-        let now = Instant::now();
+        let now = monotonic();
         let ready = |id: &PackageId, sent: &Sent| {
             let waits = state.not_before.get(id).is_some_and(|at| *at > now);
-            !sent.submitted && !waits && !state.offered.contains(id) && fits(&sent.manifest)
+            let due = (!sent.submitted || sent.wanted) && sent.damage.is_none();
+            due && !waits && !state.offered.contains(id) && fits(&sent.manifest)
         };
         // The oldest first: jobs are named by their time.
         let found = state
@@ -143,6 +155,7 @@ impl Outgoing {
         let id = found.manifest.id();
         if let Some(sent) = state.sent.get_mut(&id) {
             sent.tried = true;
+            sent.wanted = false;
         }
         state.offered.insert(id);
         Some(found)
@@ -163,9 +176,36 @@ impl Outgoing {
         let mut state = self.state();
         state.offered.remove(package);
         match not_before {
-            Some(at) => state.not_before.insert(*package, at),
-            None => state.not_before.remove(package),
+            Some(at) => {
+                if let Some(sent) = state.sent.get_mut(package) {
+                    sent.wanted = sent.submitted;
+                }
+                state.not_before.insert(*package, at);
+            }
+            None => {
+                state.not_before.remove(package);
+            }
+        }
+    }
+
+    /// Our gateway wants a package again that it has signed for.
+    pub(crate) fn offer_again(&self, package: &PackageId) {
+        let mut state = self.state();
+        state.not_before.remove(package);
+        if let Some(sent) = state.sent.get_mut(package) {
+            sent.wanted = true;
+        }
+    }
+
+    /// A package has rotted here: it is offered to nobody. Says why, and what helps.
+    pub(crate) fn hold(&self, package: &PackageId, why: &str) -> String {
+        let mut state = self.state();
+        let Some(sent) = state.sent.get_mut(package) else {
+            return why.to_owned();
         };
+        let words = held_words(&sent.job, why);
+        sent.damage = Some(words.clone());
+        words
     }
 
     /// The gateway is there again: nothing waits any more.
@@ -186,9 +226,30 @@ impl Outgoing {
 
     /// Our gateway has signed for a package.
     pub(crate) fn submitted(&self, package: &PackageId) {
-        if let Some(sent) = self.state().sent.get_mut(package) {
+        let mut state = self.state();
+        if let Some(sent) = state.sent.get_mut(package) {
             sent.submitted = true;
         }
+        state.again.remove(package);
+    }
+
+    /// Whatever is on its way is offered again; how many packages that are.
+    pub(crate) fn offer_all_again(&self) -> usize {
+        let state = &mut *self.state();
+        state.offers_again = true;
+        for (id, sent) in &mut state.sent {
+            sent.submitted = false;
+            state.again.insert(*id);
+        }
+        state.again.len()
+    }
+
+    /// Whether the gateway has signed for the last package that was offered again; once.
+    pub(crate) fn all_offered_again(&self) -> bool {
+        let mut state = self.state();
+        let all = state.offers_again && state.again.is_empty();
+        state.offers_again &= !all;
+        all
     }
 
     /// A package on its way.
@@ -207,12 +268,23 @@ impl Outgoing {
         state.sent.remove(package);
         state.offered.remove(package);
         state.not_before.remove(package);
+        state.again.remove(package);
         state.finished.insert(*package, job.clone());
     }
 
     /// The record of a package that is over is gone.
     pub(crate) fn forget(&self, package: &PackageId) {
         self.state().finished.remove(package);
+    }
+
+    /// How many packages of ours have rotted here.
+    pub(crate) fn damaged(&self) -> usize {
+        let state = self.state();
+        state
+            .sent
+            .values()
+            .filter(|sent| sent.damage.is_some())
+            .count()
     }
 
     /// All packages on their way.
@@ -284,6 +356,55 @@ fn is_leaving(directory: &Path) -> bool {
     name.to_string_lossy().starts_with(LEAVING)
 }
 
+/// What is wrong with a sealed package, and what helps.
+fn held_words(job: &Job, why: &str) -> String {
+    let (package, source) = (job.package(), job.source());
+    format!(
+        "{} is damaged: {why}; unless it arrives all the same, drop what lies in {} again and \
+         cancel this one",
+        package.display(),
+        source.display()
+    )
+}
+
+type ReadSealed = (VerifiedManifest, PackLayout, Option<String>);
+
+/// The manifest of a sealed package, from its pack or, where that has rotted, from what was kept
+/// beside it; what is wrong with the pack.
+fn read_sealed(job: &Job) -> Result<ReadSealed, DiskError> {
+    let path = job.package();
+    let kept = read_manifest(job);
+    let read = job.disk().open(&path).map_err(PackError::Io);
+    let read = read.and_then(|file| PackLayout::read(&mut FileCursor::new(file)));
+    let rotten = |error: &PackError| match error {
+        PackError::Io(source) => {
+            let kind = source.kind();
+            matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::NotFound)
+        }
+        _ => true,
+    };
+    let (damage, found) = match (read, kept) {
+        (Ok((layout, signed)), kept) => {
+            let same = kept.as_ref().is_none_or(|kept| *kept.signed() == signed);
+            let other = "its manifest and the one beside it differ".to_owned();
+            let parsed = UntrustedManifest::parse(signed).map(UntrustedManifest::verified_before);
+            match (parsed, kept) {
+                (Ok(manifest), _) if same => return Ok((manifest, layout, None)),
+                (Err(error), Some(kept)) => (error.to_string(), kept),
+                (Ok(_), Some(kept)) => (other, kept),
+                (parsed, None) => {
+                    let parsed = parsed.map_err(std::io::Error::other).at("read", &path)?;
+                    return Ok((parsed, layout, None));
+                }
+            }
+        }
+        (Err(error), Some(kept)) if rotten(&error) => (error.to_string(), kept),
+        (Err(error), _) => return Err(std::io::Error::other(error)).at("read", &path),
+    };
+    let layout = PackLayout::tight(&found);
+    Ok((found, layout, Some(damage)))
+}
+
 /// The manifest of a job, from its package or from what is kept of it.
 pub(crate) fn read_manifest(job: &Job) -> Option<VerifiedManifest> {
     let bytes = job.disk().read(&job.manifest()).ok()?;
@@ -296,10 +417,18 @@ pub(crate) fn read_manifest(job: &Job) -> Option<VerifiedManifest> {
 /// # Errors
 /// [`DiskError`].
 pub(crate) fn statements(job: &Job) -> Result<Vec<VerifiedStatement>, DiskError> {
-    let stored = job.statements()?;
-    let parsed = stored.iter().filter_map(|bytes| {
-        let signed = Signed::decode(bytes.as_slice()).ok()?;
-        Some(UntrustedStatement::parse(signed).ok()?.verified_before())
+    let stored = job.named_statements()?;
+    let parsed = stored.iter().filter_map(|(name, bytes)| {
+        let signed = Signed::decode(bytes.as_slice()).ok();
+        let parsed = signed.and_then(|signed| UntrustedStatement::parse(signed).ok());
+        let found = parsed.map(UntrustedStatement::verified_before);
+        let found = found.filter(|found| found.id().to_string() == *name);
+        if found.is_none() {
+            // Who said it says it again when the package is offered again.
+            let job = job.directory().display();
+            tracing::error!(%job, name, "a statement about a package of ours is damaged");
+        }
+        found
     });
     Ok(parsed.collect())
 }

@@ -10,10 +10,12 @@ use passerelle_proto::{
 };
 use prost::Message;
 
+use crate::again;
 use crate::cancel::{self, Unkept};
+use crate::damage;
 use crate::event::AgentEvent;
 use crate::job::Job;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::outgoing::{read_manifest, statements};
 use crate::progress::{Gateways, Progress, progress};
 
@@ -71,6 +73,9 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
             Err(Unkept::Disk(error)) => Err(error),
         };
     }
+    if matches!(statement.what(), What::Damaged(_)) {
+        return damage::asked(node, &statement);
+    }
     let taking = node.outgoing.taking.lock();
     let _one = taking.unwrap_or_else(|poisoned| poisoned.into_inner());
     match node.outgoing.find(&statement.package()) {
@@ -93,7 +98,11 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
     }
 }
 
-fn store(
+/// Stores a statement with its job, and tells whoever listens. Blocks.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn store(
     node: &Arc<Node>,
     job: &Job,
     manifest: &VerifiedManifest,
@@ -105,6 +114,7 @@ fn store(
     crash_point!("statement.stored");
     if matches!(statement.what(), What::Accepted(_)) {
         node.outgoing.submitted(&manifest.id());
+        again::end(node)?;
     }
     if new {
         node.metrics.stated();
@@ -160,7 +170,7 @@ pub(crate) fn close_if_over(
         false => node.store.rejected(),
     };
     let report = report(&manifest.id(), &title, &states);
-    let job = job.finish(&place, Some(manifest.id()), &title, &report, now())?;
+    let job = job.finish(&place, Some(manifest.id()), &title, &report, node.now())?;
     node.outgoing.finished(&manifest.id(), &job);
     let path = job.directory().to_owned();
     if delivered {

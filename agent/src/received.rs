@@ -10,13 +10,14 @@
 //! This register, never the inbox, says whether a package has been received.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use passerelle_disk::{At, Disk, DiskError, beside, crash_point};
 use passerelle_proto::v1::{self, statement::What};
-use passerelle_proto::{PackageId, StatementId, Timestamp};
+use passerelle_proto::{Digest, PackageId, StatementId, Timestamp};
 use prost::Message;
 
 use crate::said::Said;
@@ -223,8 +224,24 @@ impl Entry {
     pub fn manifest(&self) -> Result<(v1::Signed, v1::Manifest), DiskError> {
         let path = self.directory.join("manifest");
         let signed: v1::Signed = decode(&path, &self.disk.read(&path).at("read", &path)?)?;
+        if Digest::of(&signed.body) != self.id.0 {
+            return Err(rotten(&path));
+        }
         let body = decode(&path, &signed.body)?;
         Ok((signed, body))
+    }
+
+    /// The body of its manifest; `None` when that has rotted, of which people are told: the entry
+    /// still says that the package was received.
+    pub fn sound_manifest(&self) -> Result<Option<v1::Manifest>, DiskError> {
+        match self.manifest() {
+            Ok((_, body)) => Ok(Some(body)),
+            Err(error) if error.source.kind() == ErrorKind::InvalidData => {
+                tracing::error!(%error, "an entry of the register has rotted");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// What its sender wrote about it; `None` when it was refused.
@@ -285,15 +302,21 @@ impl Entry {
 }
 
 fn decode<M: Message + Default>(path: &Path, bytes: &[u8]) -> Result<M, DiskError> {
-    M::decode(bytes)
-        .map_err(std::io::Error::other)
-        .at("read", path)
+    M::decode(bytes).map_err(|_| rotten(path))
+}
+
+/// A file of the register has other bytes than were written.
+fn rotten(path: &Path) -> DiskError {
+    let why = "damaged: restore it from a backup, or remove the entry once its package is over";
+    DiskError::new(
+        "read",
+        path,
+        std::io::Error::new(ErrorKind::InvalidData, why),
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    use passerelle_proto::Digest;
-
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_ms(1_480_000_000_000);

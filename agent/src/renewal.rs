@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use passerelle_link::AdoptError;
 use passerelle_proto::{
-    Digest, Expiry, KeyRole, Problem, RecipientKeys, RecipientSecret, SigningKey, SigningKeys,
-    Timestamp, Warnings, expiries, read_secret_file, v1,
+    Digest, Expiry, KeyRole, PartyId, Problem, RecipientKeys, RecipientSecret, SigningKey,
+    SigningKeys, Timestamp, Warnings, expiries, read_secret_file, v1,
 };
 use tokio::time::MissedTickBehavior;
 
 use crate::config::{AgentConfig, ConfigError};
-use crate::node::{Node, now};
+use crate::node::Node;
 
 /// How often files are looked at: what replaces them counts soon after.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -33,12 +33,24 @@ impl Keys {
         let signing = config
             .agent_keys
             .iter()
-            .filter_map(|path| secret(path, SigningKey::from_secret_text, &mut problems))
+            .filter_map(|path| {
+                let parse = |text: &str| {
+                    let key = SigningKey::from_secret_text(text).map_err(|e| e.to_string())?;
+                    of_party(key.party(), &config.party).map(|()| key)
+                };
+                secret(path, parse, &mut problems)
+            })
             .collect();
         let recipients = config
             .recipient_keys
             .iter()
-            .filter_map(|path| secret(path, RecipientSecret::from_secret_text, &mut problems))
+            .filter_map(|path| {
+                let parse = |text: &str| {
+                    let key = RecipientSecret::from_secret_text(text).map_err(|e| e.to_string())?;
+                    of_party(key.public().party(), &config.party).map(|()| key)
+                };
+                secret(path, parse, &mut problems)
+            })
             .collect();
         let signing = SigningKeys::new(KeyRole::Agent, signing);
         match (signing, RecipientKeys::new(recipients)) {
@@ -70,7 +82,7 @@ pub(crate) async fn keep_current(node: Arc<Node>) {
 /// Takes over what has changed on the disk, once.
 pub(crate) async fn look(node: &Arc<Node>) {
     let node = node.clone();
-    let looked = tokio::task::spawn_blocking(move || {
+    let looked = passerelle_host::blocking(move || {
         match node.identity.reload_if_changed() {
             Ok(true) => {
                 let until = Timestamp::from_ms(node.identity.not_after_s() * 1000);
@@ -93,7 +105,7 @@ pub(crate) async fn look(node: &Arc<Node>) {
 pub(crate) async fn reload_keys(node: &Arc<Node>) -> Result<(), ConfigError> {
     let file = node.config.file.clone();
     let read = move || Keys::load(&AgentConfig::load(&file)?);
-    let Ok(read) = tokio::task::spawn_blocking(read).await else {
+    let Ok(read) = passerelle_host::blocking(read).await else {
         return Ok(());
     };
     let Keys {
@@ -116,7 +128,7 @@ pub(crate) fn note_adopted(from: &str, adopted: Result<Option<Digest>, AdoptErro
 
 /// Says what ends soon, once a day each, and measures all of it.
 fn warn(node: &Node, warnings: &mut Warnings) {
-    let (found, now) = (node.expiries(), now());
+    let (found, now) = (node.expiries(), node.now());
     node.metrics.ends(&found, now);
     for expiry in warnings.due(&found, now) {
         tracing::warn!("{}", expiry.words(now));
@@ -132,8 +144,18 @@ impl Node {
 
     /// The same for a status.
     pub(crate) fn expiry_messages(&self) -> Vec<v1::Expiry> {
-        let (found, now) = (self.expiries(), now());
+        let (found, now) = (self.expiries(), self.now());
         found.iter().map(|expiry| expiry.to_message(now)).collect()
+    }
+}
+
+/// A key's text names its party, and a bit of that may have rotted.
+fn of_party(named: &PartyId, party: &PartyId) -> Result<(), String> {
+    match named == party {
+        true => Ok(()),
+        false => Err(format!(
+            "the text says that this is a key of {named}, not of {party}"
+        )),
     }
 }
 

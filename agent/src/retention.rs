@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use passerelle_disk::DiskError;
-use passerelle_link::Moment;
+use passerelle_host::monotonic;
 use passerelle_proto::v1::statement::What;
 use passerelle_proto::{
     Directory, Retention, Timestamp, VerifiedManifest, VerifiedStatement, terminal_recipients,
@@ -57,15 +57,15 @@ pub(crate) async fn keep_pruning(node: Arc<Node>) {
             _ = look.tick() => {}
             () = node.stop.cancelled() => return,
         }
-        let moment = Moment::now();
-        let again = last.is_none_or(|last| last.elapsed() >= PRUNE_EVERY);
+        let moment = node.host_clock.moment();
+        let again = last.is_none_or(|last| monotonic() >= last + PRUNE_EVERY);
         if !again || !node.clock.is_believed(moment) {
             continue;
         }
-        last = Some(Instant::now());
+        last = Some(monotonic());
         let pruning = node.clone();
         let work = move || prune(&pruning, moment.wall);
-        let _ = tokio::task::spawn_blocking(work).await;
+        let _ = passerelle_host::blocking(work).await;
     }
 }
 

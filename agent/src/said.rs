@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use passerelle_disk::{At, Disk, DiskError, crash_point};
-use passerelle_proto::{StatementId, v1};
+use passerelle_proto::{Digest, StatementId, v1};
 use prost::Message;
 
 /// The statements below one directory.
@@ -72,12 +72,16 @@ impl Said {
 fn statements_in(disk: &dyn Disk, directory: &Path) -> Result<Vec<v1::Signed>, DiskError> {
     let paths = disk.entries(directory)?;
     let whole = paths.iter().filter(|p| p.extension().is_none());
-    whole
-        .map(|path| {
-            let bytes = disk.read(path).at("read", path)?;
-            v1::Signed::decode(bytes.as_slice())
-                .map_err(std::io::Error::other)
-                .at("read", path)
-        })
-        .collect()
+    let mut statements = Vec::new();
+    for path in whole {
+        let bytes = disk.read(path).at("read", path)?;
+        let signed = v1::Signed::decode(bytes.as_slice());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        match signed {
+            Ok(signed) if name == Digest::of(&signed.body).to_string() => statements.push(signed),
+            // What it said is said again where that is still owed.
+            _ => tracing::error!(file = %path.display(), "a statement of ours is damaged"),
+        }
+    }
+    Ok(statements)
 }

@@ -1,12 +1,12 @@
 //! From the outbox to a sealed package: claim, check, seal, commit.
 
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use passerelle_disk::{At, Disk, DiskError, FileCursor, crash_point};
+use passerelle_disk::{At, Disk, DiskError, FileCursor, Kind as FileKind, crash_point};
+use passerelle_host::monotonic;
 use passerelle_proto::v1::{Description, Kind};
 use passerelle_proto::{
     Denial, EntryName, Facts, FlowId, PackageId, PackagePrefix, PartyId, Place, RecipientKey,
@@ -17,7 +17,7 @@ use prost::Message;
 use crate::event::AgentEvent;
 use crate::instructions::{INSTRUCTIONS, Instructions};
 use crate::job::{Job, JobKind, JobRecord, JobStage, jobs, reject_dropped};
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::outbox::{DEPTH_MAX, Find, Outbox};
 use crate::outgoing::read_manifest;
 
@@ -82,11 +82,12 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
     let mut unsealed = true;
     loop {
         tokio::select! {
-            _ = poll.tick() => {}
+            biased;
             () = node.stop.cancelled() => return,
+            _ = poll.tick() => {}
         }
         let looking = node.clone();
-        let looked = tokio::task::spawn_blocking(move || {
+        let looked = passerelle_host::blocking(move || {
             let resumed = if unsealed { resume(&looking) } else { Ok(()) };
             if unsealed {
                 crash_point!("start.resumed");
@@ -102,6 +103,7 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
         if let Err(error) = outcome {
             tracing::error!(%error, "the outbox is looked at again");
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(RETRY) => {}
                 () = node.stop.cancelled() => return,
             }
@@ -110,10 +112,10 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
 }
 
 fn look(node: &Arc<Node>, outbox: &mut Outbox) -> Result<(), DiskError> {
-    for find in outbox.look(Instant::now())? {
+    for find in outbox.look(monotonic())? {
         match find {
             Find::Stable(dropped) => {
-                let job = Job::claim(&node.store, &dropped, now())?;
+                let job = Job::claim(&node.store, &dropped, node.now())?;
                 let name = dropped.path.file_name().unwrap_or_default();
                 node.tell(AgentEvent::Claimed {
                     job: job.name(),
@@ -128,7 +130,7 @@ fn look(node: &Arc<Node>, outbox: &mut Outbox) -> Result<(), DiskError> {
                 let name = dropped.path.file_name().unwrap_or_default();
                 let name = name.to_string_lossy().into_owned();
                 let report = report(&name, &why);
-                let path = reject_dropped(&node.store, &dropped, &report, now())?;
+                let path = reject_dropped(&node.store, &dropped, &report, node.now())?;
                 tracing::warn!(name, why, "rejected");
                 node.tell(AgentEvent::Rejected { name, why, path });
             }
@@ -158,7 +160,7 @@ pub(crate) fn seal_job(node: &Arc<Node>, job: Job) -> Result<(), DiskError> {
             let name = record.name;
             let report = report(&name, &why);
             tracing::warn!(name, why, "rejected");
-            let job = job.finish(&node.store.rejected(), None, &name, &report, now())?;
+            let job = job.finish(&node.store.rejected(), None, &name, &report, node.now())?;
             let path = job.directory().to_owned();
             node.metrics.rejected();
             node.tell(AgentEvent::Rejected { name, why, path });
@@ -171,21 +173,21 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
     let dropped = job
         .dropped()?
         .ok_or_else(|| rejected("there is nothing to send"))?;
-    let instructions = match dropped.is_dir() {
-        true => Instructions::read(&dropped).map_err(rejected)?,
+    let disk = node.store.disk();
+    let instructions = match disk.is_dir(&dropped) {
+        true => Instructions::read(disk.as_ref(), &dropped).map_err(rejected)?,
         false => Instructions::default(),
     };
     let title = instructions
         .title
         .clone()
         .unwrap_or_else(|| record.name.clone());
-    let (entries, paths) = entries(node.store.disk().as_ref(), &dropped)?;
+    let (entries, paths) = entries(disk.as_ref(), &dropped)?;
     let plan = plan(node, record, &instructions, title)?;
     let unfinished = job.unfinished_package();
-    let disk = node.store.disk();
     let file = disk.create(&unfinished).at("create", &unfinished)?;
     let mut file = FileCursor::new(file);
-    let open = |entry: usize| File::open(&paths[entry]);
+    let open = |entry: usize| disk.open_to_read(&paths[entry]).map(FileCursor::new);
     let sealed = seal(
         &plan,
         &node.signing_key(),
@@ -209,7 +211,7 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
         place: Place::Sealing,
         first_accepted: None,
     };
-    decide(&facts, now()).map_err(|denial: Denial| rejected(denial))?;
+    decide(&facts, node.now()).map_err(|denial: Denial| rejected(denial))?;
     file.file().sync().at("sync", &unfinished)?;
     drop(file);
     crash_point!("seal.written");
@@ -282,7 +284,7 @@ fn plan(
             ))
         })
     };
-    let created = now();
+    let created = node.now();
     let parents = instructions
         .parents
         .iter()
@@ -323,14 +325,15 @@ fn entries(
     dropped: &Path,
 ) -> Result<(Vec<SourceEntry>, Vec<PathBuf>), Unsealable> {
     let mut paths = Vec::new();
-    if dropped.is_dir() {
+    let is_dir = disk.is_dir(dropped);
+    if is_dir {
         collect(disk, dropped, 0, &mut paths)?;
         paths.retain(|path| path != &dropped.join(INSTRUCTIONS));
     } else {
         paths.push(dropped.to_owned());
     }
     paths.sort();
-    let base = match dropped.is_dir() {
+    let base = match is_dir {
         true => dropped,
         false => dropped.parent().unwrap_or(dropped),
     };
@@ -345,7 +348,7 @@ fn entries(
         })?;
         let name = EntryName::parse(name)
             .map_err(|why| rejected(format!("{name:?} cannot travel: {why}: rename the file")))?;
-        let length = fs::metadata(path).at("inspect", path)?.len();
+        let length = disk.status(path).at("inspect", path)?.length;
         entries.push(SourceEntry {
             name,
             length,
@@ -367,15 +370,12 @@ fn collect(
         )));
     }
     for path in disk.entries(directory)? {
-        let kind = fs::symlink_metadata(&path)
-            .at("inspect", &path)?
-            .file_type();
-        if kind.is_dir() {
-            collect(disk, &path, depth + 1, paths)?;
-        } else if kind.is_file() {
-            paths.push(path);
-        } else {
-            return Err(rejected(format!("{} is no ordinary file", path.display())));
+        match disk.status(&path).at("inspect", &path)?.kind {
+            FileKind::Directory => collect(disk, &path, depth + 1, paths)?,
+            FileKind::File => paths.push(path),
+            FileKind::Link | FileKind::Other => {
+                return Err(rejected(format!("{} is no ordinary file", path.display())));
+            }
         }
     }
     Ok(())

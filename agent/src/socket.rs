@@ -22,7 +22,7 @@ use crate::cancel;
 use crate::event::AgentEvent;
 use crate::exchange::software;
 use crate::job::Job;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::outgoing::{read_manifest, statements};
 use crate::receipts::{progress_of, title_of};
 use crate::received::Entry;
@@ -46,14 +46,14 @@ fn disk(error: DiskError) -> Status {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = passerelle_host::blocking(work).await;
     done.unwrap_or_else(|_| Err(Status::unavailable("the agent is stopping")))
 }
 
 fn status(node: &Node) -> AgentStatusResponse {
     let directory = node.directory();
     let link = node.link.borrow().clone();
-    let today = now().date();
+    let today = node.now().date();
     let count = |place: std::path::PathBuf| {
         node.store
             .disk()
@@ -81,6 +81,7 @@ fn status(node: &Node) -> AgentStatusResponse {
         last_error: link.last_error,
         convention_id: directory.convention().id().to_owned(),
         convention_version: directory.convention().version(),
+        damaged_packages: node.outgoing.damaged() as u64,
         outgoing: node.outgoing.all().len() as u64,
         incoming: packs.count() as u64,
         sent_today: count(node.store.sent()),
@@ -96,6 +97,15 @@ fn out_job(node: &Node, job: &Job, manifest: &VerifiedManifest) -> Result<v1::Jo
     for state in states.iter_mut().filter(|state| !state.stage.is_terminal()) {
         if asked.contains(&state.recipient) {
             state.detail = "asked to let go of it".to_owned();
+        }
+    }
+    let damage = node
+        .outgoing
+        .find(&manifest.id())
+        .and_then(|sent| sent.damage);
+    if let Some(why) = &damage {
+        for state in states.iter_mut().filter(|state| !state.stage.is_terminal()) {
+            state.detail.clone_from(why);
         }
     }
     let over = states.iter().all(|state| state.stage.is_terminal());
@@ -115,10 +125,11 @@ fn out_job(node: &Node, job: &Job, manifest: &VerifiedManifest) -> Result<v1::Jo
         flow: manifest.flow().to_string(),
         title: title_of(job).unwrap_or_default(),
         partner: names.join(", "),
-        state: match (over, job.removed()) {
-            (true, None) => "over".to_owned(),
-            (true, Some(at)) => format!("over; what was dropped was removed on {}", at.date()),
-            (false, _) => "on its way".to_owned(),
+        state: match (over, damage, job.removed()) {
+            (false, Some(_), _) => "damaged".to_owned(),
+            (false, None, _) => "on its way".to_owned(),
+            (true, _, None) => "over".to_owned(),
+            (true, _, Some(at)) => format!("over; what was dropped was removed on {}", at.date()),
         },
         path: job.directory().display().to_string(),
         bytes: manifest.payload_length(),
@@ -172,7 +183,11 @@ fn all_jobs(node: &Node, limit: usize) -> Result<Vec<v1::Job>, Status> {
         }
     }
     for entry in node.register.all() {
-        found.push(in_job(&entry)?);
+        // One that has rotted does not hide the others.
+        match in_job(&entry) {
+            Ok(job) => found.push(job),
+            Err(status) => tracing::error!(why = status.message(), "an entry cannot be shown"),
+        }
     }
     found.sort_by_key(|job| std::cmp::Reverse(job.at_ms));
     found.truncate(limit);
@@ -259,8 +274,10 @@ async fn ping(node: Arc<Node>, party: PartyId, timeout: Duration) -> Result<Ping
     let begun = Instant::now();
     let package = {
         let node = node.clone();
-        blocking(move || sealing::ping(&node, &party, now()).map_err(Status::failed_precondition))
-            .await?
+        blocking(move || {
+            sealing::ping(&node, &party, node.now()).map_err(Status::failed_precondition)
+        })
+        .await?
     };
     let mut answer = PingResponse {
         package: package.as_bytes().to_vec(),

@@ -11,14 +11,11 @@
 //!
 //! Every transition is one rename, so all of it must lie on one file system.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use passerelle_disk::{At, Disk, DiskError};
-use rustix::fs::{FlockOperation, flock};
+use passerelle_disk::{At, Disk, DiskError, Kind, Lock};
 
 /// The directories of the agent, in the order of a package's way.
 const DIRECTORIES: [&str; 9] = [
@@ -34,7 +31,7 @@ pub struct Store {
     disk: Arc<dyn Disk>,
     root: PathBuf,
     /// Held for its lock, which the system releases with the file.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Why the agent's directory cannot be used.
@@ -78,19 +75,20 @@ impl Store {
     /// Creates what is missing under `root`, checks it and takes its lock.
     pub fn open(disk: &Arc<dyn Disk>, root: &Path) -> Result<Store, StoreError> {
         disk.create_directories(root)?;
-        let root = root.canonicalize().at("resolve", root)?;
+        let root = disk.resolve(root).at("resolve", root)?;
         let lock_path = root.join(".lock");
-        let lock = File::create(&lock_path).at("create", &lock_path)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked(root)),
-            Err(e) => return Err(DiskError::new("lock", &lock_path, e.into()).into()),
-        }
-        let device = device_of(&root)?;
+        let lock = match disk.lock(&lock_path) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return Err(StoreError::Locked(root));
+            }
+            Err(e) => return Err(DiskError::new("lock", &lock_path, e).into()),
+        };
+        let device = device_of(disk.as_ref(), &root)?;
         for name in DIRECTORIES {
             let part = root.join(name);
             disk.create_directories(&part)?;
-            if device_of(&part)? != device {
+            if device_of(disk.as_ref(), &part)? != device {
                 return Err(StoreError::OtherFileSystem { root, part });
             }
         }
@@ -173,19 +171,17 @@ fn check_format(disk: &dyn Disk, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn device_of(path: &Path) -> Result<u64, DiskError> {
-    Ok(path
-        .metadata()
-        .and_then(directory_only)
-        .at("inspect", path)?
-        .dev())
-}
-
-fn directory_only(meta: std::fs::Metadata) -> io::Result<std::fs::Metadata> {
-    if meta.is_dir() {
-        Ok(meta)
-    } else {
-        Err(io::ErrorKind::NotADirectory.into())
+fn device_of(disk: &dyn Disk, path: &Path) -> Result<u64, DiskError> {
+    // A part may be a link to a directory.
+    let place = disk.resolve(path).at("resolve", path)?;
+    let found = disk.status(&place).at("inspect", path)?;
+    match found.kind {
+        Kind::Directory => Ok(found.device),
+        Kind::File | Kind::Link | Kind::Other => Err(DiskError::new(
+            "inspect",
+            path,
+            io::ErrorKind::NotADirectory.into(),
+        )),
     }
 }
 

@@ -11,13 +11,16 @@ use passerelle_proto::v1::{
 };
 use passerelle_proto::{
     Denial, Digest, Facts, Hop, INLINE_LEN_MAX, PackageId, PartyId, Permit, Place, StatementDraft,
-    Timestamp, UntrustedManifest, VerifiedManifest, busy_words, decide,
+    Timestamp, UntrustedManifest, VerifiedManifest, accepted_at, busy_words, decide,
 };
 use prost::Message;
 use tonic::async_trait;
 
+use crate::damage;
 use crate::metrics::Counter;
-use crate::node::{Node, now};
+use crate::node::Node;
+use crate::repair::{self, Wanted};
+use crate::resend;
 use crate::sequencer::{Acceptance, SubmitError};
 use crate::spool::{Partial, SpoolError};
 
@@ -49,21 +52,31 @@ pub(crate) async fn offered(
     peer: &Peer,
     signed: Signed,
     inline: Bytes,
+    accepted: Option<Signed>,
 ) -> OfferAnswer {
     let anchored = node.anchor.soon().await;
     let package = PackageId(Digest::of(&signed.body));
     node.received(peer, inline.len() as u64);
     let looked = {
         let (node, peer) = (node.clone(), peer.clone());
-        let work = move || look(&node, &peer, signed, package);
-        tokio::task::spawn_blocking(work).await
+        let work = move || look(&node, &peer, signed, package, accepted);
+        passerelle_host::blocking(work).await
     };
-    let (manifest, permit) = match looked {
+    let (manifest, permit, first_accepted) = match looked {
         Ok(Ok(Looked::Known(receipt))) => {
             node.metrics.add(Counter::Duplicates, &[], 1);
-            return OfferAnswer::Answer(Answer::Statement(receipt));
+            return match resend::about(&node, peer, package).await {
+                Ok(()) => OfferAnswer::Answer(Answer::Statement(receipt)),
+                Err(why) => OfferAnswer::Decline(why),
+            };
         }
-        Ok(Ok(Looked::New(manifest, permit))) => (manifest, permit),
+        Ok(Ok(Looked::Damaged(_))) if !anchored => {
+            return refuse(&node, peer, package, UNANCHORED).await;
+        }
+        Ok(Ok(Looked::Damaged(wanted))) => {
+            return repair::take(node, peer.clone(), wanted, inline).await;
+        }
+        Ok(Ok(Looked::New(manifest, permit, first))) => (manifest, permit, first),
         Ok(Err(refusal)) if anchored => return refuse(&node, peer, package, refusal).await,
         // Nothing final is said before it can be recorded.
         Ok(Err(_)) => return refuse(&node, peer, package, UNANCHORED).await,
@@ -74,6 +87,7 @@ pub(crate) async fn offered(
         peer: peer.clone(),
         manifest,
         permit,
+        first_accepted,
     };
     if let Some(hop) = taking.full_hop() {
         tracing::warn!(%hop, "too much waits for this next hop: packages are put off");
@@ -88,7 +102,7 @@ pub(crate) async fn offered(
     }
     let kept = {
         let (node, manifest) = (node.clone(), taking.manifest.clone());
-        tokio::task::spawn_blocking(move || node.spool.store_inline(&manifest, &inline)).await
+        passerelle_host::blocking(move || node.spool.store_inline(&manifest, &inline)).await
     };
     let answer = match kept {
         Ok(Ok(location)) => taking.commit(location).await,
@@ -103,10 +117,17 @@ pub(crate) async fn offered(
 
 enum Looked {
     Known(Signed),
-    New(VerifiedManifest, Permit),
+    Damaged(Wanted),
+    New(VerifiedManifest, Permit, Option<Timestamp>),
 }
 
-fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<Looked, Refusal> {
+fn look(
+    node: &Node,
+    peer: &Peer,
+    signed: Signed,
+    package: PackageId,
+    accepted: Option<Signed>,
+) -> Result<Looked, Refusal> {
     if let Some((_, event)) = node.accepted(&package) {
         // The same bytes as the first time; only whoever was answered then may ask.
         let before = event.previous_hop.as_ref() == Some(&peer.hop.to_message());
@@ -115,6 +136,10 @@ fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<
             .as_ref()
             .is_some_and(|first| first.body == signed.body);
         return match event.receipt.filter(|_| before && same) {
+            Some(receipt) if damage::is_damaged(node, &package) => {
+                let manifest = accepted_manifest(event.manifest)?;
+                Ok(Looked::Damaged(Wanted { manifest, receipt }))
+            }
             Some(receipt) => Ok(Looked::Known(receipt)),
             None => Err(final_refusal(Reason::Route, "it came another way before")),
         };
@@ -133,7 +158,10 @@ fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<
     let manifest = untrusted
         .verify(&key.key)
         .map_err(|error| final_refusal(Reason::Signature, error))?;
-    let permit = judge(node, peer, &manifest)?;
+    // A log that was lost may have held our own receipt: the peer shows it.
+    let before = accepted
+        .and_then(|receipt| accepted_at(&directory, &node.party, &manifest, receipt, node.now()));
+    let permit = judge(node, peer, &manifest, before)?;
     if manifest.total_length() > node.limits.package_bytes_max {
         let why = "it is larger than this gateway's configuration allows";
         return Err(final_refusal(Reason::TooLarge, why));
@@ -147,10 +175,22 @@ fn look(node: &Node, peer: &Peer, signed: Signed, package: PackageId) -> Result<
         tracing::warn!("the disk is full: packages are put off");
         return Err(Refusal::Busy(BusyReason::Disk));
     }
-    Ok(Looked::New(manifest, permit))
+    Ok(Looked::New(manifest, permit, before))
 }
 
-fn judge(node: &Node, peer: &Peer, manifest: &VerifiedManifest) -> Result<Permit, Refusal> {
+/// The manifest that was verified when its package was accepted.
+fn accepted_manifest(signed: Option<Signed>) -> Result<VerifiedManifest, Refusal> {
+    let parsed = UntrustedManifest::parse(signed.unwrap_or_default());
+    let parsed = parsed.map_err(|error| Refusal::Silent(error.to_string()))?;
+    Ok(parsed.verified_before())
+}
+
+fn judge(
+    node: &Node,
+    peer: &Peer,
+    manifest: &VerifiedManifest,
+    first_accepted: Option<Timestamp>,
+) -> Result<Permit, Refusal> {
     let directory = node.directory();
     let facts = Facts {
         directory: &directory,
@@ -159,9 +199,15 @@ fn judge(node: &Node, peer: &Peer, manifest: &VerifiedManifest) -> Result<Permit
             party: &node.party,
             peer: &peer.hop,
         },
-        first_accepted: None,
+        first_accepted,
     };
-    decide(&facts, now()).map_err(|denial| {
+    let moment = node.host_clock.moment();
+    decide(&facts, moment.wall).map_err(|denial| {
+        // A refusal cannot be called back: a clock that was set wrong must not be its reason.
+        if denial.depends_on_now() && !node.clock.is_believed(moment) {
+            tracing::warn!(%denial, "our clock is not believed: the package is put off");
+            return Refusal::Busy(BusyReason::Clock);
+        }
         Refusal::Final(
             denial.reason(),
             denial.article().to_owned(),
@@ -212,7 +258,7 @@ async fn answer_refusal(
         }
     };
     let (signing, to) = (node.clone(), peer.hop.party.clone());
-    tokio::task::spawn_blocking(move || Answer::Statement(signing.answer(&to, package, what)))
+    passerelle_host::blocking(move || Answer::Statement(signing.answer(&to, package, what)))
         .await
         .map_err(|_| "the gateway is stopping".to_owned())
 }
@@ -223,6 +269,8 @@ struct Taking {
     peer: Peer,
     manifest: VerifiedManifest,
     permit: Permit,
+    /// When we accepted it before, in a log that was lost.
+    first_accepted: Option<Timestamp>,
 }
 
 impl Taking {
@@ -243,13 +291,13 @@ impl Taking {
             let accepted = |package: &PackageId| node.accepted(package).is_some();
             node.spool.begin(&manifest, accepted)
         };
-        let begun = tokio::task::spawn_blocking(begin).await;
+        let begun = passerelle_host::blocking(begin).await;
         match begun {
             Ok(Ok(partial)) => {
                 let held = partial.held();
                 if !anchored && held.table.is_none() {
                     let discard = move || partial.discard();
-                    if let Ok(Err(error)) = tokio::task::spawn_blocking(discard).await {
+                    if let Ok(Err(error)) = passerelle_host::blocking(discard).await {
                         tracing::warn!(%error, "an empty transfer stays until it is cleared");
                     }
                     let package = self.manifest.id();
@@ -300,13 +348,14 @@ impl Taking {
             peer: self.peer.clone(),
             manifest: self.manifest.clone(),
             permit: self.permit.clone(),
+            first_accepted: self.first_accepted,
             location,
         };
         let committed = self.node.sequencer.accept(Box::new(accepting)).await;
         if committed.is_err() {
             let node = self.node.clone();
             let release = move || node.spool.release(&location);
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(release).await {
+            if let Ok(Err(error)) = passerelle_host::blocking(release).await {
                 tracing::warn!(%error, "what was not accepted stays until the next start");
             }
         }
@@ -335,7 +384,7 @@ impl Taking {
             // Committed meanwhile on another stream: the same answer as there.
             Err(SubmitError::Duplicate) => {
                 let (node, package) = (self.node.clone(), self.manifest.id());
-                let known = tokio::task::spawn_blocking(move || node.accepted(&package)).await;
+                let known = passerelle_host::blocking(move || node.accepted(&package)).await;
                 let (_, event) = known.ok().flatten()?;
                 let same_way = event.previous_hop == Some(self.peer.hop.to_message());
                 event.receipt.filter(|_| same_way).map(Answer::Statement)
@@ -364,6 +413,7 @@ struct Accepting {
     peer: Peer,
     manifest: VerifiedManifest,
     permit: Permit,
+    first_accepted: Option<Timestamp>,
     location: PackLocation,
 }
 
@@ -377,7 +427,8 @@ impl Accepting {
 
 impl Acceptance for Accepting {
     fn draft(&mut self, index: u64, at: Timestamp) -> Result<StatementDraft, String> {
-        self.permit = judge(&self.node, &self.peer, &self.manifest)
+        let before = self.first_accepted;
+        self.permit = judge(&self.node, &self.peer, &self.manifest, before)
             .map_err(|_| "it is not permitted any more".to_owned())?;
         Ok(StatementDraft {
             issuer: self.node.party.clone(),
@@ -428,7 +479,7 @@ impl Transfer {
     ) -> Result<T, WriteError> {
         let gone = || WriteError(std::io::Error::other("the transfer has ended"));
         let mut partial = self.partial.take().ok_or_else(gone)?;
-        let (partial, done) = tokio::task::spawn_blocking(move || {
+        let (partial, done) = passerelle_host::blocking(move || {
             let done = work(&mut partial);
             (partial, done)
         })
@@ -476,7 +527,7 @@ impl Incoming for Transfer {
         let answer = self.taking.commit(location).await?;
         // What is put off stays a transfer: the next offer finds every byte.
         if let Some(partial) = partial.filter(|_| !is_busy(&answer)) {
-            let marked = tokio::task::spawn_blocking(move || partial.accepted()).await;
+            let marked = passerelle_host::blocking(move || partial.accepted()).await;
             if let Ok(Err(error)) = marked {
                 tracing::warn!(%error, "the mark of a transfer stays");
             }
@@ -487,7 +538,7 @@ impl Incoming for Transfer {
 
     async fn broken(mut self: Box<Self>, fault: Fault) -> Option<Answer> {
         if let Some(partial) = self.partial.take() {
-            let _ = tokio::task::spawn_blocking(move || partial.discard()).await;
+            let _ = passerelle_host::blocking(move || partial.discard()).await;
         }
         let Taking {
             node,

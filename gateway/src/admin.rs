@@ -18,8 +18,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::anchor::{self, Hold};
+use crate::damage;
 use crate::exchange::software;
 use crate::export::{self, Pieces, Wanted};
+use crate::inquiry;
 use crate::node::Node;
 use crate::queue::{ItemKey, ItemState, ItemView, PAGE_MAX};
 use crate::witness::cosigned;
@@ -75,6 +77,8 @@ impl AdminService {
             peers: node.peers.list(&waiting),
             waiting_items: waiting.values().sum(),
             spool_bytes: node.spool.bytes(),
+            damaged_packages: damage::count(node),
+            missing_warning: inquiry::words(node),
             cosigned: cosigned.collect(),
             anchored: node.anchor.is_held(),
             anchored_by: held_by(node),
@@ -99,6 +103,9 @@ impl AdminService {
     /// An item of the queue, and why it waits where its next hop is away.
     fn item(&self, view: &ItemView) -> QueueItem {
         let mut message = item_message(view);
+        if let Some(why) = damage::words(&self.0, &view.item) {
+            message.last_error = why;
+        }
         if view.item.state() == ItemState::Waiting
             && !view.leased
             && let Some((why, dials)) = self.0.peers.absence(&view.item.next_hop)
@@ -117,7 +124,7 @@ fn pieces(
 ) -> Response<FileStream> {
     let (sender, receiver) = mpsc::channel(PIECES_WAITING);
     let node = node.clone();
-    tokio::task::spawn_blocking(move || {
+    passerelle_host::blocking(move || {
         if let Err(status) = work(&node, &sender) {
             // Whoever has gone away needs no answer.
             let _ = sender.blocking_send(Err(status));
@@ -147,6 +154,7 @@ fn item_message(view: &ItemView) -> QueueItem {
         ItemState::Waiting => "waiting",
         ItemState::Held => "held",
         ItemState::Forwarded => "forwarded",
+        ItemState::Damaged => "damaged",
         ItemState::Retained => "kept",
     };
     let until = item.retained.map_or(item.deadline, |it| Some(it.due));
@@ -257,7 +265,7 @@ impl Admin for AdminService {
         };
         let node = self.0.clone();
         let work = move || export::prove(&node, &wanted);
-        let proofs = tokio::task::spawn_blocking(work).await;
+        let proofs = passerelle_host::blocking(work).await;
         let proofs = proofs.map_err(|_| Status::unavailable("stopping"))??;
         Ok(Response::new(
             futures::stream::iter(proofs.into_iter().map(Ok)).boxed(),

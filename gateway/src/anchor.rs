@@ -7,14 +7,15 @@
 //! can have seen anything of needs no anchor.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use passerelle_disk::crash_point;
+use passerelle_host::Signal;
 use passerelle_proto::v1::{self, Entry, entry::Event};
 use passerelle_proto::{Hop, PartyId, Role};
 use prost::Message;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
 use crate::exchange::software;
 use crate::log::{Fatal, Log};
@@ -60,7 +61,8 @@ enum State {
 
 /// The gate in front of everything that appends or signs.
 pub struct Anchor {
-    state: watch::Sender<State>,
+    state: std::sync::Mutex<State>,
+    changed: Signal,
     // Whoever appends the first entries of a start.
     lifting: Mutex<()>,
 }
@@ -69,7 +71,8 @@ impl Anchor {
     /// A gate that is closed.
     pub(crate) fn closed() -> Arc<Self> {
         Arc::new(Self {
-            state: watch::Sender::new(State::Unanchored),
+            state: std::sync::Mutex::new(State::Unanchored),
+            changed: Signal::default(),
             lifting: Mutex::default(),
         })
     }
@@ -82,19 +85,23 @@ impl Anchor {
         anchor
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether entries may be appended.
     pub(crate) fn is_held(&self) -> bool {
-        matches!(*self.state.borrow(), State::Held(_))
+        matches!(*self.state(), State::Held(_))
     }
 
     /// Whether the first entries of a start may be appended.
     pub(crate) fn may_begin(&self) -> bool {
-        !matches!(*self.state.borrow(), State::Forked)
+        !matches!(*self.state(), State::Forked)
     }
 
     /// What holds the log.
     pub(crate) fn held_by(&self) -> Option<Hold> {
-        match &*self.state.borrow() {
+        match &*self.state() {
             State::Held(hold) => Some(hold.clone()),
             State::Unanchored | State::Forked => None,
         }
@@ -102,12 +109,10 @@ impl Anchor {
 
     /// Waits until the log is held; for ever when it turns out to be forked.
     pub(crate) async fn wait(&self) {
-        let mut state = self.state.subscribe();
-        let held = state
-            .wait_for(|state| matches!(state, State::Held(_)))
-            .await;
-        // The sender lives as long as this.
-        drop(held);
+        let mut changes = self.changed.subscribe();
+        while !self.is_held() {
+            changes.changed().await;
+        }
     }
 
     /// Waits a moment for the first `Hello`; whether the log is held.
@@ -118,15 +123,16 @@ impl Anchor {
 
     /// Another history is known: closes for good.
     pub(crate) fn forked(&self) {
-        self.state.send_replace(State::Forked);
+        *self.state() = State::Forked;
     }
 
     fn hold(&self, hold: Hold) {
-        self.state.send_modify(|state| {
-            if matches!(state, State::Unanchored) {
-                *state = State::Held(hold);
-            }
-        });
+        let mut state = self.state();
+        if matches!(*state, State::Unanchored) {
+            *state = State::Held(hold);
+        }
+        drop(state);
+        self.changed.tell();
     }
 }
 
@@ -144,6 +150,7 @@ pub(crate) fn counts(peer: &Hop, party: &PartyId) -> bool {
 /// # Errors
 /// [`Fatal`] when it cannot be read.
 pub(crate) fn is_lonely(log: &Log) -> Result<bool, Fatal> {
+    let party = log.signer().party();
     if log.size() > LONELY_MAX {
         return Ok(false);
     }
@@ -154,6 +161,8 @@ pub(crate) fn is_lonely(log: &Log) -> Result<bool, Fatal> {
             .and_then(|entry| entry.event);
         match event {
             Some(Event::Started(_) | Event::Stopped(_) | Event::Counted(_)) => true,
+            // The first entry of a log that has taken the place of a lost one.
+            Some(Event::Epoch(epoch)) => epoch.party == party.as_str(),
             // That we have cosigned a partner's log shows nobody anything of ours.
             Some(Event::Cosigned(cosigned)) => !cosigned.ours,
             _ => false,
@@ -194,7 +203,7 @@ pub(crate) async fn lift(node: &Arc<Node>, hold: Hold) -> Result<bool, SubmitErr
     tracing::info!(by = %hold, "the log is anchored");
     anchor.hold(hold);
     let signing = node.clone();
-    let signed = tokio::task::spawn_blocking(move || signing.checkpoint()).await;
+    let signed = passerelle_host::blocking(move || signing.checkpoint()).await;
     if let Ok(Err(error)) = signed {
         node.fail(error.to_string());
     }

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use passerelle_host::{Changes, Signal};
 use passerelle_proto::Hop;
-use tokio::sync::watch;
 
 /// Wait before the first new attempt.
 pub const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -72,7 +72,7 @@ impl Breaker {
 #[derive(Debug, Default)]
 pub(crate) struct Circuits {
     ways: Mutex<HashMap<Hop, Way>>,
-    changed: watch::Sender<()>,
+    changed: Signal,
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +89,7 @@ impl Circuits {
 
     fn change(&self, hop: &Hop, change: impl FnOnce(&mut Way)) {
         change(self.ways().entry(hop.clone()).or_default());
-        self.changed.send_replace(());
+        self.changed.tell();
     }
 
     /// Whether a package may be tried now.
@@ -151,7 +151,7 @@ impl Circuits {
     }
 
     /// Changes whenever a package may have become free to be tried.
-    pub(crate) fn changed(&self) -> watch::Receiver<()> {
+    pub(crate) fn changed(&self) -> Changes {
         self.changed.subscribe()
     }
 }
@@ -180,7 +180,8 @@ mod tests {
         let mut changed = circuits.changed();
         changed.mark_unchanged();
         circuits.reached(&hop);
-        assert!(changed.has_changed().unwrap(), "the others are told");
+        let told = futures::FutureExt::now_or_never(changed.changed());
+        assert!(told.is_some(), "the others are told");
         assert!(circuits.begin(&hop) && circuits.begin(&hop) && !circuits.is_open(&hop));
     }
 

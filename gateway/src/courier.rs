@@ -6,23 +6,25 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use passerelle_disk::crash_point;
-use passerelle_link::{Outbound, Outgoing, Peer, Room, jitter};
+use passerelle_host::{jitter, monotonic};
+use passerelle_link::{Outbound, Outgoing, Peer, Room};
 use passerelle_proto::session::Answer;
 use passerelle_proto::v1::{self, Lane, Section, Signed, entry::Event, statement::What};
 use passerelle_proto::{
-    Hop, INLINE_LEN_MAX, KeyRole, Role, UntrustedStatement, VerifiedManifest, VerifiedStatement,
-    busy_words,
+    Damage, Hop, INLINE_LEN_MAX, KeyRole, Role, SoundReader, StoredError, UntrustedStatement,
+    VerifiedManifest, VerifiedStatement, busy_words,
 };
 use prost::Message;
 use tonic::async_trait;
 
 use crate::breaker::{FIRST_RETRY, RETRY_MAX};
+use crate::damage;
 use crate::metrics::Counter;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::own_statement::OwnStatement;
 use crate::queue::{Class, ItemKey, Lease, LeaseToken, Settle};
 use crate::sequencer::SubmitError;
-use crate::spool::PackReader;
+use crate::spool::{PackReader, SpoolError};
 
 /// A lease of a statement that is on its way.
 pub(crate) struct StatementLease {
@@ -50,9 +52,16 @@ pub(crate) async fn next(
     }
     let mut changed = node.queue.changed();
     let mut circuits = node.circuits.changed();
+    let mut asked = node.inquiries.changed();
     loop {
         changed.mark_unchanged();
+        asked.mark_unchanged();
         circuits.mark_unchanged();
+        if room.statement
+            && let Some(signed) = node.inquiries.pop(&peer.hop)
+        {
+            return Outgoing::Statement(signed);
+        }
         let mut wake: Option<Instant> = None;
         for class in &classes {
             if let Some(outgoing) = claim(node, peer, *class, &leased) {
@@ -63,7 +72,7 @@ pub(crate) async fn next(
                 .flatten()
                 .min();
         }
-        let wake = wake.map(|at| at.max(Instant::now() + Duration::from_millis(10)));
+        let wake = wake.map(|at| at.max(monotonic() + Duration::from_millis(10)));
         let sleep = async {
             match wake {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -71,10 +80,10 @@ pub(crate) async fn next(
             }
         };
         tokio::select! {
-            found = changed.changed() => if found.is_err() {
-                std::future::pending::<()>().await;
-            },
-            Ok(()) = circuits.changed() => {}
+            biased;
+            () = changed.changed() => {}
+            () = circuits.changed() => {}
+            () = asked.changed() => {}
             () = sleep => {}
         }
     }
@@ -82,7 +91,7 @@ pub(crate) async fn next(
 
 /// When there may be something to claim that cannot be claimed now.
 fn later(node: &Node, hop: &Hop, class: Class) -> Option<Instant> {
-    let now = Instant::now();
+    let now = monotonic();
     let queued = node.queue.next_attempt(hop, class, now)?;
     match class {
         Class::Statement => Some(queued),
@@ -102,7 +111,7 @@ fn claim(
     leased: &impl Fn(&Signed, StatementLease),
 ) -> Option<Outgoing> {
     let package = class != Class::Statement;
-    let now = Instant::now();
+    let now = monotonic();
     if package && !node.circuits.is_free(&peer.hop, now) {
         return None;
     }
@@ -115,6 +124,7 @@ fn claim(
         }
     };
     let token = lease.token;
+    let item = lease.item.clone();
     let outgoing = match class {
         Class::Statement => statement(node, &lease).map(|signed| {
             let key = lease.key;
@@ -132,24 +142,57 @@ fn claim(
             handing.map(|handing| Outgoing::Package(Box::new(handing)))
         }
     };
-    match outgoing {
-        Ok(outgoing) => Some(outgoing),
-        Err(error) => {
+    let settle = match outgoing {
+        Ok(outgoing) => return Some(outgoing),
+        Err(Unreadable::Other(error)) => {
             // One bad item must not stop the others: an operator sees it parked.
             tracing::error!(%error, "an item cannot be read and is parked");
-            node.queue.settle(token, Settle::Park { error });
-            None
+            Settle::Park { error }
         }
-    }
+        Err(Unreadable::Damaged(damage)) => {
+            let (node, error) = (node.clone(), damage.to_string());
+            tokio::spawn(async move { damage::found(&node, &item, &damage).await });
+            Settle::Retry {
+                at: now + RETRY_MAX,
+                progress: false,
+                error,
+            }
+        }
+    };
+    node.queue.settle(token, settle);
+    None
 }
 
-fn statement(node: &Node, lease: &Lease) -> Result<Signed, String> {
+fn statement(node: &Node, lease: &Lease) -> Result<Signed, Unreadable> {
     let bytes = node.sequencer.ledger().log.entry(lease.key.index);
     let bytes = bytes.map_err(|error| error.to_string())?;
     let entry = v1::Entry::decode(bytes.as_slice()).map_err(|error| error.to_string())?;
     match entry.event {
-        Some(Event::Statement(event)) => event.statement.ok_or_else(|| "no statement".into()),
-        _ => Err("the log entry is no statement".into()),
+        Some(Event::Statement(event)) => Ok(event.statement.ok_or("no statement".to_owned())?),
+        _ => Err("the log entry is no statement".to_owned().into()),
+    }
+}
+
+/// Why a package cannot be offered.
+enum Unreadable {
+    /// Our copy is damaged.
+    Damaged(Damage),
+    /// In words.
+    Other(String),
+}
+
+impl From<String> for Unreadable {
+    fn from(why: String) -> Self {
+        Self::Other(why)
+    }
+}
+
+impl From<StoredError> for Unreadable {
+    fn from(error: StoredError) -> Self {
+        match error {
+            StoredError::Damaged(damage) => Self::Damaged(damage),
+            StoredError::Io(error) => Self::Other(error.to_string()),
+        }
     }
 }
 
@@ -160,7 +203,8 @@ struct Handing {
     lease: Lease,
     manifest: VerifiedManifest,
     receipt: Option<Signed>,
-    reader: PackReader,
+    // Away while a blocking thread has it.
+    reader: Option<SoundReader<PackReader>>,
     inline: Bytes,
     /// Whether the peer has asked for data.
     progress: bool,
@@ -168,30 +212,47 @@ struct Handing {
 }
 
 impl Handing {
-    fn new(node: &Arc<Node>, peer: &Peer, lease: Lease) -> Result<Self, String> {
+    fn new(node: &Arc<Node>, peer: &Peer, lease: Lease) -> Result<Self, Unreadable> {
         let (manifest, event) = node
             .manifest_at(lease.key.index)
             .ok_or_else(|| format!("log entry {} accepts no package", lease.key.index))?;
-        let location = event
-            .pack
-            .ok_or("the log entry names no place in the spool")?;
-        let reader = node.spool.reader(&manifest, &location);
-        let reader = reader.map_err(|error| error.to_string())?;
+        // The entry says where it lay at first; after a repair it may lie elsewhere.
+        let location = lease.item.pack;
+        let location = location.ok_or_else(|| "no place in the spool is known".to_owned())?;
+        let opened = node.spool.reader(&manifest, &location);
+        let opened = opened.map_err(|error| match error {
+            SpoolError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Unreadable::Damaged(Damage::Gone)
+            }
+            error => Unreadable::Other(error.to_string()),
+        })?;
+        let mut reader = SoundReader::new(&manifest, opened);
         let inline = match manifest.total_length() <= INLINE_LEN_MAX {
-            true => reader.inline().map_err(|error| error.to_string())?,
+            true => reader.inline()?,
             false => Bytes::new(),
         };
         Ok(Self {
             node: node.clone(),
             peer: peer.clone(),
             lease,
+            receipt: match peer.hop.role {
+                Role::Agent => event.receipt,
+                Role::Gateway | Role::Operator => node.receipt_of(&manifest.id(), &peer.hop),
+            },
             manifest,
-            receipt: event.receipt,
-            reader,
+            reader: Some(reader),
             inline,
             progress: false,
             settled: false,
         })
+    }
+
+    /// Our copy is damaged: nothing of it is sent until it is repaired.
+    async fn damaged(&mut self, damage: Damage) -> io::Error {
+        let error = damage.to_string();
+        self.retry(RETRY_MAX, error.clone());
+        damage::found(&self.node, &self.lease.item, &damage).await;
+        io::Error::other(error)
     }
 
     fn settle(&mut self, settle: Settle) {
@@ -201,7 +262,7 @@ impl Handing {
 
     fn retry(&mut self, after: Duration, error: String) {
         self.settle(Settle::Retry {
-            at: Instant::now() + after,
+            at: monotonic() + after,
             progress: self.progress,
             error,
         });
@@ -298,7 +359,7 @@ impl Handing {
             Role::Gateway => KeyRole::Gateway,
             Role::Agent | Role::Operator => KeyRole::Agent,
         };
-        if !key.may(role) || key.revoked.is_some_and(|at| at <= now()) {
+        if !key.may(role) || key.revoked.is_some_and(|at| at <= self.node.now()) {
             return Err("its key is not one of the peer that sent it".into());
         }
         let statement = untrusted
@@ -324,7 +385,7 @@ impl Drop for Handing {
             return;
         }
         let hop = &self.peer.hop;
-        let wait = self.node.circuits.failed(hop, Instant::now(), jitter());
+        let wait = self.node.circuits.failed(hop, monotonic(), jitter());
         let wait = match self.progress {
             true => wait,
             false => wait.max(backoff(self.lease.attempts)),
@@ -345,8 +406,7 @@ impl Outbound for Handing {
     }
 
     fn accepted(&self) -> Option<Signed> {
-        let to_agent = self.peer.hop.role == Role::Agent;
-        self.receipt.clone().filter(|_| to_agent)
+        self.receipt.clone()
     }
 
     async fn read(&mut self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
@@ -354,10 +414,21 @@ impl Outbound for Handing {
         if !std::mem::replace(&mut self.progress, true) {
             self.node.circuits.reached(&self.peer.hop);
         }
-        let reader = self.reader.clone();
-        tokio::task::spawn_blocking(move || reader.read(section, offset, length))
+        let gone = || io::Error::other("the package is not open any more");
+        let mut reader = self.reader.take().ok_or_else(gone)?;
+        let work = move || {
+            let bytes = reader.read(section, offset, length);
+            (reader, bytes)
+        };
+        let (reader, bytes) = passerelle_host::blocking(work)
             .await
-            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
+        self.reader = Some(reader);
+        match bytes {
+            Ok(bytes) => Ok(bytes),
+            Err(StoredError::Io(error)) => Err(error),
+            Err(StoredError::Damaged(damage)) => Err(self.damaged(damage).await),
+        }
     }
 
     async fn answered(mut self: Box<Self>, answer: Answer) {
@@ -373,7 +444,7 @@ impl Outbound for Handing {
             Err(error) => {
                 tracing::error!(peer = %self.peer, %error, "an answer cannot be believed");
                 let hop = &self.peer.hop;
-                self.node.circuits.failed(hop, Instant::now(), jitter());
+                self.node.circuits.failed(hop, monotonic(), jitter());
                 return self.retry(RETRY_MAX, error);
             }
         };

@@ -4,7 +4,7 @@ use passerelle_disk::CrashPoint;
 
 /// Every [`passerelle_disk::crash_point`] of a gateway.
 /// None of them is in release builds.
-pub const CRASH_POINTS: [CrashPoint; 43] = [
+pub const CRASH_POINTS: [CrashPoint; 46] = [
     at("start.locked", "the data directory is locked"),
     at(
         "start.copied",
@@ -36,6 +36,9 @@ pub const CRASH_POINTS: [CrashPoint; 43] = [
         "statement.handed-over",
         "that the next hop has it is in the log",
     ),
+    at("damage.said", "a damaged package will be asked for again"),
+    at("repair.written", "what was damaged is whole and durable"),
+    at("repair.recorded", "the log says so"),
     at("purge.decided", "that bytes of packages go is in the log"),
     at(
         "purge.headed",

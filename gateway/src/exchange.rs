@@ -2,24 +2,26 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use bytes::Bytes;
 use passerelle_disk::crash_point;
-use passerelle_link::{Exchange, LaneError, Moment, OfferAnswer, Outgoing, Peer, Room, Trust};
+use passerelle_host::monotonic;
+use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust};
 use passerelle_proto::session::{PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Reason, Signed, entry::Event};
 use passerelle_proto::{Digest, Role, StatementId, Timestamp};
 use tonic::async_trait;
 
 use crate::acceptance;
+use crate::agent_state;
 use crate::anchor::{self, Hold};
 use crate::breaker::FIRST_RETRY;
 use crate::courier::{self, StatementLease};
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::queue::Settle;
 use crate::receipts;
 use crate::renewal;
+use crate::witness;
 
 /// The gateway behind [`Exchange`].
 pub(crate) struct GatewayExchange {
@@ -77,10 +79,10 @@ impl GatewayExchange {
         };
         let by = format!("the checkpoint that {} keeps", peer.hop);
         match ledger.log.compare(&checkpoint, &by) {
-            Ok(()) => Ok(checkpoint.size),
+            Ok(size) => Ok(size),
             Err(fatal) => {
                 drop(ledger);
-                self.node.fail_forked(&fatal);
+                self.node.fail_forked(&fatal, kept);
                 Err(LaneError("our log is not the one that you know".into()))
             }
         }
@@ -90,7 +92,7 @@ impl GatewayExchange {
 #[async_trait]
 impl Exchange for GatewayExchange {
     fn hello(&self, peer: &Peer, lane: Lane) -> v1::Hello {
-        self.node.peers.opened(peer, now());
+        self.node.peers.opened(peer, self.node.now());
         let directory = self.node.directory();
         let convention = directory.convention();
         v1::Hello {
@@ -110,11 +112,10 @@ impl Exchange for GatewayExchange {
             checkpoint: self
                 .node
                 .read_if_there(&self.node.log_dir().join("checkpoint")),
-            cosigned: self
-                .node
-                .read_if_there(&self.node.witnessed_path(&peer.hop.party)),
-            now_ms: now().as_ms(),
+            cosigned: witness::kept(&self.node, &peer.hop.party),
+            now_ms: self.node.now().as_ms(),
             software: software(),
+            run: None,
         }
     }
 
@@ -129,8 +130,14 @@ impl Exchange for GatewayExchange {
             anchor::try_lift(&self.node, Hold::Copy(peer.hop.clone(), size)).await;
         }
         let theirs = Timestamp::from_ms(hello.now_ms);
-        if !self.node.clock.heard(theirs, Moment::now()) {
+        if !self.node.clock.heard(theirs, self.node.host_clock.moment()) {
             tracing::warn!(%peer, %theirs, "the peer's clock and ours differ by over 5 minutes");
+        }
+        if peer.hop.role == Role::Agent
+            && hello.lane() == Lane::Control
+            && let Some(run) = &hello.run
+        {
+            agent_state::look(&self.node, peer, run).await;
         }
         self.node.circuits.woken(&peer.hop);
         self.node.queue.wake(&peer.hop);
@@ -142,7 +149,7 @@ impl Exchange for GatewayExchange {
         // It may revoke a key of the peer, which ends the stream that it came on.
         let taken = tokio::spawn(async move {
             let adopting = node.clone();
-            let adopted = tokio::task::spawn_blocking(move || adopting.trust.adopt(&note)).await;
+            let adopted = passerelle_host::blocking(move || adopting.trust.adopt(&note)).await;
             if let Ok(adopted) = adopted {
                 renewal::note_adopted(&node, &peer.to_string(), Some(&peer.hop), adopted);
             }
@@ -155,13 +162,14 @@ impl Exchange for GatewayExchange {
         peer: &Peer,
         manifest: Signed,
         inline: Bytes,
-        _: Option<Signed>,
+        accepted: Option<Signed>,
     ) -> OfferAnswer {
-        acceptance::offered(self.node.clone(), peer, manifest, inline).await
+        acceptance::offered(self.node.clone(), peer, manifest, inline, accepted).await
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
         tokio::select! {
+            biased;
             () = self.node.anchor.wait() => {}
             () = self.node.stop.cancelled() => return false,
         }
@@ -193,7 +201,7 @@ impl Exchange for GatewayExchange {
         let settle = match self.node.sequencer.commit(event).await {
             Ok(_) => Settle::Return,
             Err(error) => Settle::Retry {
-                at: Instant::now() + FIRST_RETRY,
+                at: monotonic() + FIRST_RETRY,
                 progress: false,
                 error: error.to_string(),
             },

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use passerelle_link::Moment;
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{Hop, PackageId, PartyId, Role, Timestamp};
 use prost::Message;
@@ -32,7 +31,8 @@ enum Ending {
 
 fn ending(item: &Item, now: Timestamp) -> Option<Ending> {
     let deadline = item.deadline?;
-    if item.next_hop.role == Role::Agent && !item.forwarded {
+    // What is damaged here could not be fetched.
+    if item.next_hop.role == Role::Agent && !item.forwarded && !item.damaged {
         return (now >= deadline).then_some(Ending::NotCollected);
     }
     (now >= deadline.saturating_add(RECEIPT_GRACE)).then_some(Ending::NotReceipted)
@@ -40,13 +40,13 @@ fn ending(item: &Item, now: Timestamp) -> Option<Ending> {
 
 /// Says what is due.
 pub(crate) async fn expire(node: &Arc<Node>) {
-    let moment = Moment::now();
+    let moment = node.host_clock.moment();
     if !node.clock.is_believed(moment) {
         return;
     }
     let asking = node.clone();
     let due = move || asking.queue.due(moment.wall, PAGE_MAX);
-    let due = match tokio::task::spawn_blocking(due).await {
+    let due = match passerelle_host::blocking(due).await {
         Ok(Ok(due)) => due,
         Ok(Err(error)) => return node.fail(error.to_string()),
         Err(_) => return,
@@ -73,7 +73,7 @@ pub(crate) async fn expire(node: &Arc<Node>) {
 
 /// Takes transfers out of the spool that will never be gone on with.
 pub(crate) async fn clear_partials(node: &Arc<Node>) {
-    let moment = Moment::now();
+    let moment = node.host_clock.moment();
     if !node.clock.is_believed(moment) {
         return;
     }
@@ -82,7 +82,7 @@ pub(crate) async fn clear_partials(node: &Arc<Node>) {
         let accepted = |package: &PackageId| asking.accepted(package).is_some();
         asking.spool.expire(accepted, moment.wall)
     };
-    match tokio::task::spawn_blocking(expire).await {
+    match passerelle_host::blocking(expire).await {
         Ok(Ok(0)) | Err(_) => {}
         Ok(Ok(removed)) => tracing::info!(removed, "transfers that nobody went on with are gone"),
         Ok(Err(error)) => tracing::warn!(%error, "old transfers stay in the spool"),
@@ -156,7 +156,7 @@ impl Saying<'_> {
     async fn accepted_at(&self, index: u64) -> i64 {
         let sequencer = self.sequencer.clone();
         let read = move || sequencer.ledger().log.entry(index);
-        let bytes = tokio::task::spawn_blocking(read).await;
+        let bytes = passerelle_host::blocking(read).await;
         let entry = bytes.ok().and_then(Result::ok);
         let entry = entry.and_then(|bytes| v1::Entry::decode(bytes.as_slice()).ok());
         entry.map_or(0, |entry| entry.at_ms)

@@ -9,12 +9,13 @@ use std::path::PathBuf;
 
 use passerelle_proto::audit::AuditError;
 use passerelle_proto::evidence::{assemble, excerpt, log_proofs};
+use passerelle_proto::tile::TILE_WIDTH;
 use passerelle_proto::v1::{EntryProof, FilePiece, LogEvidence};
 use passerelle_proto::{Checkpoint, Directory, PackageId, TileReader, copy_log};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::witness::log_of;
 
 /// Longest piece of a file in one message, in bytes.
@@ -46,7 +47,7 @@ impl Snapshot {
         let log = &mut ledger.log;
         let path = log.dir().join("checkpoint");
         let checkpoint = match node.anchor.is_held() && log.signed() < log.size() {
-            true => log.checkpoint(now()).map_err(unavailable)?,
+            true => log.checkpoint(node.now()).map_err(unavailable)?,
             false => fs::read(&path).map_err(|error| {
                 let path = path.display();
                 Status::unavailable(format!("{path}: {error}: no checkpoint is signed yet"))
@@ -93,7 +94,11 @@ impl Snapshot {
             }
             // What was appended since the checkpoint was signed is for the next export.
             let signed = indices.into_iter().filter(|index| *index < self.size);
-            let entry = |index| Ok((index, ledger.log.entry(index)?));
+            let entry = |index| {
+                // Whoever reads the files next finds those sound that lead to this entry.
+                ledger.log.inclusion_proof(index, self.size)?;
+                Ok((index, ledger.log.entry(index)?))
+            };
             let entries = signed.map(entry).collect::<Result<Vec<_>, crate::Fatal>>();
             entries.map_err(unavailable)?
         };
@@ -138,6 +143,13 @@ pub(crate) fn export(node: &Node, to: &Pieces) -> Result<(), Status> {
     }
     for (path, note) in &snapshot.cosigned {
         send(to, path, note)?;
+    }
+    for first in (0..snapshot.size).step_by(TILE_WIDTH as usize) {
+        // What has rotted is made again, or named, before it is copied.
+        let ledger = node.sequencer.ledger();
+        let proof = ledger.log.inclusion_proof(first, snapshot.size);
+        proof.map_err(unavailable)?;
+        ledger.log.entry(first).map_err(unavailable)?;
     }
     let read = |path: &str| fs::read(snapshot.dir.join(path)).ok();
     copy_log(&read, snapshot.size, |path, bytes| {

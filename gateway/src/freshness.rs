@@ -8,7 +8,6 @@
 
 use std::time::Duration;
 
-use passerelle_link::Moment;
 use passerelle_proto::v1::Entry;
 use passerelle_proto::{Hop, PartyId, Timestamp};
 use prost::Message;
@@ -92,7 +91,7 @@ pub(crate) fn renewal(limits: &Limits) -> Duration {
 
 /// Looks at the age of all cosignatures, and says what has changed. Blocks.
 pub(crate) fn look(node: &Node) {
-    let moment = Moment::now();
+    let moment = node.host_clock.moment();
     let cosigners = cosigners(node, moment.wall);
     let mut found = Freshness::of(&cosigners, &node.limits, moment.wall);
     // A clock that was set wrong stops nothing.

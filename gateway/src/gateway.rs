@@ -1,20 +1,22 @@
 //! One running gateway: what is started in which order, and how it ends.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use passerelle_disk::{Disk, DiskError, crash_point};
-use passerelle_link::{Clock, Dialer, ExchangeService, Link, ListenError, RefusalSink, reset_key};
-use passerelle_proto::Hop;
+use passerelle_disk::{Disk, DiskError, Lock, crash_point};
+use passerelle_host::{Clock, HostClock, Worker, monotonic};
+use passerelle_link::{
+    Belief, Dial, Dialer, ExchangeService, Link, ListenError, RefusalSink, reset_key,
+};
 use passerelle_proto::v1::admin_server::{Admin, AdminServer};
 use passerelle_proto::v1::witness_server::WitnessServer;
 use passerelle_proto::v1::{self, PurgedPart, entry::Event};
+use passerelle_proto::{Hop, Timestamp};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -31,19 +33,21 @@ use crate::exchange::GatewayExchange;
 use crate::expiry::{EXPIRY_EVERY, clear_partials, expire};
 use crate::freshness::{self, FRESHNESS_EVERY};
 use crate::gauges;
-use crate::log::{Fatal, Log};
+use crate::inquiry::{self, GAPS_EVERY, Inquiries};
+use crate::log::{self, Fatal, Log};
 use crate::materials::Materials;
 use crate::metrics::{self, Counter, Metrics};
-use crate::node::{Failure, Node, now};
+use crate::node::{Failure, Node};
 use crate::peers::Peers;
 use crate::purge;
 use crate::queue::{ItemKey, ItemView, PAGE_MAX, Queue, QueueError, SledQueue};
+use crate::reconcile::is_unfinished;
 use crate::refusals::{RefusalBudget, WINDOW};
 use crate::renewal;
 use crate::room;
 use crate::sequencer::{OpenError, Sequencer, Signer};
 use crate::spool::{Spool, SpoolError};
-use crate::witness::{self, CHECKPOINT_EVERY, WitnessService};
+use crate::witness::{self, CHECKPOINT_EVERY, Partner, WitnessService};
 
 /// Exit code for a configuration, or a log, that cannot be used (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
@@ -132,9 +136,9 @@ pub struct Gateway {
     grace: Duration,
     tasks: TaskTracker,
     streams: TaskTracker,
-    thread: Option<JoinHandle<()>>,
+    committer: Option<Worker>,
     // One gateway at a time uses a directory; the lock ends with the process.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Gateway {
@@ -157,11 +161,12 @@ impl Gateway {
         crash_point!("start.locked");
         room::wait(&disk, &config, &materials).await?;
         let opened = {
-            let (disk, config) = (disk.clone(), config.clone());
-            tokio::task::spawn_blocking(move || open(&disk, &config, materials)).await
+            let (ground, config) = (Ground::host(&disk), config.clone());
+            let open = move || open(&ground, &config, materials, open_queue);
+            passerelle_host::blocking(open).await
         };
         let stopped = |_| StartError::Queue("the start was interrupted".into());
-        let (node, thread) = opened.map_err(stopped)??;
+        let (node, committer) = opened.map_err(stopped)??;
         let lonely = anchor::is_lonely(&node.sequencer.ledger().log)?;
         if lonely && let Err(error) = anchor::lift(&node, Hold::Fresh).await {
             node.fail(format!("the start was not recorded: {error}"));
@@ -213,7 +218,7 @@ impl Gateway {
             grace: config.grace,
             tasks,
             streams,
-            thread: Some(thread),
+            committer: Some(committer),
             _lock: lock,
         })
     }
@@ -256,37 +261,7 @@ impl Gateway {
     /// Stops in good order: streams finish what is open within the grace period, then the log gets
     /// its last checkpoint.
     pub async fn stop(mut self) {
-        self.node.stop.cancel();
-        self.streams.close();
-        if tokio::time::timeout(self.grace, self.streams.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!("transfers were broken off; they go on after the next start");
-        }
-        let failure = self.failure.borrow().clone();
-        record_counts(&self.node).await;
-        let stopped = Event::Stopped(v1::StoppedEvent {
-            why: failure.map_or(String::new(), |failure| failure.why),
-        });
-        let _ = self.node.sequencer.commit(stopped).await;
-        crash_point!("stop.recorded");
-        self.node.sequencer.stop();
-        let (node, thread) = (self.node.clone(), self.thread.take());
-        let ended = tokio::task::spawn_blocking(move || {
-            if let Err(error) = node.checkpoint() {
-                tracing::error!(%error, "there is no last checkpoint");
-            }
-            crash_point!("stop.checkpointed");
-            if let Some(thread) = thread {
-                let _ = thread.join();
-            }
-            if let Err(error) = node.queue.close() {
-                tracing::warn!(%error, "the queue is made again at the next start");
-            }
-        });
-        let _ = ended.await;
-        crash_point!("stop.closed");
+        wind_up(&self.node, &self.streams, self.grace, self.committer.take()).await;
         self.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
         let _ = fs::remove_file(&self.admin_socket);
@@ -294,17 +269,57 @@ impl Gateway {
     }
 }
 
-fn lock_directory(disk: &dyn Disk, dir: &Path) -> Result<File, StartError> {
+/// Ends in good order what a gateway does beside its listeners.
+pub(crate) async fn wind_up(
+    node: &Arc<Node>,
+    streams: &TaskTracker,
+    grace: Duration,
+    committer: Option<Worker>,
+) {
+    node.stop.cancel();
+    streams.close();
+    if tokio::time::timeout(grace, streams.wait()).await.is_err() {
+        tracing::warn!("transfers were broken off; they go on after the next start");
+    }
+    let failure = node.failure.borrow().clone();
+    record_counts(node).await;
+    let stopped = Event::Stopped(v1::StoppedEvent {
+        why: failure.map_or(String::new(), |failure| failure.why),
+    });
+    let _ = node.sequencer.commit(stopped).await;
+    crash_point!("stop.recorded");
+    node.sequencer.stop();
+    let node = node.clone();
+    let ended = passerelle_host::blocking(move || {
+        if let Err(error) = node.checkpoint() {
+            tracing::error!(%error, "there is no last checkpoint");
+        }
+        crash_point!("stop.checkpointed");
+        if let Some(committer) = committer {
+            let _ = committer.join();
+        }
+        if let Err(error) = node.queue.close() {
+            tracing::warn!(%error, "the queue is made again at the next start");
+        }
+    });
+    let _ = ended.await;
+    crash_point!("stop.closed");
+}
+
+pub(crate) fn lock_directory(disk: &dyn Disk, dir: &Path) -> Result<Lock, StartError> {
     disk.create_directories(dir)?;
     let permissions = fs::Permissions::from_mode(0o700);
     fs::set_permissions(dir, permissions).map_err(path_error(dir))?;
     let path = dir.join("lock");
-    let file = File::create(&path).map_err(path_error(&path))?;
-    let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-    locked.map_err(|_| StartError::Path {
-        path: dir.to_owned(),
-        why: "another gateway uses this directory: stop it first".into(),
-    })?;
+    let file = match disk.lock(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            return Err(StartError::Path {
+                path: dir.to_owned(),
+                why: "another gateway uses this directory: stop it first".into(),
+            });
+        }
+        locked => locked.map_err(path_error(&path))?,
+    };
     let format = dir.join("format");
     match disk.read(&format) {
         Ok(found) if found == FORMAT.as_bytes() => Ok(file),
@@ -322,13 +337,47 @@ fn lock_directory(disk: &dyn Disk, dir: &Path) -> Result<File, StartError> {
     }
 }
 
-type Opened = (Arc<Node>, JoinHandle<()>);
+type Opened = (Arc<Node>, Worker);
 
-fn open(disk: &Arc<dyn Disk>, config: &Config, materials: Materials) -> Result<Opened, StartError> {
+/// What a gateway runs on.
+pub(crate) struct Ground {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) segment_len: u64,
+}
+
+impl Ground {
+    /// This machine.
+    fn host(disk: &Arc<dyn Disk>) -> Self {
+        Self {
+            disk: disk.clone(),
+            clock: Arc::new(HostClock),
+            segment_len: log::segment_len(),
+        }
+    }
+}
+
+/// Brings everything that is derived up to the log; nothing runs yet but the committer.
+pub(crate) fn open(
+    ground: &Ground,
+    config: &Config,
+    materials: Materials,
+    open_queue: impl FnOnce(&Ground, &Path) -> Result<Arc<dyn Queue>, StartError>,
+) -> Result<Opened, StartError> {
+    let (disk, clock) = (&ground.disk, ground.clock.clone());
     let dir = &config.data_dir;
-    let log = Log::open(disk, &dir.join("log"), materials.log_keys)?;
+    if is_unfinished(disk.as_ref(), dir) {
+        return Err(StartError::Path {
+            path: dir.clone(),
+            why: "a new log was begun here and is not in its place yet: repeat `passerelle audit \
+                  reconcile`"
+                .into(),
+        });
+    }
+    let log = dir.join("log");
+    let log = Log::open_with(disk, &log, materials.log_keys, ground.segment_len)?;
     crash_point!("start.log");
-    let queue = open_queue(disk, &dir.join("queue"))?;
+    let queue = open_queue(ground, &dir.join("queue"))?;
     crash_point!("start.queue");
     let anchor = Anchor::closed();
     let keys = Arc::new(materials.keys.signing);
@@ -338,12 +387,16 @@ fn open(disk: &Arc<dyn Disk>, config: &Config, materials: Materials) -> Result<O
         why: error.to_string(),
     })?;
     let (signing, signing_trust) = (keys.clone(), trust.clone());
-    let signer: Signer = Arc::new(move || signing.current(&signing_trust.directory(), now()));
-    let (sequencer, thread) =
+    let signing_clock = clock.clone();
+    let signer: Signer =
+        Arc::new(move || signing.current(&signing_trust.directory(), signing_clock.now()));
+    let log_clock = clock.clone();
+    let now = move || log_clock.now();
+    let (sequencer, committer) =
         Sequencer::start(disk, log, queue.clone(), signer, dir, anchor.clone(), now)?;
     crash_point!("start.caught-up");
     let spool = Spool::open(disk, &dir.join("spool"), config.limits)?;
-    sweep(queue.as_ref(), &spool)?;
+    sweep(queue.as_ref(), &spool, clock.now())?;
     crash_point!("start.swept");
     let (failure, _) = watch::channel(None);
     let node = Arc::new(Node {
@@ -359,34 +412,37 @@ fn open(disk: &Arc<dyn Disk>, config: &Config, materials: Materials) -> Result<O
         metrics: Metrics::new(config.party.as_str()),
         peers: Peers::default(),
         circuits: Circuits::default(),
-        clock: Clock::default(),
+        started: clock.now(),
+        host_clock: clock,
+        inquiries: Inquiries::default(),
+        clock: Belief::default(),
         freshness: Mutex::default(),
-        refusals: Mutex::new(RefusalBudget::new(Instant::now())),
+        refusals: Mutex::new(RefusalBudget::new(monotonic())),
         stop: CancellationToken::new(),
         failure,
-        started: now(),
         anchor,
         sequencer,
         queue,
         spool,
     });
-    Ok((node, thread))
+    Ok((node, committer))
 }
 
 /// Opens the queue; one that cannot be opened is moved aside and made again from the log.
-fn open_queue(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Arc<dyn Queue>, StartError> {
+fn open_queue(ground: &Ground, dir: &Path) -> Result<Arc<dyn Queue>, StartError> {
+    let disk = &ground.disk;
     let first = match SledQueue::open(disk, dir) {
         Ok(queue) => return Ok(Arc::new(queue)),
         Err(error) => error,
     };
-    let aside = dir.with_extension(format!("unreadable-{}", now().as_ms()));
+    let aside = dir.with_extension(format!("unreadable-{}", ground.clock.now().as_ms()));
     tracing::warn!(error = %first, aside = %aside.display(), "the queue is made again");
     disk.rename_synced(dir, &aside)?;
     let again = SledQueue::open(disk, dir).map_err(|error| StartError::Queue(error.to_string()))?;
     Ok(Arc::new(again))
 }
 
-pub(crate) fn sweep(queue: &dyn Queue, spool: &Spool) -> Result<(), StartError> {
+pub(crate) fn sweep(queue: &dyn Queue, spool: &Spool, now: Timestamp) -> Result<(), StartError> {
     let wrong = |error: QueueError| StartError::Queue(error.to_string());
     let pages = [
         |queue: &dyn Queue, after| queue.page(after, PAGE_MAX),
@@ -409,11 +465,11 @@ pub(crate) fn sweep(queue: &dyn Queue, spool: &Spool) -> Result<(), StartError> 
             }
         }
     }
-    Ok(spool.sweep(&live, &heads, now())?)
+    Ok(spool.sweep(&live, &heads, now)?)
 }
 
 /// Gateways of other parties that can be dialled.
-fn partners(node: &Node) -> Vec<Hop> {
+pub(crate) fn partners(node: &Node) -> Vec<Hop> {
     let directory = node.directory();
     let parties = directory.convention().parties().iter();
     parties
@@ -426,13 +482,16 @@ fn partners(node: &Node) -> Vec<Hop> {
         .collect()
 }
 
-fn spawn_link(
+pub(crate) fn spawn_link<D>(
     node: &Arc<Node>,
     tasks: &TaskTracker,
-    dialer: &Dialer,
+    dialer: &D,
     hop: Hop,
     exchange: Arc<GatewayExchange>,
-) {
+) where
+    D: Dial + Clone,
+    D::Connection: Partner,
+{
     let (cosigning, cosign_tasks) = (node.clone(), tasks.clone());
     let connected = move |connection| {
         cosign_tasks.spawn(witness::keep_cosigned(cosigning.clone(), connection));
@@ -452,6 +511,7 @@ fn spawn_link(
             node.metrics.add(Counter::DialFailures, &labels, more);
             node.peers.link(&hop, now);
             tokio::select! {
+                biased;
                 changed = status.changed() => if changed.is_err() { return },
                 () = node.stop.cancelled() => return,
             }
@@ -515,13 +575,14 @@ pub(crate) async fn serve_metrics(
 }
 
 /// Gauges, counted refusals, and an end when nothing can be committed any more.
-async fn housekeeping(node: Arc<Node>) {
+pub(crate) async fn housekeeping(node: Arc<Node>) {
     let mut fatal = node.sequencer.fatal();
     let mut gauges = tokio::time::interval(GAUGES_EVERY);
     let mut minute = tokio::time::interval(WINDOW);
     let mut checkpoints = tokio::time::interval(CHECKPOINT_EVERY);
     let mut deadlines = tokio::time::interval(EXPIRY_EVERY);
     let mut ages = tokio::time::interval(FRESHNESS_EVERY);
+    let mut gaps = tokio::time::interval(GAPS_EVERY);
     // What waits for the log to be anchored is done once then, not once for every time missed.
     let timers = [
         &mut gauges,
@@ -529,12 +590,14 @@ async fn housekeeping(node: Arc<Node>) {
         &mut checkpoints,
         &mut deadlines,
         &mut ages,
+        &mut gaps,
     ];
     for every in timers {
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     loop {
         tokio::select! {
+            biased;
             () = node.stop.cancelled() => return,
             _ = gauges.tick() => gauges::set(&node).await,
             _ = checkpoints.tick() => keep_checkpoint(&node).await,
@@ -545,8 +608,9 @@ async fn housekeeping(node: Arc<Node>) {
             }
             _ = ages.tick() => {
                 let looking = node.clone();
-                let _ = tokio::task::spawn_blocking(move || freshness::look(&looking)).await;
+                let _ = passerelle_host::blocking(move || freshness::look(&looking)).await;
             }
+            _ = gaps.tick(), if node.anchor.is_held() => inquiry::look(&node).await,
             _ = deadlines.tick(), if node.anchor.is_held() => expire(&node).await,
             why = first(&mut fatal) => return node.fail(why),
         }
@@ -563,7 +627,7 @@ async fn keep_checkpoint(node: &Arc<Node>) {
         };
         if grown { signing.checkpoint() } else { Ok(()) }
     };
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(sign).await {
+    if let Ok(Err(error)) = passerelle_host::blocking(sign).await {
         node.fail(error.to_string());
     }
 }

@@ -6,15 +6,16 @@ use passerelle_proto::{Timestamp, v1};
 use prost::Message;
 
 use crate::breaker::FAILURES_UNTIL_OPEN;
+use crate::damage;
 use crate::metrics::Gauge;
-use crate::node::{Node, now};
+use crate::node::Node;
 use crate::witness;
 
 const DAY_S: f64 = 86_400.0;
 
 /// Measures everything once.
 pub(crate) async fn set(node: &Arc<Node>) {
-    let expiry = node.identity.not_after_s() as f64 - now().as_ms() as f64 / 1000.0;
+    let expiry = node.identity.not_after_s() as f64 - node.now().as_ms() as f64 / 1000.0;
     node.metrics
         .set(Gauge::CertificateExpiryDays, &[], expiry / DAY_S);
     let measured = node.clone();
@@ -23,7 +24,7 @@ pub(crate) async fn set(node: &Arc<Node>) {
         set_peers(&measured);
         set_parties(&measured);
     };
-    if let Err(error) = tokio::task::spawn_blocking(measure).await {
+    if let Err(error) = passerelle_host::blocking(measure).await {
         tracing::warn!(%error, "nothing could be measured");
     }
 }
@@ -36,12 +37,13 @@ fn set_state(node: &Node) {
     set(Gauge::Anchored, f64::from(node.anchor.is_held()));
     let size = node.sequencer.ledger().log.size();
     set(Gauge::LogEntries, size as f64);
+    set(Gauge::DamagedPackages, damage::count(node) as f64);
     set(Gauge::SpoolBytes, node.spool.bytes() as f64);
     set_retention(node);
     if let Ok(free) = node.disk.free_bytes(&node.data_dir) {
         set(Gauge::DiskFreeBytes, free as f64);
     }
-    let age = oldest(node).map_or(0.0, |at| now().since(at).as_secs_f64());
+    let age = oldest(node).map_or(0.0, |at| node.now().since(at).as_secs_f64());
     set(Gauge::QueueOldestSeconds, age);
 }
 
@@ -53,7 +55,7 @@ fn set_retention(node: &Node) {
         metrics.set(Gauge::RetainedPackages, &labels, packages as f64);
     }
     metrics.set(Gauge::RetainedBytes, &[], kept.bytes as f64);
-    let due = kept.due.map_or(0, |due| due.as_ms() - now().as_ms());
+    let due = kept.due.map_or(0, |due| due.as_ms() - node.now().as_ms());
     metrics.set(Gauge::PurgeDueSeconds, &[], due as f64 / 1000.0);
 }
 
@@ -83,7 +85,7 @@ fn set_peers(node: &Node) {
 
 fn set_parties(node: &Node) {
     let metrics = &node.metrics;
-    let (directory, now) = (node.directory(), now());
+    let (directory, now) = (node.directory(), node.now());
     for sheet in directory.sheets() {
         let label = sheet.party.to_string();
         let days = sheet.not_after.since(now).as_secs_f64() / DAY_S;

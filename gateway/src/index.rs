@@ -100,7 +100,10 @@ impl PackageIndex {
         let set = Set::new(self.disk.read(&path)?);
         let set = set.and_then(|set| set.as_fst().verify().map(|()| set));
         let keys = Arc::new(set.map_err(|error| {
-            let what = format!("{}: {error}; remove it and restart", path.display());
+            // The log has everything: the next start makes it again.
+            let _ = self.disk.remove(&path);
+            let what = format!("{}: {error}: start again, it is made again", path.display());
+            tracing::error!(what, "a file of the index has rotted");
             io::Error::new(io::ErrorKind::InvalidData, what)
         })?);
         if loaded.len() >= LOADED_MAX {

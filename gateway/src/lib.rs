@@ -7,11 +7,13 @@
 
 mod acceptance;
 mod admin;
+mod agent_state;
 mod anchor;
 mod breaker;
 mod config;
 mod courier;
 mod crash;
+mod damage;
 mod exchange;
 mod expiry;
 mod export;
@@ -21,6 +23,7 @@ mod freshness;
 mod gateway;
 mod gauges;
 mod index;
+mod inquiry;
 mod log;
 mod materials;
 mod metrics;
@@ -30,10 +33,16 @@ mod peers;
 mod purge;
 mod queue;
 mod receipts;
+mod reconcile;
 mod refusals;
 mod renewal;
+mod repair;
+mod resend;
 mod room;
 mod sequencer;
+mod sequences;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod spool;
 mod witness;
 
@@ -55,6 +64,7 @@ pub use queue::{
     Lease, LeaseToken, MemQueue, PAGE_MAX, Queue, QueueError, Retained, Retention, Settle,
     SledQueue, StoreError, fold,
 };
+pub use reconcile::{ReconcileError, Reconciled, reconcile};
 pub use refusals::{Counted, ENTRIES_PER_MINUTE_MAX, RefusalBudget, WINDOW};
 pub use room::START_BYTES_MIN;
 pub use sequencer::{Acceptance, Committed, OpenError, Sequencer, Signer, SubmitError};

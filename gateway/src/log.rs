@@ -13,6 +13,7 @@ mod frame;
 mod segment;
 mod tiles;
 
+use std::cmp::Ordering;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,9 @@ use std::sync::Arc;
 
 use passerelle_disk::{Disk, DiskError, crash_point};
 use passerelle_proto::merkle::{self, Frontier, leaf_hash};
-use passerelle_proto::{Checkpoint, CheckpointError, Digest, LogSigner, LogVerifier, Timestamp};
+use passerelle_proto::{
+    Checkpoint, CheckpointError, Digest, LogSigner, LogVerifier, Timestamp, log_epoch,
+};
 
 use self::segment::{Segment, SegmentError, Segments};
 use self::tiles::Tiles;
@@ -38,7 +41,14 @@ pub const SEGMENT_LEN: u64 = 64 * 1024 * 1024;
 /// a test does not write 64 MiB to see one end.
 pub const SEGMENT_LEN_ASKED: &str = "PASSERELLE_SEGMENT_LEN";
 
-fn segment_len() -> u64 {
+const MISSING: &str = "entries are missing here; restore the newest copy of the log, or begin a \
+                       new one with `passerelle audit reconcile`";
+const OTHER_HISTORY: &str = "this is another history; restore the log that was signed, or begin a \
+                             new one with `passerelle audit reconcile`";
+const LATER_EPOCH: &str = "a later log has taken the place of this one; restore that one, or begin \
+                           the next with `passerelle audit reconcile`";
+
+pub(crate) fn segment_len() -> u64 {
     if !cfg!(debug_assertions) {
         return SEGMENT_LEN;
     }
@@ -74,6 +84,16 @@ pub enum Fatal {
         /// Where.
         offset: u64,
     },
+    /// A file has rotted, and so has what it could be made from, or that is gone.
+    #[error(
+        "{path}: damaged, and what it could be made from is gone; restore the file from a backup \
+         of the log, or from a copy that was exported",
+        path = .path.display()
+    )]
+    Rotten {
+        /// Which file.
+        path: PathBuf,
+    },
     /// What remains is shorter than what was signed.
     #[error(
         "the log has {found} entries, and its checkpoint was signed for {signed}: entries are \
@@ -104,9 +124,32 @@ pub enum Fatal {
         /// What to do.
         remedy: &'static str,
     },
+    /// The sheet names another log than the one that is here.
+    #[error(
+        "the party's newest sheet names the log {wanted}, and what is here is {found}: a new log \
+         is begun with `passerelle audit reconcile`, while the gateway is stopped"
+    )]
+    Epoch {
+        /// Origin of the log that is here.
+        found: String,
+        /// Origin that the sheet names.
+        wanted: String,
+    },
     /// The checkpoint is not ours.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    #[error(
+        "{path}: {source}; remove it: partners and agents keep copies that say whether the log is \
+         whole",
+        path = .path.display()
+    )]
+    Checkpoint {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: CheckpointError,
+    },
+    /// A checkpoint cannot be signed.
+    #[error("a checkpoint of the log cannot be signed: {0}")]
+    Sign(#[from] CheckpointError),
     /// The caller wants to append what no log can hold. A fault of our own program.
     #[error("an append of {entries} entries, {bytes} bytes is beyond its limits")]
     Batch {
@@ -164,6 +207,16 @@ impl LogKeys {
         let before = known.iter().filter(|key| **key != current).cloned();
         let known = std::iter::once(current.clone()).chain(before).collect();
         Self { signer, known }
+    }
+
+    /// Origin line of the log that is signed.
+    pub(crate) fn origin(&self) -> &str {
+        self.signer.verifier().name()
+    }
+
+    /// The same keys, for the log of another origin line.
+    pub(crate) fn for_origin(&self, origin: &str) -> Self {
+        Self::new(Arc::new(self.signer.for_origin(origin)), &self.known)
     }
 }
 
@@ -278,7 +331,16 @@ impl Log {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(source) => return Err(Fatal::Io { path, source }),
         };
-        let checkpoint = self.verify(&note)?;
+        let checkpoint = self.verify(&note).map_err(|source| {
+            let path = path.clone();
+            Fatal::Checkpoint { path, source }
+        })?;
+        if checkpoint.origin != self.origin() {
+            return Err(Fatal::Epoch {
+                found: checkpoint.origin,
+                wanted: self.origin().to_owned(),
+            });
+        }
         if checkpoint.size > self.size() {
             return Err(Fatal::Shorter {
                 found: self.size(),
@@ -289,34 +351,40 @@ impl Log {
         Ok(checkpoint.size)
     }
 
-    /// Compares a checkpoint of this log that somebody keeps with what the log holds.
+    /// Compares a checkpoint of this log that somebody keeps with what the log holds; how many
+    /// entries it covers. One of a log that this one has taken the place of says nothing: 0.
     ///
     /// # Errors
-    /// [`Fatal::Shorter`] and [`Fatal::Fork`]: this log is not the one that was signed.
-    pub fn compare(&self, kept: &Checkpoint, by: &str) -> Result<(), Fatal> {
+    /// [`Fatal::Fork`]: this log is not the one that was signed.
+    pub fn compare(&self, kept: &Checkpoint, by: &str) -> Result<u64, Fatal> {
+        let fork = |size, found, remedy| Fatal::Fork {
+            size,
+            found,
+            signed_size: kept.size,
+            signed: kept.root,
+            by: by.to_owned(),
+            remedy,
+        };
+        let party = self.keys.signer.party();
+        let epoch = |origin: &str| log_epoch(party, origin).unwrap_or(u32::MAX);
+        match epoch(&kept.origin).cmp(&epoch(self.origin())) {
+            Ordering::Less => return Ok(0),
+            Ordering::Equal => {}
+            Ordering::Greater => return Err(fork(self.size(), self.root(), LATER_EPOCH)),
+        }
         if kept.size > self.size() {
-            return Err(Fatal::Fork {
-                size: self.size(),
-                found: self.root(),
-                signed_size: kept.size,
-                signed: kept.root,
-                by: by.to_owned(),
-                remedy: "entries are missing here; restore the newest copy of the log, or \
-                         reconcile",
-            });
+            return Err(fork(self.size(), self.root(), MISSING));
         }
         let found = self.root_at(kept.size)?;
         match found == kept.root {
-            true => Ok(()),
-            false => Err(Fatal::Fork {
-                size: kept.size,
-                found,
-                signed_size: kept.size,
-                signed: kept.root,
-                by: by.to_owned(),
-                remedy: "this is another history; restore the log that was signed, or reconcile",
-            }),
+            true => Ok(kept.size),
+            false => Err(fork(kept.size, found, OTHER_HISTORY)),
         }
+    }
+
+    /// Origin line of this log.
+    pub fn origin(&self) -> &str {
+        self.keys.signer.verifier().name()
     }
 
     /// Number of entries.
@@ -430,7 +498,7 @@ impl Log {
 
     fn checkpoint_value(&self) -> Checkpoint {
         Checkpoint {
-            origin: self.keys.signer.verifier().name().to_owned(),
+            origin: self.origin().to_owned(),
             size: self.size(),
             root: self.root(),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use passerelle_disk::Disk;
 use passerelle_link::{Identity, TrustSource, TrustStore};
 use passerelle_proto::{
-    Directory, Hop, KeyId, KeyRole, LogSigner, PartyId, SigningKey, SigningKeys, log_origin,
+    Directory, Hop, KeyId, KeyRole, LogSigner, PartyId, SigningKey, SigningKeys, log_epoch,
     read_secret_file,
 };
 
@@ -29,7 +29,13 @@ impl Keys {
         let signing = config
             .gateway_keys
             .iter()
-            .filter_map(|path| secret(path, SigningKey::from_secret_text, &mut problems))
+            .filter_map(|path| {
+                let parse = |text: &str| {
+                    let key = SigningKey::from_secret_text(text).map_err(|e| e.to_string())?;
+                    of_party(key.party(), &config.party).map(|()| key)
+                };
+                secret(path, parse, &mut problems)
+            })
             .collect();
         let log: Vec<_> = config
             .log_keys
@@ -51,10 +57,13 @@ pub(crate) fn log_keys(
     party: &PartyId,
 ) -> Option<LogKeys> {
     let current = directory.log(party)?;
-    let signer = signers.iter().find(|key| key.verifier() == current)?;
+    // The sheet says which log they sign; the keys themselves do not.
+    let signer = signers.iter().find(|key| key.id() == current.id())?;
+    let signer = signer.for_origin(current.name());
     let mut known = directory.log_keys(party).to_vec();
-    known.extend(signers.iter().map(|key| key.verifier().clone()));
-    Some(LogKeys::new(signer.clone(), &known))
+    let held = signers.iter().map(|key| key.verifier());
+    known.extend(held.flat_map(|key| [key.clone(), key.for_origin(current.name())]));
+    Some(LogKeys::new(Arc::new(signer), &known))
 }
 
 /// Keys, certificate and trust of one gateway; they belong together.
@@ -147,7 +156,7 @@ fn check(
     if ours.is_none()
         || directory
             .log(party)
-            .is_none_or(|log| log.name() != log_origin(party))
+            .is_none_or(|log| log_epoch(party, log.name()).is_none())
     {
         let what = format!("this is not the log key in the sheet of {party}");
         let remedy = "name the key of this gateway's log, or sign a sheet that lists it";
@@ -167,6 +176,16 @@ fn check(
 
 fn first(paths: &[PathBuf]) -> &Path {
     paths.first().map_or(Path::new(""), PathBuf::as_path)
+}
+
+/// A key's text names its party, and a bit of that may have rotted.
+fn of_party(named: &PartyId, party: &PartyId) -> Result<(), String> {
+    match named == party {
+        true => Ok(()),
+        false => Err(format!(
+            "the text says that this is a key of {named}, not of {party}"
+        )),
+    }
 }
 
 fn secret<T, E: std::fmt::Display>(

@@ -30,10 +30,16 @@ pub enum Counter {
     Busy,
     /// Offers answered with an earlier receipt.
     Duplicates,
+    /// Agents that came with a state that does not go on from where it was.
+    AgentStates,
     /// Package bytes, by `peer`, `transport` and `direction`.
     Bytes,
     /// Failed attempts to reach a peer, by `peer`.
     DialFailures,
+    /// Stored packages found damaged.
+    Damages,
+    /// Stored packages that were damaged and are whole again.
+    Repairs,
     /// Packages of which something was removed after they were over, by `early`.
     Purged,
 }
@@ -61,6 +67,10 @@ pub enum Gauge {
     Uncosigned,
     /// Bytes in the spool.
     SpoolBytes,
+    /// Packages whose stored copy is damaged, waiting for a whole one.
+    DamagedPackages,
+    /// Statements that have not come though later ones have.
+    MissingStatements,
     /// Packages that are over and of which something is kept, by `part`.
     RetainedPackages,
     /// Bytes of packages that are over and whose chunks are kept.
@@ -82,7 +92,7 @@ pub enum Gauge {
     ExpirySeconds,
 }
 
-const COUNTERS: [(Counter, &str, &str); 9] = [
+const COUNTERS: [(Counter, &str, &str); 12] = [
     (
         Counter::Accepted,
         "passerelle_accepted_total",
@@ -114,6 +124,11 @@ const COUNTERS: [(Counter, &str, &str); 9] = [
         "Offers of packages already accepted, answered with the first receipt.",
     ),
     (
+        Counter::AgentStates,
+        "passerelle_agent_states_total",
+        "Agents whose state does not go on from where it was: restored, run twice, or made anew.",
+    ),
+    (
         Counter::Bytes,
         "passerelle_bytes_total",
         "Package bytes, by peer, transport (quic, tcp) and direction (sent, received).",
@@ -124,6 +139,16 @@ const COUNTERS: [(Counter, &str, &str); 9] = [
         "Failed attempts to reach a peer. A peer that is down for long shows here.",
     ),
     (
+        Counter::Damages,
+        "passerelle_damages_total",
+        "Stored packages found damaged when they were to be sent: look at the disk.",
+    ),
+    (
+        Counter::Repairs,
+        "passerelle_repairs_total",
+        "Damaged packages that are whole again.",
+    ),
+    (
         Counter::Purged,
         "passerelle_purged_total",
         "Packages of which bytes were removed after they were over, by early (yes: before the end \
@@ -131,7 +156,7 @@ const COUNTERS: [(Counter, &str, &str); 9] = [
     ),
 ];
 
-const GAUGES: [(Gauge, &str, &str); 19] = [
+const GAUGES: [(Gauge, &str, &str); 21] = [
     (
         Gauge::Serving,
         "passerelle_serving",
@@ -183,6 +208,18 @@ const GAUGES: [(Gauge, &str, &str); 19] = [
         Gauge::SpoolBytes,
         "passerelle_spool_bytes",
         "Bytes of packages in the spool, unfinished ones included.",
+    ),
+    (
+        Gauge::DamagedPackages,
+        "passerelle_damaged_packages",
+        "Packages whose stored copy is damaged and that wait for a whole one, by route. Alert \
+         above 0 for ten minutes.",
+    ),
+    (
+        Gauge::MissingStatements,
+        "passerelle_missing_statements",
+        "Statements of partners that have not come though later ones have: somebody drops them. \
+         They are asked for; alert above 0 for ten minutes.",
     ),
     (
         Gauge::RetainedPackages,

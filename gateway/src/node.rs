@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use passerelle_disk::{Disk, DiskError};
-use passerelle_link::{Clock, Identity, Peer, RefusalSink, TrustStore};
+use passerelle_host::{Clock, monotonic};
+use passerelle_link::{Belief, Identity, Peer, RefusalSink, TrustStore};
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Directory, Hop, LogSigner, PackageId, PartyId, SigningKeys, StatementDraft, Timestamp,
@@ -21,12 +21,14 @@ use crate::breaker::Circuits;
 use crate::config::Limits;
 use crate::freshness::Freshness;
 use crate::gateway::{EXIT_CONFIG, EXIT_STOPPED};
+use crate::inquiry::Inquiries;
 use crate::log::Fatal;
 use crate::metrics::{Counter, Metrics};
 use crate::peers::Peers;
 use crate::queue::Queue;
+use crate::reconcile::FORKED;
 use crate::refusals::RefusalBudget;
-use crate::sequencer::Sequencer;
+use crate::sequencer::{Committed, Sequencer};
 use crate::spool::Spool;
 
 /// The parts.
@@ -47,7 +49,9 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) peers: Peers,
     pub(crate) circuits: Circuits,
-    pub(crate) clock: Clock,
+    pub(crate) inquiries: Inquiries,
+    pub(crate) host_clock: Arc<dyn Clock>,
+    pub(crate) clock: Belief,
     pub(crate) freshness: Mutex<Freshness>,
     pub(crate) refusals: Mutex<RefusalBudget>,
     pub(crate) stop: CancellationToken,
@@ -65,15 +69,12 @@ pub struct Failure {
     pub exit: u8,
 }
 
-/// The wall clock.
-pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
 impl Node {
+    /// The wall clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.host_clock.now()
+    }
+
     /// What is believed about parties now.
     pub(crate) fn directory(&self) -> Directory {
         self.trust.directory()
@@ -97,9 +98,12 @@ impl Node {
     }
 
     /// Stops the gateway: its log is not the one that others know. Nothing is appended any more,
-    /// not even that it stops.
-    pub(crate) fn fail_forked(&self, fatal: &Fatal) {
+    /// not even that it stops. `kept` is the checkpoint that shows it; a new log begins with it.
+    pub(crate) fn fail_forked(&self, fatal: &Fatal, kept: &[u8]) {
         self.anchor.forked();
+        if let Err(error) = self.disk.replace(&self.data_dir.join(FORKED), kept) {
+            tracing::error!(%error, "the checkpoint that contradicts the log was not kept");
+        }
         self.end(format!("log: {fatal}"), EXIT_CONFIG);
     }
 
@@ -115,7 +119,7 @@ impl Node {
     /// Signs a checkpoint of the log as it stands, unless it is not anchored. Blocks.
     pub(crate) fn checkpoint(&self) -> Result<(), Fatal> {
         match self.anchor.is_held() {
-            true => self.sequencer.ledger().log.checkpoint(now()).map(drop),
+            true => self.sequencer.ledger().log.checkpoint(self.now()).map(drop),
             false => Ok(()),
         }
     }
@@ -156,10 +160,10 @@ impl Node {
             issuer: self.party.clone(),
             destination: to.clone(),
             package,
-            at: now(),
+            at: self.now(),
             what,
         }
-        .sign_unnumbered(&self.keys.current(&self.directory(), now()))
+        .sign_unnumbered(&self.keys.current(&self.directory(), self.now()))
     }
 
     /// Counts package bytes that a peer gets from us.
@@ -199,7 +203,7 @@ impl Node {
         let admitted = {
             let mut budget = self.refusals.lock().unwrap_or_else(|p| p.into_inner());
             match held {
-                true => budget.admit(peer, class, Instant::now()),
+                true => budget.admit(peer, class, monotonic()),
                 false => {
                     budget.count(class);
                     false
@@ -223,7 +227,8 @@ impl Node {
         });
     }
 
-    /// The manifest and the entry with which a package was accepted here; `None`: it was not.
+    /// The entry with which a package was accepted here, and its index; `None`: it was not. Where
+    /// the package lies is what the log said last, after a repair.
     ///
     /// Blocks for reading the log.
     pub(crate) fn accepted(&self, package: &PackageId) -> Option<(u64, v1::AcceptedEvent)> {
@@ -234,12 +239,17 @@ impl Node {
                 return None;
             }
         };
-        entries
-            .into_iter()
-            .find_map(|committed| match committed.entry.event {
-                Some(Event::Accepted(event)) => Some((committed.index, event)),
-                _ => None,
-            })
+        let mut accepted: Option<(u64, v1::AcceptedEvent)> = None;
+        for Committed { index, entry } in entries {
+            match (entry.event, &mut accepted) {
+                (Some(Event::Accepted(event)), None) => accepted = Some((index, event)),
+                (Some(Event::Repaired(event)), Some((_, found))) => {
+                    found.pack = event.pack.or(found.pack);
+                }
+                _ => {}
+            }
+        }
+        accepted
     }
 
     /// The manifest of a package that the log accepted at `index`. Blocks.
@@ -257,6 +267,20 @@ impl Node {
         };
         let manifest = UntrustedManifest::parse(event.manifest.clone()?).ok()?;
         Some((manifest.verified_before(), event))
+    }
+
+    /// The receipt that a next hop gave for a package; `None`: it gave none. Blocks.
+    pub(crate) fn receipt_of(&self, package: &PackageId, hop: &Hop) -> Option<Signed> {
+        let entries = self.sequencer.entries_about(package).ok()?;
+        let hop = hop.to_message();
+        entries
+            .into_iter()
+            .find_map(|committed| match committed.entry.event {
+                Some(Event::Forwarded(event)) if event.next_hop.as_ref() == Some(&hop) => {
+                    event.receipt
+                }
+                _ => None,
+            })
     }
 
     /// Where a statement for `destination` goes next.

@@ -7,13 +7,13 @@ use crate::sequencer::Acceptance;
 
 type Words = Box<dyn FnOnce(u64) -> Result<What, String> + Send>;
 
-/// A statement to the sender of a package. Its words are chosen at the moment of the commit, when
-/// it is known at which index of the log they will stand.
+/// A statement about a package, to its sender or to the hop that it came from. Its words are chosen
+/// at the moment of the commit, when it is known at which index of the log they will stand.
 pub(crate) struct OwnStatement {
     /// This gateway's party.
     pub(crate) issuer: PartyId,
-    /// The package's sender.
-    pub(crate) sender: PartyId,
+    /// Whom it speaks to.
+    pub(crate) destination: PartyId,
     /// The package.
     pub(crate) package: PackageId,
     /// Where it goes; `None`: it stays in our log.
@@ -25,14 +25,14 @@ impl OwnStatement {
     /// A statement with these words, or none when they refuse at the last moment.
     pub(crate) fn new(
         issuer: PartyId,
-        sender: PartyId,
+        destination: PartyId,
         package: PackageId,
         next_hop: Option<Hop>,
         words: impl FnOnce(u64) -> Result<What, String> + Send + 'static,
     ) -> Box<Self> {
         Box::new(Self {
             issuer,
-            sender,
+            destination,
             package,
             next_hop,
             words: Some(Box::new(words)),
@@ -45,7 +45,7 @@ impl Acceptance for OwnStatement {
         let words = self.words.take().ok_or("it has been said")?;
         Ok(StatementDraft {
             issuer: self.issuer.clone(),
-            destination: self.sender.clone(),
+            destination: self.destination.clone(),
             package: self.package,
             at,
             what: words(index)?,

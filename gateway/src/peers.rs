@@ -21,6 +21,8 @@ struct Known {
     link: Option<LinkStatus>,
     bytes_sent: u64,
     bytes_received: u64,
+    /// What an operator has to look at.
+    attention: String,
 }
 
 /// How a peer can be reached.
@@ -91,6 +93,11 @@ impl Peers {
     pub(crate) fn connected_since(&self, hop: &Hop) -> Option<Timestamp> {
         let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         peers.get(hop)?.since
+    }
+
+    /// An operator has to look at this peer; told until the gateway stops.
+    pub(crate) fn attend(&self, hop: &Hop, why: String) {
+        self.with(hop, |known| known.attention = why);
     }
 
     /// Package bytes sent to a peer.
@@ -165,5 +172,6 @@ fn status(hop: &Hop, known: &Known, waiting_items: u64) -> v1::PeerStatus {
         waiting_items,
         bytes_sent: known.bytes_sent,
         bytes_received: known.bytes_received,
+        attention: known.attention.clone(),
     }
 }

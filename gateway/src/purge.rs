@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use passerelle_disk::crash_point;
-use passerelle_link::Moment;
 use passerelle_proto::v1::{self, PurgedPart, entry::Event, statement::What};
 use passerelle_proto::{
     Hop, PackageId, PartyId, Timestamp, UntrustedManifest, VerifiedManifest, purged_words,
@@ -159,7 +158,7 @@ pub(crate) async fn keep_purging(node: Arc<Node>) {
 /// Lets one batch go; of how many packages something is gone.
 async fn turn(node: &Arc<Node>, purger: &Purger) -> Result<usize, PurgeError> {
     let asking = node.clone();
-    let looked = tokio::task::spawn_blocking(move || look(&asking)).await;
+    let looked = passerelle_host::blocking(move || look(&asking)).await;
     let Some(terms) = looked.map_err(|_| SubmitError::Stopped)? else {
         return Ok(0);
     };
@@ -173,7 +172,7 @@ async fn turn(node: &Arc<Node>, purger: &Purger) -> Result<usize, PurgeError> {
 
 /// What may go now; `None` when there is nothing to look for. Blocks.
 fn look(node: &Node) -> Option<Terms> {
-    let moment = Moment::now();
+    let moment = node.host_clock.moment();
     let now = node.clock.is_believed(moment).then_some(moment.wall);
     let short = node.spool.is_short().unwrap_or_else(|error| {
         tracing::warn!(%error, "how much room there is cannot be told");
@@ -200,6 +199,12 @@ fn cosigned(node: &Node) -> Option<Cosigned> {
     cosigned.max_by_key(|cosigned| cosigned.size)
 }
 
+/// Whether it goes by this decision, and nobody has said yet that it is gone.
+fn is_decided(view: &ItemView, decided: u64) -> bool {
+    let retained = view.item.retained;
+    retained.is_some_and(|retained| retained.decided == Some(decided))
+}
+
 /// Whoever removes.
 #[derive(Clone)]
 struct Purger {
@@ -218,7 +223,7 @@ impl Purger {
         way: impl Fn(&PartyId) -> Option<Hop>,
     ) -> Result<Vec<Leaving>, PurgeError> {
         let (queue, asked) = (self.queue.clone(), terms.clone());
-        let chosen = tokio::task::spawn_blocking(move || chosen(queue.as_ref(), &asked)).await;
+        let chosen = passerelle_host::blocking(move || chosen(queue.as_ref(), &asked)).await;
         let views = chosen.map_err(|_| SubmitError::Stopped)??;
         if views.is_empty() {
             return Ok(Vec::new());
@@ -228,7 +233,7 @@ impl Purger {
         let leaving: Vec<Leaving> = decided?.into_iter().flatten().collect();
         crash_point!("purge.decided");
         let removing = self.clone();
-        let removed = tokio::task::spawn_blocking(move || removing.remove(leaving)).await;
+        let removed = passerelle_host::blocking(move || removing.remove(leaving)).await;
         let removed = removed.map_err(|_| SubmitError::Stopped)??;
         let said = removed.into_iter().map(|leaving| {
             let way = way(&leaving.item.sender);
@@ -266,7 +271,7 @@ impl Purger {
     /// Whether a decision in the log was made before the end of the retention.
     async fn was_early(&self, index: u64) -> Result<bool, PurgeError> {
         let sequencer = self.sequencer.clone();
-        let read = tokio::task::spawn_blocking(move || sequencer.entry(index)).await;
+        let read = passerelle_host::blocking(move || sequencer.entry(index)).await;
         let entry = read.map_err(|_| SubmitError::Stopped)??;
         Ok(match entry.and_then(|entry| entry.event) {
             Some(Event::PurgeDecided(event)) => event.early,
@@ -299,7 +304,7 @@ impl Purger {
         if leaving.part == PurgedPart::Head {
             return Ok(self.spool.remove_head(package)?);
         }
-        let Some(location) = &leaving.item.pack else {
+        let Some(location) = self.lies(leaving)? else {
             return Ok(());
         };
         if leaving.part == PurgedPart::Chunks
@@ -317,7 +322,17 @@ impl Purger {
             }
             crash_point!("purge.headed");
         }
-        Ok(self.spool.remove(package, location)?)
+        Ok(self.spool.remove(package, &location)?)
+    }
+
+    /// Where it lies, since it was decided that it goes: it may have been repaired just before.
+    fn lies(&self, leaving: &Leaving) -> Result<Option<v1::PackLocation>, QueueError> {
+        let items = self.queue.find(&leaving.item.package)?;
+        let meant = |view: &ItemView| is_decided(view, leaving.decided);
+        Ok(items
+            .into_iter()
+            .find(meant)
+            .and_then(|view| view.item.pack))
     }
 
     /// The manifest with which the log has accepted a package. Blocks.
@@ -347,12 +362,8 @@ impl Purger {
         let (queue, package) = (self.queue.clone(), leaving.item.package);
         let words = move |_| {
             let items = queue.find(&package).unwrap_or_default();
-            let waits = |view: &ItemView| {
-                let retained = view.item.retained;
-                retained.is_some_and(|retained| retained.decided == Some(decided))
-            };
             let part = part as i32;
-            match items.iter().any(waits) {
+            match items.iter().any(|view| is_decided(view, decided)) {
                 true => Ok(What::Purged(v1::Purged {
                     part,
                     decided_index: decided,

@@ -6,6 +6,7 @@
 //! restart.
 
 mod board;
+mod damage;
 mod database;
 mod fold;
 mod item;
@@ -17,8 +18,8 @@ mod store;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use passerelle_host::Changes;
 use passerelle_proto::{Hop, PackageId, Timestamp, v1};
-use tokio::sync::watch;
 
 pub use fold::{Change, FoldError, Items, fold};
 pub use item::{Class, Item, ItemKey, ItemState, Retained};
@@ -109,6 +110,8 @@ pub struct Counts {
     pub held: u64,
     /// Packages handed over, terminal statement awaited.
     pub forwarded: u64,
+    /// Packages whose copy here is damaged.
+    pub damaged: u64,
     /// Statements to be handed over.
     pub statements: u64,
     /// Length of these packages in the spool, in bytes.
@@ -119,7 +122,7 @@ impl Counts {
     /// All items.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.waiting + self.held + self.forwarded + self.statements
+        self.waiting + self.held + self.forwarded + self.damaged + self.statements
     }
 }
 
@@ -246,7 +249,7 @@ pub trait Queue: Send + Sync {
     fn counts(&self) -> BTreeMap<Hop, Counts>;
 
     /// Changes whenever something may have become claimable.
-    fn changed(&self) -> watch::Receiver<u64>;
+    fn changed(&self) -> Changes;
 
     /// Forgets everything, so that the whole log can be applied from entry 0.
     ///

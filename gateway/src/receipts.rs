@@ -6,17 +6,19 @@ use passerelle_disk::crash_point;
 use passerelle_link::Peer;
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
-    Digest, Directory, Role, StatementId, UntrustedStatement, VerifiedManifest, VerifiedStatement,
+    Digest, Directory, Hop, PackageId, Role, StatementId, Timestamp, UntrustedStatement,
+    VerifiedManifest, VerifiedStatement,
 };
 
+use crate::inquiry;
 use crate::metrics::Counter;
-use crate::node::{Node, now};
+use crate::node::Node;
 
 /// Takes a statement; true when it is committed, or refused for good and recorded.
 pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
     let looked = {
         let (node, peer) = (node.clone(), peer.clone());
-        tokio::task::spawn_blocking(move || look(&node, &peer, signed)).await
+        passerelle_host::blocking(move || look(&node, &peer, signed)).await
     };
     let statement = match looked {
         Ok(Looked::New(statement)) => statement,
@@ -28,11 +30,22 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
         }
         Err(_) => return false,
     };
+    let damaged = matches!(statement.what(), What::Damaged(_));
+    if damaged && is_leased(&node, &statement.package(), &peer.hop) {
+        // That it was handed over is about to be recorded, and must not come after this.
+        return false;
+    }
+    let inquiry = match statement.what() {
+        What::Inquire(asked) => Some(asked.clone()),
+        _ => None,
+    };
+    let next_hop = node.way_to(statement.destination());
     let event = Event::Statement(v1::StatementEvent {
         statement: Some(statement.signed().clone()),
         from: Some(peer.hop.to_message()),
-        next_hop: node
-            .way_to(statement.destination())
+        // What is said to this gateway ends here, and is answered here.
+        next_hop: next_hop
+            .filter(|_| !damaged && inquiry.is_none())
             .map(|hop| hop.to_message()),
     });
     crash_point!("statement.verified");
@@ -40,10 +53,25 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
         Ok(_) => {
             crash_point!("statement.committed");
             node.metrics.add(Counter::Statements, &[], 1);
+            if damaged {
+                let (short, by) = (statement.package().short(), &peer.hop);
+                tracing::warn!(package = short, %by, "the copy there is damaged: offered again");
+            }
+            if let Some(asked) = inquiry {
+                tokio::spawn(inquiry::answer(node.clone(), peer.hop.clone(), asked));
+            }
             true
         }
         Err(_) => false,
     }
+}
+
+/// Whether a package is being handed to this hop.
+fn is_leased(node: &Node, package: &PackageId, hop: &Hop) -> bool {
+    let items = node.queue.find(package).unwrap_or_default();
+    items
+        .iter()
+        .any(|view| view.item.is_package() && view.leased && view.item.next_hop == *hop)
 }
 
 enum Looked {
@@ -53,7 +81,12 @@ enum Looked {
 }
 
 /// A statement of somebody behind the peer, signed with a key that may say it.
-fn verify(directory: &Directory, peer: &Peer, signed: Signed) -> Result<VerifiedStatement, Looked> {
+fn verify(
+    directory: &Directory,
+    peer: &Peer,
+    signed: Signed,
+    now: Timestamp,
+) -> Result<VerifiedStatement, Looked> {
     let refuse = |reason, why: &str| Err(Looked::Refused(reason, why.to_owned()));
     let untrusted = UntrustedStatement::parse(signed)
         .map_err(|error| Looked::Refused(Reason::Malformed, error.to_string()))?;
@@ -67,7 +100,7 @@ fn verify(directory: &Directory, peer: &Peer, signed: Signed) -> Result<Verified
     let statement = untrusted
         .verify(&key.key)
         .map_err(|error| Looked::Refused(Reason::Signature, error.to_string()))?;
-    if key.revoked.is_some_and(|at| at <= now()) {
+    if key.revoked.is_some_and(|at| at <= now) {
         return refuse(Reason::SignerRevoked, "its signing key is revoked");
     }
     if !key.may_say(statement.what()) {
@@ -92,7 +125,7 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     let refuse = |reason, why: &str| Looked::Refused(reason, why.to_owned());
     let id = StatementId(Digest::of(&signed.body));
     let directory = node.directory();
-    let statement = match verify(&directory, peer, signed) {
+    let statement = match verify(&directory, peer, signed, node.now()) {
         Ok(statement) => statement,
         Err(refused) => return refused,
     };
@@ -100,10 +133,14 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
     let Ok(entries) = node.sequencer.entries_about(&statement.package()) else {
         return refuse(Reason::Other, "the log cannot be read");
     };
-    let mut manifest = None;
+    let (mut manifest, mut handed_to_peer) = (None, false);
     for committed in entries {
         match committed.entry.event {
-            Some(Event::Accepted(event)) => manifest = event.manifest,
+            Some(Event::Accepted(event)) => {
+                let hop = Some(peer.hop.to_message());
+                handed_to_peer = event.routes.iter().any(|route| route.next_hop == hop);
+                manifest = event.manifest;
+            }
             Some(Event::Statement(event)) => {
                 let known = event
                     .statement
@@ -115,6 +152,15 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
             _ => {}
         }
     }
+    if let What::Inquire(asked) = statement.what() {
+        return match inquiry::may_ask(node, &peer.hop, &statement, asked) {
+            true => Looked::New(statement),
+            false => refuse(
+                Reason::Route,
+                "it asks for what is not said to it, or not by us",
+            ),
+        };
+    }
     let manifest = manifest.and_then(|m| passerelle_proto::UntrustedManifest::parse(m).ok());
     let Some(manifest) = manifest.map(passerelle_proto::UntrustedManifest::verified_before) else {
         // A request to cancel may overtake its package. Its recipient's agent judges it then.
@@ -124,6 +170,13 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
             _ => refuse(Reason::Other, "its package was never accepted here"),
         };
     };
+    if let What::Damaged(_) = statement.what() {
+        let own_word = issuer == &peer.hop.party && statement.destination() == &node.party;
+        return match own_word && handed_to_peer {
+            true => Looked::New(statement),
+            false => refuse(Reason::Route, "its issuer did not get the package from us"),
+        };
+    }
     let gateway = directory.convention().gateway_of(issuer) == Some(issuer);
     match concerns(&statement, &manifest, gateway) {
         true => Looked::New(statement),

@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 use crate::config::{Config, ConfigError};
 use crate::materials::{Keys, log_keys};
 use crate::metrics::Gauge;
-use crate::node::{Node, now};
+use crate::node::Node;
 
 /// How often files are looked at: what replaces them counts soon after.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ pub(crate) async fn keep_current(node: Arc<Node>) {
 /// Takes over what has changed on the disk, once.
 pub(crate) async fn look(node: &Arc<Node>) {
     let looking = node.clone();
-    let looked = tokio::task::spawn_blocking(move || {
+    let looked = passerelle_host::blocking(move || {
         match looking.identity.reload_if_changed() {
             Ok(true) => {
                 let until = Timestamp::from_ms(looking.identity.not_after_s() * 1000);
@@ -59,7 +59,7 @@ pub(crate) async fn look(node: &Arc<Node>) {
 /// Every problem at once; the keys stay as they are then.
 pub(crate) async fn reload_keys(node: &Arc<Node>) -> Result<(), ConfigError> {
     let reading = node.clone();
-    let read = tokio::task::spawn_blocking(move || {
+    let read = passerelle_host::blocking(move || {
         let config = Config::load(&reading.config_file)?;
         Keys::load(&config)
     });
@@ -77,12 +77,19 @@ pub(crate) async fn reload_keys(node: &Arc<Node>) -> Result<(), ConfigError> {
 /// Signs the log with the keys that the newest sheet names.
 async fn use_log_keys(node: &Arc<Node>) {
     let node = node.clone();
-    let used = tokio::task::spawn_blocking(move || {
+    let used = passerelle_host::blocking(move || {
         let directory = node.directory();
         let signers = node.log_signers.read();
         let signers = signers.unwrap_or_else(PoisonError::into_inner).clone();
+        let mut ledger = node.sequencer.ledger();
         match log_keys(&signers, &directory, &node.party) {
-            Some(keys) => node.sequencer.ledger().log.rekey(keys),
+            Some(keys) if keys.origin() == ledger.log.origin() => ledger.log.rekey(keys),
+            Some(keys) => tracing::error!(
+                wanted = keys.origin(),
+                "the newest sheet of {} names another log: partners do not believe this one any \
+                 more; stop the gateway and run `passerelle audit reconcile`",
+                node.party
+            ),
             None => tracing::error!(
                 "the newest sheet of {} names log keys that are not configured here: partners \
                  do not believe the log's next checkpoints; name them in [keys] log",
@@ -131,7 +138,7 @@ pub(crate) fn note_adopted(
 
 /// Says what ends soon, once a day each, and measures all of it.
 fn warn(node: &Node, warnings: &mut Warnings) {
-    let (found, now) = (node.expiries(), now());
+    let (found, now) = (node.expiries(), node.now());
     for expiry in &found {
         let labels = [
             ("of", expiry.what.as_str()),
@@ -154,7 +161,7 @@ impl Node {
 
     /// The same for a status.
     pub(crate) fn expiry_messages(&self) -> Vec<v1::Expiry> {
-        let (found, now) = (self.expiries(), now());
+        let (found, now) = (self.expiries(), self.now());
         found.iter().map(|expiry| expiry.to_message(now)).collect()
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use passerelle_disk::Disk;
+use passerelle_host::{Clock, HostClock};
 use passerelle_link::{Identity, ListenError, Listener, RefusalSink, Trust};
 use passerelle_proto::v1::admin_server::Admin;
 use passerelle_proto::v1::{
@@ -32,7 +33,6 @@ use crate::gateway::{StartError, serve_admin, serve_metrics};
 use crate::log::SEGMENT_LEN;
 use crate::materials::Materials;
 use crate::metrics::{Gauge, Metrics};
-use crate::node::now;
 use crate::spool::FREE_BYTES_MIN;
 
 /// Free bytes that a start needs: what is never used up, and a copy of the log's last segment.
@@ -84,7 +84,7 @@ pub(crate) async fn wait(
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let waiting = Waiting {
         party: config.party.clone(),
-        since: now(),
+        since: HostClock.now(),
         disk: disk.clone(),
         dir: config.data_dir.clone(),
     };

@@ -11,20 +11,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 
 use passerelle_disk::{Disk, crash_point};
+use passerelle_host::{Worker, is_in_place};
 use passerelle_proto::v1::{self, ObjectType, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Digest, PackageId, SigningKey, StatementChain, StatementDraft, StatementId, Timestamp, envelope,
 };
 use prost::Message;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::anchor::Anchor;
 use crate::index::PackageIndex;
 use crate::log::{AppendError, BATCH_ENTRIES_MAX, BATCH_LEN_MAX, ENTRY_LEN_MAX, Fatal, Log};
 use crate::queue::{Queue, QueueError};
+use crate::sequences::Sequences;
 
 /// Submissions that wait; who comes then waits outside.
 const WAITING_MAX: usize = 1024;
@@ -87,6 +88,14 @@ type Answer = oneshot::Sender<Result<Committed, SubmitError>>;
 type Waiting = (Draft, Answer);
 type Kept = (Vec<v1::Entry>, Vec<Answer>);
 
+/// What comes after a batch.
+enum Turn {
+    On,
+    Last,
+    /// Nothing can be committed any more.
+    Fatal,
+}
+
 enum Submission {
     Draft(Draft, Answer),
     Stop,
@@ -98,6 +107,8 @@ pub(crate) struct Ledger {
     pub(crate) log: Log,
     /// Which entries speak of a package.
     pub(crate) index: PackageIndex,
+    /// Which statements have come.
+    pub(crate) sequences: Sequences,
 }
 
 impl Ledger {
@@ -116,12 +127,14 @@ pub type Signer = Arc<dyn Fn() -> Arc<SigningKey> + Send + Sync>;
 #[derive(Clone)]
 pub struct Sequencer {
     submissions: SyncSender<Submission>,
+    // Wakes whoever commits in place; a thread waits for the submissions themselves.
+    submitted: Arc<Notify>,
     ledger: Arc<Mutex<Ledger>>,
     size: watch::Receiver<u64>,
     fatal: watch::Receiver<Option<String>>,
 }
 
-struct Worker {
+struct Committer {
     disk: Arc<dyn Disk>,
     anchor: Arc<Anchor>,
     ledger: Arc<Mutex<Ledger>>,
@@ -129,7 +142,8 @@ struct Worker {
     signer: Signer,
     chain: StatementChain,
     chain_path: PathBuf,
-    clock: fn() -> Timestamp,
+    sequences_path: PathBuf,
+    clock: Box<dyn Fn() -> Timestamp + Send>,
     last: Timestamp,
     size: watch::Sender<u64>,
     fatal: watch::Sender<Option<String>>,
@@ -169,11 +183,17 @@ impl Sequencer {
         signer: Signer,
         dir: &Path,
         anchor: Arc<Anchor>,
-        clock: fn() -> Timestamp,
-    ) -> Result<(Self, JoinHandle<()>), OpenError> {
+        clock: impl Fn() -> Timestamp + Send + 'static,
+    ) -> Result<(Self, Worker), OpenError> {
         let failed = |what| move |source| OpenError::Io { what, source };
         let index = PackageIndex::open(disk, &dir.join("index")).map_err(failed("index"))?;
-        let mut ledger = Ledger { log, index };
+        let sequences_path = dir.join("sequences");
+        let sequences = Sequences::read(disk.as_ref(), &sequences_path, log.size());
+        let mut ledger = Ledger {
+            log,
+            index,
+            sequences,
+        };
         let chain_path = dir.join("chain");
         let (mut chain, from) = recovery::read_chain(disk.as_ref(), &chain_path, ledger.log.size());
         let last = recovery::catch_up(&mut ledger, queue.as_ref(), &mut chain, from)?;
@@ -181,7 +201,7 @@ impl Sequencer {
         let (fatal, fatal_receiver) = watch::channel(None);
         let ledger = Arc::new(Mutex::new(ledger));
         let (sender, receiver) = sync_channel(WAITING_MAX);
-        let worker = Worker {
+        let committer = Committer {
             disk: disk.clone(),
             anchor,
             ledger: ledger.clone(),
@@ -189,22 +209,31 @@ impl Sequencer {
             signer,
             chain,
             chain_path,
-            clock,
+            sequences_path,
+            clock: Box::new(clock),
             last,
             size,
             fatal,
         };
-        let thread = std::thread::Builder::new()
-            .name("sequencer".into())
-            .spawn(move || worker.run(&receiver))
-            .map_err(failed("thread"))?;
+        let submitted = Arc::new(Notify::new());
+        let worker = match is_in_place() {
+            true => Worker::Task(tokio::spawn(
+                committer.run_in_place(receiver, submitted.clone()),
+            )),
+            false => std::thread::Builder::new()
+                .name("sequencer".into())
+                .spawn(move || committer.run(&receiver))
+                .map(Worker::Thread)
+                .map_err(failed("thread"))?,
+        };
         let sequencer = Self {
             submissions: sender,
+            submitted,
             ledger,
             size: size_receiver,
             fatal: fatal_receiver,
         };
-        Ok((sequencer, thread))
+        Ok((sequencer, worker))
     }
 
     /// Commits an entry. When this returns, it is on stable storage and in the queue.
@@ -237,7 +266,10 @@ impl Sequencer {
         loop {
             use std::sync::mpsc::TrySendError;
             match self.submissions.try_send(submission) {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.submitted.notify_one();
+                    break;
+                }
                 Err(TrySendError::Disconnected(_)) => return Err(SubmitError::Stopped),
                 Err(TrySendError::Full(back)) => {
                     submission = back;
@@ -272,6 +304,7 @@ impl Sequencer {
     /// Ends the thread after what was submitted before.
     pub fn stop(&self) {
         let _ = self.submissions.send(Submission::Stop);
+        self.submitted.notify_one();
     }
 
     /// One entry; `None` when it cannot be read by this program. Blocks.
@@ -300,35 +333,65 @@ impl Sequencer {
     }
 }
 
-impl Worker {
+impl Committer {
     fn run(mut self, submissions: &Receiver<Submission>) {
         while let Ok(first) = submissions.recv() {
-            let mut batch = Vec::new();
-            let mut bytes = 0;
-            let mut stop = !self.take(first, &mut batch, &mut bytes);
-            while !stop && batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_LEN_MAX / 2 {
-                match submissions.try_recv() {
-                    Ok(next) => stop = !self.take(next, &mut batch, &mut bytes),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => stop = true,
-                }
-            }
-            if !batch.is_empty()
-                && let Err(fatal) = self.commit(batch)
-            {
-                tracing::error!(%fatal, "nothing can be committed any more");
-                self.fatal.send_replace(Some(fatal));
-                return;
-            }
-            if stop {
-                break;
+            match self.turn(first, submissions) {
+                Turn::On => {}
+                Turn::Last => break,
+                Turn::Fatal => return,
             }
         }
-        let size = *self.size.borrow();
-        if let Err(error) =
-            recovery::write_chain(self.disk.as_ref(), &self.chain_path, size, &self.chain)
+        self.note_chain();
+    }
+
+    /// The same where all is done on one thread.
+    async fn run_in_place(mut self, submissions: Receiver<Submission>, submitted: Arc<Notify>) {
+        loop {
+            submitted.notified().await;
+            while let Ok(first) = submissions.try_recv() {
+                match self.turn(first, &submissions) {
+                    Turn::On => {}
+                    Turn::Last => return self.note_chain(),
+                    Turn::Fatal => return,
+                }
+            }
+        }
+    }
+
+    /// One batch: a submission and whatever else waits by now.
+    fn turn(&mut self, first: Submission, submissions: &Receiver<Submission>) -> Turn {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let mut stop = !self.take(first, &mut batch, &mut bytes);
+        while !stop && batch.len() < BATCH_ENTRIES_MAX && bytes < BATCH_LEN_MAX / 2 {
+            match submissions.try_recv() {
+                Ok(next) => stop = !self.take(next, &mut batch, &mut bytes),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => stop = true,
+            }
+        }
+        if !batch.is_empty()
+            && let Err(fatal) = self.commit(batch)
         {
+            tracing::error!(%fatal, "nothing can be committed any more");
+            self.fatal.send_replace(Some(fatal));
+            return Turn::Fatal;
+        }
+        if stop { Turn::Last } else { Turn::On }
+    }
+
+    fn note_chain(&self) {
+        let (size, disk) = (*self.size.borrow(), self.disk.as_ref());
+        if let Err(error) = recovery::write_chain(disk, &self.chain_path, size, &self.chain) {
             tracing::warn!(%error, "the sequence of statements is read from the log next time");
+        }
+        let ledger = self.ledger.lock().unwrap_or_else(|p| p.into_inner());
+        let written = ledger
+            .sequences
+            .write(self.disk.as_ref(), &self.sequences_path);
+        if let Err(error) = written {
+            tracing::warn!(%error, "which statements have come is read from the log next time");
         }
     }
 
@@ -389,6 +452,7 @@ impl Worker {
                 .index
                 .push(entry)
                 .map_err(|error| format!("index: {error}"))?;
+            ledger.sequences.push(entry);
         }
         let root = ledger.log.root();
         drop(ledger);

@@ -11,6 +11,7 @@
 //! with the last package in it.
 
 mod heads;
+mod mending;
 mod partial;
 mod shared;
 
@@ -25,10 +26,12 @@ use bytes::Bytes;
 use passerelle_disk::{Disk, DiskError, DiskFile};
 use passerelle_proto::v1::{PackLocation, Section};
 use passerelle_proto::{
-    InlineError, PACK_HEADER_LEN, PackLayout, PackageId, Timestamp, VerifiedManifest, split_inline,
+    InlineError, PACK_HEADER_LEN, PackLayout, PackageId, Stored, Timestamp, VerifiedManifest,
+    split_inline,
 };
 
 use self::heads::Heads;
+pub(crate) use self::mending::Mending;
 pub use self::partial::Partial;
 use self::shared::Shared;
 use crate::config::Limits;
@@ -184,6 +187,14 @@ impl Spool {
         self.dir.join(format!("{package}.pack"))
     }
 
+    /// The file that holds a package.
+    pub(crate) fn path_of(&self, package: &PackageId, location: &PackLocation) -> PathBuf {
+        match location.segment {
+            0 => self.pack_path(package),
+            segment => self.shared.path(segment),
+        }
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         self.usage().total + self.shared.bytes() + self.heads.bytes()
@@ -325,7 +336,7 @@ impl Spool {
         self.shared.append(inline)
     }
 
-    /// What was kept at `location` was not accepted.
+    /// What was kept at `location` was not accepted, or lies elsewhere now.
     ///
     /// # Errors
     /// [`SpoolError::Io`].
@@ -347,15 +358,15 @@ impl Spool {
         location: &PackLocation,
     ) -> Result<PackReader, SpoolError> {
         let layout = PackLayout::tight(manifest);
-        let (path, start) = match location.segment {
-            // In a segment only head and chunks are kept: the manifest is in the log.
-            0 => (self.pack_path(&manifest.id()), 0),
-            segment => {
+        // In a segment only head and chunks are kept: the manifest is in the log.
+        let start = match location.segment {
+            0 => 0,
+            _ => {
                 let before = PACK_HEADER_LEN + layout.manifest_len();
-                let start = i128::from(location.offset) - i128::from(before);
-                (self.shared.path(segment), start)
+                i128::from(location.offset) - i128::from(before)
             }
         };
+        let path = self.path_of(&manifest.id(), location);
         let file = self.disk.open(&path).map_err(failed(&path))?;
         Ok(PackReader {
             path,
@@ -374,6 +385,8 @@ impl Spool {
             return self.shared.erase(location);
         }
         let path = self.pack_path(package);
+        // A repair that begins meanwhile would make the file anew.
+        let _opening = self.opening();
         self.disk.remove_if_there(&path)?;
         self.disk.remove_if_there(&partial::mark_path(&path))?;
         self.forget(package);
@@ -513,23 +526,11 @@ impl PackReader {
         })?;
         Ok(bytes.into())
     }
+}
 
-    /// The whole package as it travels inside an offer.
-    ///
-    /// # Errors
-    /// As [`PackReader::read`].
-    pub fn inline(&self) -> io::Result<Bytes> {
-        let mut whole = Vec::new();
-        for section in [
-            Section::Wraps,
-            Section::ChunkTable,
-            Section::Index,
-            Section::Chunks,
-        ] {
-            let length = self.layout.length_of(section);
-            whole.extend_from_slice(&self.read(section, 0, length)?);
-        }
-        Ok(whole.into())
+impl Stored for PackReader {
+    fn read(&self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
+        PackReader::read(self, section, offset, length)
     }
 }
 

@@ -1,18 +1,21 @@
 //! Partners' logs: cosigning theirs, and having ours cosigned.
 
+mod epoch;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use passerelle_disk::crash_point;
-use passerelle_link::{Channel, Connection, peer_of};
+use passerelle_link::{Carry, Connection, Peer, peer_of};
 use passerelle_proto::v1::witness_client::WitnessClient;
 use passerelle_proto::v1::witness_server::Witness;
 use passerelle_proto::v1::{
     self, AddCheckpointRequest, AddCheckpointResponse, Entry, entry::Event,
 };
 use passerelle_proto::{
-    Checkpoint, LogVerifier, PartyId, Role, Timestamp, add_checkpoint_body, with_cosignatures,
-    witness,
+    Checkpoint, CheckpointError, LogVerifier, PartyId, Role, Timestamp, add_checkpoint_body,
+    with_cosignatures, witness,
 };
 use prost::Message;
 use tokio::time::Instant;
@@ -20,7 +23,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use crate::freshness::renewal;
 use crate::metrics::Gauge;
-use crate::node::{Node, now};
+use crate::node::Node;
 
 /// Shortest time between two checkpoints.
 pub(crate) const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
@@ -46,6 +49,18 @@ impl Witness for WitnessService {
         request: Request<AddCheckpointRequest>,
     ) -> Result<Response<AddCheckpointResponse>, Status> {
         let peer = peer_of(&request)?;
+        let answer = self.answer(peer, request.into_inner()).await;
+        answer.map(Response::new)
+    }
+}
+
+impl WitnessService {
+    /// Answers a peer that asks for a cosignature.
+    pub(crate) async fn answer(
+        &self,
+        peer: Peer,
+        request: AddCheckpointRequest,
+    ) -> Result<AddCheckpointResponse, Status> {
         if peer.hop.role != Role::Gateway {
             return Err(Status::permission_denied(
                 "only gateways have a log to cosign",
@@ -57,11 +72,14 @@ impl Witness for WitnessService {
             ));
         }
         let (node, party) = (self.0.clone(), peer.hop.party);
-        let body = request.into_inner().body;
+        let body = request.body;
+        epoch::follow(&node, &party, &body)
+            .await
+            .map_err(Status::unavailable)?;
         let (answer, seen) = {
             let (node, party) = (node.clone(), party.clone());
             let work = move || cosign(&node, &party, &body);
-            let done = tokio::task::spawn_blocking(work).await;
+            let done = passerelle_host::blocking(work).await;
             done.map_err(|_| Status::unavailable("stopping"))??
         };
         if let Some(checkpoint) = seen {
@@ -73,11 +91,37 @@ impl Witness for WitnessService {
             let committed = node.sequencer.commit(event).await;
             committed.map_err(|error| Status::unavailable(error.to_string()))?;
         }
-        Ok(Response::new(answer))
+        Ok(answer)
     }
 }
 
 type Cosigned = (AddCheckpointResponse, Option<Vec<u8>>);
+
+/// The last checkpoint of a partner's log that we have cosigned; nothing when there is none that
+/// can be believed.
+pub(crate) fn kept(node: &Node, party: &PartyId) -> Vec<u8> {
+    let path = node.witnessed_path(party);
+    let kept = node.read_if_there(&path);
+    if kept.is_empty() {
+        return kept;
+    }
+    match Checkpoint::verify_any(&kept, node.directory().log_keys(party)) {
+        Ok(_) => kept,
+        Err(error) => {
+            let why = unbelievable(&path, &error);
+            tracing::error!(%party, why, "the checkpoint kept of a partner's log is damaged");
+            Vec::new()
+        }
+    }
+}
+
+fn unbelievable(path: &Path, error: &CheckpointError) -> String {
+    format!(
+        "{}: {error}: remove it, or restore it from a backup; without it the partner's log is \
+         believed as it stands next",
+        path.display()
+    )
+}
 
 fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status> {
     let log = log_of(node, party).ok_or_else(|| Status::not_found("your sheet names no log"))?;
@@ -88,18 +132,17 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
     let known = match kept.is_empty() {
         true => None,
         false => Some(
-            Checkpoint::verify_any(&kept, node.directory().log_keys(party))
-                .map_err(|error| Status::internal(format!("what is kept of your log: {error}")))?,
+            Checkpoint::verify_any(&kept, node.directory().log_keys(party)).map_err(|error| {
+                let why = unbelievable(&path, &error);
+                tracing::error!(%party, why, "a partner's log cannot be cosigned");
+                Status::internal("what is kept of your log here is damaged")
+            })?,
         ),
     };
-    let answer = witness(body, &log, known.as_ref(), ledger.log.signer(), now());
+    let answer = witness(body, &log, known.as_ref(), ledger.log.signer(), node.now());
     let mut seen = None;
     if answer.seen.is_some() {
-        let start = body
-            .windows(2)
-            .position(|pair| pair == b"\n\n")
-            .map_or(0, |at| at + 2);
-        let note = with_cosignatures(&body[start..], &answer.body);
+        let note = with_cosignatures(note_of(body), &answer.body);
         let kept = node.replace(&path, &note);
         kept.map_err(|error| Status::unavailable(error.to_string()))?;
         crash_point!("witness.kept");
@@ -112,12 +155,37 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
     Ok((answer, seen))
 }
 
+/// The checkpoint in a request: it stands behind the first empty line.
+fn note_of(body: &[u8]) -> &[u8] {
+    let start = body.windows(2).position(|pair| pair == b"\n\n");
+    &body[start.map_or(0, |at| at + 2)..]
+}
+
+/// A connection to a gateway that cosigns our log.
+#[async_trait]
+pub trait Partner: Send + Sync {
+    /// Asks for a cosignature.
+    ///
+    /// # Errors
+    /// What the partner or the connection says.
+    async fn cosign(&self, request: AddCheckpointRequest) -> Result<AddCheckpointResponse, Status>;
+}
+
+#[async_trait]
+impl Partner for Connection {
+    async fn cosign(&self, request: AddCheckpointRequest) -> Result<AddCheckpointResponse, Status> {
+        let mut client = WitnessClient::with_origin(self.channel(), self.origin());
+        let answer = client.add_checkpoint(Request::new(request)).await;
+        answer.map(Response::into_inner)
+    }
+}
+
 /// Has our log cosigned by a partner for as long as a connection to it lives.
-pub(crate) async fn keep_cosigned(node: Arc<Node>, mut connection: Connection) {
+pub(crate) async fn keep_cosigned(node: Arc<Node>, mut connection: impl Carry + Partner) {
     let party = connection.peer().hop.party.clone();
-    let client = WitnessClient::with_origin(connection.channel(), connection.origin());
     let mut size = node.sequencer.size();
     tokio::select! {
+        biased;
         () = node.anchor.wait() => {}
         _ = connection.closed() => return,
         () = node.stop.cancelled() => return,
@@ -126,7 +194,7 @@ pub(crate) async fn keep_cosigned(node: Arc<Node>, mut connection: Connection) {
     let mut due_at = Instant::now() + not_due_for(&node, &party, every);
     loop {
         let due = Instant::now() >= due_at;
-        match ask(&node, &party, client.clone(), due).await {
+        match ask(&node, &party, &connection, due).await {
             Ok(true) => due_at = Instant::now() + every,
             Ok(false) => {}
             Err(why) => {
@@ -135,11 +203,13 @@ pub(crate) async fn keep_cosigned(node: Arc<Node>, mut connection: Connection) {
             }
         }
         tokio::select! {
+            biased;
             _ = connection.closed() => return,
             () = node.stop.cancelled() => return,
             () = tokio::time::sleep(CHECKPOINT_EVERY) => {}
         }
         tokio::select! {
+            biased;
             changed = size.changed() => if changed.is_err() { return },
             () = tokio::time::sleep_until(due_at) => {}
             _ = connection.closed() => return,
@@ -151,7 +221,7 @@ pub(crate) async fn keep_cosigned(node: Arc<Node>, mut connection: Connection) {
 /// For how long a new link needs no new cosignature if nothing was appended since the last one.
 fn not_due_for(node: &Node, party: &PartyId, every: Duration) -> Duration {
     let fresh_for = every.min(ASK_AGAIN_AFTER);
-    let age = cosigned(node, party).map(|(_, at)| now().since(at));
+    let age = cosigned(node, party).map(|(_, at)| node.now().since(at));
     fresh_for.saturating_sub(age.unwrap_or(fresh_for))
 }
 
@@ -159,13 +229,13 @@ fn not_due_for(node: &Node, party: &PartyId, every: Duration) -> Duration {
 async fn ask(
     node: &Arc<Node>,
     party: &PartyId,
-    mut client: WitnessClient<Channel>,
+    partner: &impl Partner,
     due: bool,
 ) -> Result<bool, String> {
     let prepared = {
         let (node, party) = (node.clone(), party.clone());
         let work = move || prepare(&node, &party, due);
-        tokio::task::spawn_blocking(work)
+        passerelle_host::blocking(work)
             .await
             .map_err(|error| error.to_string())??
     };
@@ -173,12 +243,10 @@ async fn ask(
         return Ok(false);
     };
     for _ in 0..2 {
-        let request = Request::new(AddCheckpointRequest { body: body.clone() });
-        let answered = tokio::time::timeout(WITNESS_TIMEOUT, client.add_checkpoint(request)).await;
+        let request = AddCheckpointRequest { body: body.clone() };
+        let answered = tokio::time::timeout(WITNESS_TIMEOUT, partner.cosign(request)).await;
         let answer = answered.map_err(|_| "no answer within 10 s".to_owned())?;
-        let answer = answer
-            .map_err(|status| status.message().to_owned())?
-            .into_inner();
+        let answer = answer.map_err(|status| status.message().to_owned())?;
         match answer.status {
             200 => return keep(node, party, &note, &answer.body).await.map(|()| true),
             // The partner knows another size than we thought: prove from there.
@@ -224,7 +292,7 @@ fn prepare(node: &Node, party: &PartyId, due: bool) -> Result<Prepared, String> 
     }
     let note = ledger
         .log
-        .checkpoint(now())
+        .checkpoint(node.now())
         .map_err(|error| error.to_string())?;
     drop(ledger);
     let body = proof_body(node, known, &note)?;

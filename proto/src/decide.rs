@@ -224,6 +224,18 @@ impl Denial {
         }
     }
 
+    /// Whether another `now` could have decided otherwise.
+    pub fn depends_on_now(&self) -> bool {
+        matches!(
+            self,
+            Self::SignerRevoked(_)
+                | Self::TooOld { .. }
+                | Self::FromFuture { .. }
+                | Self::Expired(_)
+                | Self::RecipientSheet { .. }
+        )
+    }
+
     /// Article of the convention that decides, or empty.
     pub fn article(&self) -> &str {
         match self {

@@ -101,11 +101,14 @@ impl SigningKeyEntry {
             | What::Forwarded(_)
             | What::NotCollected(_)
             | What::NotReceipted(_)
+            | What::Inquire(_)
             | What::Purged(_) => self.may(KeyRole::Gateway),
             What::Delivered(_) | What::Acknowledged(_) | What::Cancel(_) => {
                 self.may(KeyRole::Agent)
             }
-            What::Refused(_) => self.may(KeyRole::Agent) || self.may(KeyRole::Gateway),
+            What::Refused(_) | What::Damaged(_) => {
+                self.may(KeyRole::Agent) || self.may(KeyRole::Gateway)
+            }
             What::Busy(_) => false,
         }
     }

@@ -3,8 +3,11 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+pub(crate) mod chance;
+
 use std::io::Cursor;
 
+pub use self::chance::{Seeded, seeded};
 pub use crate::seal::forgery::{Flaw, forge};
 use crate::v1::Kind;
 use crate::{

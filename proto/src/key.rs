@@ -38,6 +38,10 @@
 //!   in batches, so all come to the same answer. Who checks a log with another implementation can
 //!   come to another one only for keys of this kind, which no honest program makes.
 
+use std::convert::Infallible;
+
+use hpke::rand_core::{TryCryptoRng, TryRng};
+
 mod composite;
 mod id;
 mod log;
@@ -52,7 +56,7 @@ pub use composite::{
     COMPOSITE_ALGORITHM, PUBLIC_KEY_LEN, SIGNATURE_LEN, SignatureError, SigningKey, VerifyingKey,
 };
 pub use id::{KeyId, KeyIdError};
-pub use log::{LOG_ALGORITHM, LogSigner, LogVerifier, log_origin};
+pub use log::{LOG_ALGORITHM, LogSigner, LogVerifier, log_epoch, log_origin, next_log_origin};
 pub(crate) use log::{TYPE_ED25519, TYPE_ED25519_COSIGNATURE, TYPE_MLDSA44};
 pub use recipient::{RECIPIENT_ALGORITHM, RecipientKey, RecipientSecret, WrapError};
 pub use secret_file::{SecretFileError, read_secret_file, write_secret_file};
@@ -63,12 +67,50 @@ pub use text::KeyTextError;
 /// # Panics
 /// When the system has no random source: nothing may be signed or sealed then.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
-    use ring::rand::SecureRandom;
     let mut bytes = [0; N];
-    // Without randomness there is no safe way on; getrandom does not fail on a running Linux.
-    assert!(
-        ring::rand::SystemRandom::new().fill(&mut bytes).is_ok(),
-        "the system's random source failed"
-    );
+    fill_random(&mut bytes);
     bytes
 }
+
+/// 16 random bytes, to tell one thing from another.
+///
+/// # Panics
+/// When the system has no random source: nothing may be signed or sealed then.
+pub fn nonce() -> [u8; 16] {
+    random()
+}
+
+fn fill_random(bytes: &mut [u8]) {
+    use ring::rand::SecureRandom;
+    #[cfg(any(test, feature = "fixture"))]
+    if crate::fixture::chance::fill(bytes) {
+        return;
+    }
+    // Without randomness there is no safe way on; getrandom does not fail on a running Linux.
+    assert!(
+        ring::rand::SystemRandom::new().fill(bytes).is_ok(),
+        "the system's random source failed"
+    );
+}
+
+/// The source of [`random`], for those who draw from it themselves.
+pub(crate) struct Random;
+
+impl TryRng for Random {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(u32::from_le_bytes(random()))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(u64::from_le_bytes(random()))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        fill_random(bytes);
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for Random {}

@@ -6,6 +6,7 @@
 //! This crate is sans-I/O: bytes, `Read`/`Write` and `now` come in as arguments. It opens no
 //! socket, starts no runtime and reads no clock.
 
+mod accepted_at;
 pub mod audit;
 mod backup;
 mod batch_tree;
@@ -39,10 +40,12 @@ mod seal;
 pub mod session;
 mod sheet;
 mod statement;
+mod stored;
 pub mod tile;
 mod time;
 mod witness;
 
+pub use accepted_at::accepted_at;
 pub use backup::{
     BACKUP_FILES_MAX, BACKUP_LEN_MAX, BackupError, BackupFile, PASSPHRASE_LEN_MIN, open_backup,
     seal_backup,
@@ -67,8 +70,8 @@ pub use id::{DIGEST_LEN, Digest, DigestError, Hasher, PackageId, SHORT_ID_DIGITS
 pub use key::{
     COMPOSITE_ALGORITHM, KeyId, KeyIdError, KeyTextError, LOG_ALGORITHM, LogSigner, LogVerifier,
     PUBLIC_KEY_LEN, RECIPIENT_ALGORITHM, RecipientKey, RecipientSecret, SIGNATURE_LEN,
-    SecretFileError, SignatureError, SigningKey, VerifyingKey, WrapError, log_origin,
-    read_secret_file, write_secret_file,
+    SecretFileError, SignatureError, SigningKey, VerifyingKey, WrapError, log_epoch, log_origin,
+    next_log_origin, nonce, read_secret_file, write_secret_file,
 };
 pub use keyring::{KEYS_HELD_MAX, RecipientKeys, SigningKeys};
 pub use log_entry::{package_of, signed_objects};
@@ -98,10 +101,11 @@ pub use sheet::{
     SheetKey, SheetLog, Tls, TlsName,
 };
 pub use statement::{
-    COMMENT_LEN_MAX, STATEMENT_LEN_MAX, StatementChain, StatementDraft, StatementError,
-    UntrustedStatement, VerifiedStatement, busy_words, purged_words, reason_words, statement_name,
-    terminal_recipients,
+    COMMENT_LEN_MAX, INQUIRE_MAX, STATEMENT_LEN_MAX, StatementChain, StatementDraft,
+    StatementError, UntrustedStatement, VerifiedStatement, busy_words, purged_words, reason_words,
+    statement_name, terminal_recipients,
 };
+pub use stored::{Damage, SoundReader, Soundness, Stored, StoredError};
 pub use time::{Timestamp, TimestampError};
 pub use witness::{WITNESS_BODY_LEN_MAX, WitnessAnswer, add_checkpoint_body, witness};
 

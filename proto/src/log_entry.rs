@@ -18,12 +18,16 @@ pub fn package_of(entry: &v1::Entry) -> Option<PackageId> {
         Event::Refused(event) => id(&event.package),
         Event::Held(event) | Event::Released(event) | Event::Retried(event) => id(&event.package),
         Event::Operator(event) => id(&event.package),
+        Event::Resent(event) => id(&event.package),
+        Event::Repaired(event) => id(&event.package),
         Event::PurgeDecided(event) => id(&event.package),
         Event::Started(_)
         | Event::Stopped(_)
         | Event::Configured(_)
         | Event::Cosigned(_)
         | Event::Counted(_)
+        | Event::Epoch(_)
+        | Event::AgentState(_)
         | Event::HandedOver(_) => None,
     }
 }

@@ -9,12 +9,17 @@ use crate::envelope::{self, EnvelopeError};
 use crate::manifest::NONCE_LEN;
 use crate::v1::statement::What;
 use crate::v1::{self, BusyReason, ObjectType, PurgedPart, Reason, Signed};
-use crate::{Digest, KeyId, PackageId, PartyId, SigningKey, StatementId, Timestamp, VerifyingKey};
+use crate::{
+    Digest, KeyId, PackageId, PartyId, Role, SigningKey, StatementId, Timestamp, VerifyingKey,
+};
 
 /// Longest statement body in bytes.
 pub const STATEMENT_LEN_MAX: usize = 8 * 1024;
 /// Longest comment of an acknowledgement, or of a request to cancel, in bytes.
 pub const COMMENT_LEN_MAX: usize = 2 * 1024;
+
+/// Statements that one inquiry may ask for.
+pub const INQUIRE_MAX: u64 = 256;
 
 /// Why a statement is not accepted. Whoever made it is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,9 +130,34 @@ impl StatementChain {
         self.0.iter().map(|(party, (seq, id))| (party, *seq, *id))
     }
 
-    /// Sets one destination's latest number and id.
-    pub fn set(&mut self, destination: PartyId, seq: u64, id: StatementId) {
-        self.0.insert(destination, (seq, id));
+    /// Where it stands, as text: `first`, a line for each destination, and a digest over all.
+    pub fn to_text(&self, first: &str) -> String {
+        let mut text = format!("{first}\n");
+        for (party, seq, id) in self.iter() {
+            text.push_str(&format!("{party} {seq} {id}\n"));
+        }
+        let digest = Digest::of(text.as_bytes());
+        format!("{text}{digest}\n")
+    }
+
+    /// Reads such a text: its first line, and where it stands. `None`: it is damaged.
+    pub fn parse_text(text: &str) -> Option<(&str, Self)> {
+        let (lines, digest) = text.strip_suffix('\n')?.rsplit_once('\n')?;
+        let body = &text[..lines.len() + 1];
+        if digest.parse() != Ok(Digest::of(body.as_bytes())) {
+            return None;
+        }
+        let mut lines = body.lines();
+        let first = lines.next()?;
+        let mut chain = Self::default();
+        for line in lines {
+            let mut parts = line.split(' ');
+            let mut part = || parts.next();
+            let (party, seq, id) = (part()?, part()?, part()?);
+            let latest = (seq.parse().ok()?, id.parse().ok()?);
+            chain.0.insert(party.parse().ok()?, latest);
+        }
+        Some((first, chain))
     }
 }
 
@@ -305,6 +335,7 @@ pub fn busy_words(reason: BusyReason) -> &'static str {
         BusyReason::Offers => "offers",
         BusyReason::Unanchored => "unanchored",
         BusyReason::Uncosigned => "uncosigned",
+        BusyReason::Clock => "clock",
     }
 }
 
@@ -320,6 +351,8 @@ pub fn statement_name(what: &What) -> &'static str {
         What::NotCollected(_) => "not-collected",
         What::NotReceipted(_) => "not-receipted",
         What::Cancel(_) => "cancel",
+        What::Damaged(_) => "damaged",
+        What::Inquire(_) => "inquire",
         What::Purged(_) => "purged",
     }
 }
@@ -352,8 +385,29 @@ pub fn terminal_recipients(what: &What) -> Option<Vec<PartyId>> {
         | What::Acknowledged(_)
         | What::Busy(_)
         | What::Cancel(_)
+        | What::Damaged(_)
+        | What::Inquire(_)
         | What::Purged(_)
         | What::NotReceipted(_) => None,
+    }
+}
+
+fn check_inquiry(
+    said: &v1::Inquire,
+    party: impl Fn(&str) -> Result<(), StatementError>,
+) -> Result<(), StatementError> {
+    party(&said.issuer)?;
+    party(&said.destination)?;
+    if !matches!(said.role.parse(), Ok(Role::Gateway | Role::Agent)) {
+        return Err(field("role", "is neither gateway nor agent"));
+    }
+    let last = said.first.saturating_add(INQUIRE_MAX);
+    match said.first > 0 && (said.first..last).contains(&said.last) {
+        true => Ok(()),
+        false => Err(field(
+            "last",
+            "does not end a range of 1 to 256 numbers from 1 on",
+        )),
     }
 }
 
@@ -391,9 +445,10 @@ fn check_what(what: &What) -> Result<(), StatementError> {
         What::Cancel(said) => recipient(&said.recipient),
         What::NotCollected(said) => recipient(&said.recipient),
         What::NotReceipted(said) => recipient(&said.recipient),
-        What::Purged(said) if said.part() == v1::PurgedPart::Unspecified => {
+        What::Inquire(said) => check_inquiry(said, recipient),
+        What::Purged(said) if said.part() == PurgedPart::Unspecified => {
             Err(field("part", "is not from the closed list"))
         }
-        What::Busy(_) | What::Purged(_) => Ok(()),
+        What::Busy(_) | What::Damaged(_) | What::Purged(_) => Ok(()),
     }
 }

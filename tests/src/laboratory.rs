@@ -99,6 +99,14 @@ impl RunningLab {
         }
     }
 
+    /// The directory of what a process keeps.
+    pub fn directory_of(&self, process: Process) -> PathBuf {
+        match process {
+            Process::Gateway(party) => self.party(party).gateway.as_ref().unwrap().data_dir.clone(),
+            Process::Agent(party) => self.party(party).agent.directory.clone(),
+        }
+    }
+
     /// Where what a process prints goes.
     pub fn log(&self, process: Process) -> PathBuf {
         let name = match process {
@@ -120,6 +128,15 @@ impl RunningLab {
 
     /// Starts a process with more in its environment.
     pub fn run_with(&mut self, process: Process, more: &[(&str, &str)]) {
+        self.launch(process, &[], more);
+    }
+
+    /// Starts a process by way of another program: its name and the arguments before ours.
+    pub fn run_under(&mut self, process: Process, runner: &[String]) {
+        self.launch(process, runner, &[]);
+    }
+
+    fn launch(&mut self, process: Process, runner: &[String], more: &[(&str, &str)]) {
         let config = self.config(process);
         let config = config.to_str().unwrap();
         let log = self.log(process);
@@ -131,11 +148,12 @@ impl RunningLab {
         environment.extend(more);
         let running = match process {
             Process::Gateway(_) => {
-                Program::Gateway.start_in(&environment, ["--config", config], &log)
+                let arguments = ["--config", config];
+                Program::Gateway.start_under(runner, &environment, arguments, &log)
             }
             Process::Agent(_) => {
                 let arguments = ["agent", "run", "--config", config];
-                Program::Passerelle.start_in(&environment, arguments, &log)
+                Program::Passerelle.start_under(runner, &environment, arguments, &log)
             }
         };
         self.running.insert(process, running);

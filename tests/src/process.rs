@@ -79,13 +79,33 @@ impl Program {
         arguments: impl IntoIterator<Item = A>,
         log: &Path,
     ) -> Running {
+        self.start_under(&[], environment, arguments, log)
+    }
+
+    /// The same, run by another program: its name and the arguments before ours.
+    pub fn start_under<A: AsRef<OsStr>>(
+        self,
+        runner: &[String],
+        environment: &[(String, String)],
+        arguments: impl IntoIterator<Item = A>,
+        log: &Path,
+    ) -> Running {
         let more = environment.iter().map(|(name, value)| (name, value));
         let file = std::fs::File::options()
             .create(true)
             .append(true)
             .open(log)
             .unwrap();
-        let child = Command::new(binary(self))
+        let program = binary(self);
+        let mut command = match runner {
+            [] => Command::new(program),
+            [runner, before @ ..] => {
+                let mut command = Command::new(runner);
+                command.args(before).arg(program);
+                command
+            }
+        };
+        let child = command
             .args(arguments)
             .envs(more)
             .stdin(Stdio::null())

@@ -159,6 +159,7 @@ impl Rogue {
             cosigned: Vec::new(),
             now_ms: now().as_ms(),
             software: "rogue".into(),
+            run: None,
         }
     }
 

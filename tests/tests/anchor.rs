@@ -362,3 +362,46 @@ fn a_log_that_was_put_back_is_found_out_by_the_partner() {
 fn a_log_that_was_put_back_is_found_out_by_our_own_agent() {
     rolled_back(CAF_AGENT, "caf21/agent");
 }
+
+#[test]
+fn an_agent_that_was_put_back_to_an_earlier_state_is_noticed_by_its_gateway() {
+    let mut lab = laboratory(&[CAF_GATEWAY, CAF_AGENT]);
+    lab.drop_file("caf21", FLOW, "first.csv", TABLE);
+    wait_for(&lab, "first.csv", "submitted");
+    let noticed = |lab: &RunningLab| {
+        let status = status(lab, CAF_GATEWAY);
+        let peers = status["peers"].as_array().unwrap().clone();
+        let agent = peers.iter().find(|peer| peer["peer"] == "caf21/agent");
+        agent.map_or(String::new(), |agent| {
+            agent["attention"].as_str().unwrap().to_owned()
+        })
+    };
+    lab.stop(CAF_AGENT);
+    let directory = lab.party("caf21").agent.directory.clone();
+    let backup = directory.with_extension("backup");
+    copy(&directory, &backup);
+    run(&mut lab, &[CAF_AGENT]);
+    lab.drop_file("caf21", FLOW, "second.csv", TABLE);
+    wait_for(&lab, "second.csv", "submitted");
+    assert_eq!(noticed(&lab), "", "a start is in order");
+    lab.stop(CAF_AGENT);
+    fs::remove_dir_all(&directory).unwrap();
+    copy(&backup, &directory);
+    run(&mut lab, &[CAF_AGENT]);
+    let why = eventually("a notice", LIMIT, || {
+        Some(noticed(&lab)).filter(|why| !why.is_empty())
+    });
+    assert!(
+        why.contains("restored from a backup, or two machines"),
+        "{why}"
+    );
+    let entry = eventually("an entry of the log", LIMIT, || {
+        log(&lab, 0)
+            .into_iter()
+            .find(|entry| entry["kind"] == "agent-state")
+    });
+    assert!(
+        entry["says"].as_str().unwrap().contains("caf21/agent"),
+        "{entry}"
+    );
+}

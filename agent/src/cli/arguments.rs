@@ -302,6 +302,26 @@ shown the checkpoint of its log that it keeps: only that tells a log that was pu
 state. It happens by itself when one of them connects. Use this command where none of them can,
 after you have made sure that the log is the newest one. It is logged, as the first entry.")]
     Anchor(AnchorArguments),
+    /// Begin a new log for a stopped gateway whose log is lost, or is not the one that others know.
+    #[command(after_help = "\
+Example:
+  passerelle sheet next caf21.note --new-log --out caf21-8.toml
+  passerelle sheet sign caf21-8.toml --key root.secret --out sheets/caf21-8.note
+  passerelle audit reconcile --config gateway.toml
+
+A gateway that finds that a partner knows another history of its log stops. Restore the newest copy
+of its directory if there is one. If there is none, sign a sheet that names a new log, put it where
+the configuration names sheets, and run this. What is left of the old log is put aside, whole, and
+the new one begins with its last known checkpoint. Start the gateway then: partners and agents keep
+every package until it is receipted, and offer again what is open.")]
+    Reconcile(ReconcileArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReconcileArguments {
+    /// Configuration file of the gateway, on its own machine.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use passerelle_proto::{
-    KeyId, KeyRole, RecipientKey, Revocation, Sheet, SheetKey, SheetLog, Timestamp, TlsName,
-    VerifyingKey,
+    KeyId, KeyRole, LogVerifier, RecipientKey, Revocation, Sheet, SheetKey, SheetLog, Timestamp,
+    TlsName, VerifyingKey, next_log_origin,
 };
 use serde::Serialize;
 
@@ -86,11 +86,19 @@ pub(super) fn next(arguments: &NextSheetArguments, output: &mut Output<'_>) -> R
         let log = keys::log_verifier(&keys::read_public(file)?);
         let log = log.map_err(|error| keys::damaged(file, &error))?;
         changes.push(format!("key {} signs the log", log.id()));
-        let before = next.log.take().map_or(Vec::new(), |log| log.vkeys);
+        let (origin, before) = match next.log.take() {
+            Some(before) => (before.origin, before.vkeys),
+            None => (log.name().to_owned(), Vec::new()),
+        };
         next.log = Some(SheetLog {
-            origin: log.name().to_owned(),
-            vkeys: [log.to_vkeys(), before].concat(),
+            vkeys: [log.for_origin(&origin).to_vkeys(), before].concat(),
+            origin,
         });
+    }
+    if arguments.new_log {
+        let log = new_log(&next)?;
+        changes.push(format!("a new log begins: {}", log.origin));
+        next.log = Some(log);
     }
     for file in &arguments.tls_anchor {
         let pem = fs::read_to_string(file).map_err(|error| Failure::reading(file, &error))?;
@@ -103,6 +111,21 @@ pub(super) fn next(arguments: &NextSheetArguments, output: &mut Output<'_>) -> R
         next.tls.names.push(TlsName { name, role });
     }
     finish(&next, &arguments.out, changes, output)
+}
+
+/// The log that takes the place of the sheet's, signed with the same keys.
+fn new_log(sheet: &Sheet) -> Result<SheetLog, Failure> {
+    let next = sheet.log.as_ref().and_then(|log| {
+        let keys = LogVerifier::from_vkeys(&log.origin, &log.vkeys).ok()?;
+        let origin = next_log_origin(&sheet.party, &log.origin)?;
+        let vkeys = keys.for_origin(&origin).to_vkeys();
+        // Keys that signed the lost log stand in the sheets before this one.
+        Some(SheetLog { origin, vkeys })
+    });
+    next.ok_or_else(|| {
+        let what = format_args!("the sheet of {} names no log of it", sheet.party);
+        Failure::new(Exit::Data, what, "name its key with --log FILE instead")
+    })
 }
 
 /// Writes the text of the next sheet, with keys or TLS names withdrawn before their time.

@@ -53,6 +53,7 @@ struct AgentView {
     received_today: u64,
     rejected: u64,
     expiries: Vec<ExpiryView>,
+    damaged_packages: u64,
 }
 
 impl AgentView {
@@ -74,6 +75,7 @@ impl AgentView {
             sent_today: answer.sent_today,
             received_today: answer.received_today,
             rejected: answer.rejected,
+            damaged_packages: answer.damaged_packages,
             expiries: ExpiryView::all(answer.expiries),
         }
     }
@@ -111,6 +113,7 @@ impl Display for AgentView {
             "  rejected     {} (see rejected/ for the reports)",
             self.rejected
         )?;
+        write_damaged(self.damaged_packages, f)?;
         ExpiryView::write_near(&self.expiries, f)
     }
 }
@@ -126,6 +129,7 @@ struct PeerView {
     waiting_items: u64,
     bytes_sent: u64,
     bytes_received: u64,
+    attention: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,6 +159,8 @@ struct GatewayView {
     cosigned: Vec<CosignedView>,
     expiries: Vec<ExpiryView>,
     cosignature_warning: String,
+    damaged_packages: u64,
+    missing_warning: String,
     kept: KeptView,
 }
 
@@ -209,6 +215,7 @@ impl GatewayView {
             waiting_items: peer.waiting_items,
             bytes_sent: peer.bytes_sent,
             bytes_received: peer.bytes_received,
+            attention: peer.attention,
         });
         let cosigned = answer.cosigned.into_iter().map(|cosigned| CosignedView {
             party: cosigned.party,
@@ -221,6 +228,8 @@ impl GatewayView {
             cosigned: cosigned.collect(),
             expiries: ExpiryView::all(answer.expiries),
             cosignature_warning: answer.cosignature_warning,
+            missing_warning: answer.missing_warning,
+            damaged_packages: answer.damaged_packages,
             party: answer.party,
             software: answer.software,
             started_ms: answer.started_ms,
@@ -250,11 +259,26 @@ impl GatewayView {
                 cosigned.party
             )?;
         }
-        match self.cosignature_warning.as_str() {
-            "" => Ok(()),
-            warning => writeln!(f, "  WARNING      {warning}"),
+        for warning in [&self.cosignature_warning, &self.missing_warning] {
+            if !warning.is_empty() {
+                writeln!(f, "  WARNING      {warning}")?;
+            }
         }
+        Ok(())
     }
+}
+
+/// Says that stored packages have rotted, where any have.
+fn write_damaged(packages: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if packages == 0 {
+        return Ok(());
+    }
+    let packages = count(
+        packages,
+        "stored package is damaged",
+        "stored packages are damaged",
+    );
+    writeln!(f, "  WARNING      {packages}: see passerelle queue")
 }
 
 /// What a gateway waits for that nobody has shown a copy of its log.
@@ -263,6 +287,18 @@ const UNANCHORED: &str = concat!(
     "               put off. A partner's gateway, or an agent of this party, shows one when it\n",
     "               connects; where none can: passerelle audit anchor --without-witness\n",
 );
+
+impl GatewayView {
+    fn write_log(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let root = self.log_root.get(..16).unwrap_or_default();
+        let entries = count(self.log_size, "entry", "entries");
+        writeln!(f, "  log          {entries}, root {root}…")?;
+        match self.anchored {
+            true => writeln!(f, "  anchored     yes, by {}", self.anchored_by),
+            false => f.write_str(UNANCHORED),
+        }
+    }
+}
 
 impl Display for GatewayView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -277,14 +313,9 @@ impl Display for GatewayView {
             "  convention   {}, version {}",
             self.convention, self.convention_version
         )?;
-        let root = self.log_root.get(..16).unwrap_or_default();
-        let entries = count(self.log_size, "entry", "entries");
-        writeln!(f, "  log          {entries}, root {root}…")?;
-        match self.anchored {
-            true => writeln!(f, "  anchored     yes, by {}", self.anchored_by)?,
-            false => f.write_str(UNANCHORED)?,
-        }
+        self.write_log(f)?;
         self.write_cosigned(f)?;
+        write_damaged(self.damaged_packages, f)?;
         let spool = Bytes(self.spool_bytes);
         writeln!(
             f,
@@ -323,6 +354,10 @@ impl Display for GatewayView {
                 &peer.last_error,
             ]);
         }
-        write!(f, "\n{table}")
+        write!(f, "\n{table}")?;
+        for peer in self.peers.iter().filter(|peer| !peer.attention.is_empty()) {
+            writeln!(f, "ATTENTION: {}: {}", peer.peer, peer.attention)?;
+        }
+        Ok(())
     }
 }

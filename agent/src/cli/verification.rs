@@ -8,7 +8,7 @@ use passerelle_proto::audit::{verify_cosigned, verify_log};
 use passerelle_proto::evidence::EVIDENCE_ENTRIES_MAX;
 use passerelle_proto::v1::{self, Entry};
 use passerelle_proto::{
-    Checkpoint, Digest, Directory, KeyId, LogVerifier, Note, PartyId, envelope, log_origin,
+    Checkpoint, Digest, Directory, KeyId, LogVerifier, Note, PartyId, envelope, log_epoch,
     signed_objects,
 };
 use prost::Message;
@@ -236,7 +236,7 @@ fn party_of(dir: &Path, checkpoint: &[u8]) -> Result<PartyId, Failure> {
         .origin;
     let name = origin.split('.').next().unwrap_or_default();
     match PartyId::parse(name) {
-        Ok(party) if log_origin(&party) == origin => Ok(party),
+        Ok(party) if log_epoch(&party, &origin).is_some() => Ok(party),
         _ => Err(unbelievable(
             &path,
             &format_args!("{origin:?} is no log of a party"),

@@ -70,7 +70,12 @@ fn recipient(what: &What) -> Option<&str> {
         What::NotCollected(said) => Some(&said.recipient),
         What::NotReceipted(said) => Some(&said.recipient),
         What::Cancel(said) => Some(&said.recipient),
-        What::Accepted(_) | What::Refused(_) | What::Busy(_) | What::Purged(_) => None,
+        What::Accepted(_)
+        | What::Refused(_)
+        | What::Busy(_)
+        | What::Damaged(_)
+        | What::Inquire(_)
+        | What::Purged(_) => None,
     }
 }
 
@@ -124,6 +129,17 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
             }
             ("cancel", says)
         }
+        What::Damaged(_) => {
+            let says = format!("{issuer}'s stored copy has rotted: it asks for the package again");
+            ("damaged", says)
+        }
+        What::Inquire(i) => {
+            let says = format!(
+                "{issuer} lacks statements {} to {} of {}/{} to {}, and asks for them",
+                i.first, i.last, i.issuer, i.role, i.destination
+            );
+            ("inquire", says)
+        }
         What::Purged(p) => {
             let what = purged_words(p.part());
             let early = if p.early {
@@ -164,7 +180,7 @@ fn refused(refused: &v1::Refused) -> String {
 }
 
 /// Every kind of log entry.
-pub const ENTRY_KINDS: [&str; 15] = [
+pub const ENTRY_KINDS: [&str; 19] = [
     "accepted",
     "forwarded",
     "handed-over",
@@ -176,10 +192,14 @@ pub const ENTRY_KINDS: [&str; 15] = [
     "held",
     "released",
     "retried",
+    "repaired",
+    "purge-decided",
+    "resent",
     "cosigned",
     "counted",
     "operator",
-    "purge-decided",
+    "agent-state",
+    "epoch",
 ];
 
 /// A log entry as the command line shows it.
@@ -237,6 +257,24 @@ fn told(event: &Event) -> Told {
         Event::Forwarded(e) => forwarded(e),
         Event::HandedOver(e) => handed_over(e),
         Event::Statement(e) => statement(e),
+        Event::Epoch(e) => ("epoch", Vec::new(), epoch(e)),
+        Event::AgentState(e) => {
+            let before = e.number_before;
+            let says = match e.other {
+                true => format!("{} came with another state than before", hop(&e.agent)),
+                false => format!(
+                    "{} came with a state of run {}, after run {before}: restored, or run twice",
+                    hop(&e.agent),
+                    e.number
+                ),
+            };
+            ("agent-state", Vec::new(), says)
+        }
+        Event::Resent(e) => {
+            let statements = count(e.statements.len() as u64, "statement", "statements");
+            let says = format!("{statements} go to {} once more", hop(&e.next_hop));
+            ("resent", e.package.clone(), says)
+        }
         Event::Refused(e) => {
             let mut says = format!("{} was refused: {}", hop(&e.peer), reason_words(e.reason()));
             if !e.article.is_empty() {
@@ -267,6 +305,11 @@ fn told(event: &Event) -> Told {
             "retried",
             e.package.clone(),
             format!("to be tried again: {}", hop(&e.next_hop)),
+        ),
+        Event::Repaired(e) => (
+            "repaired",
+            e.package.clone(),
+            "the damaged copy here is whole again".into(),
         ),
         Event::Cosigned(e) => ("cosigned", Vec::new(), cosigned(e)),
         Event::Counted(e) => {
@@ -373,11 +416,26 @@ fn statement(event: &v1::StatementEvent) -> Told {
     ("statement", package, says)
 }
 
+fn epoch(event: &v1::EpochEvent) -> String {
+    let lost = match checkpoint_size(&event.last) {
+        Some(size) => format!("known up to {}", count(size, "entry", "entries")),
+        None => "of which no checkpoint is known".to_owned(),
+    };
+    format!("a new log of {} begins after one {lost}", event.party)
+}
+
+/// The second line of a C2SP checkpoint is the size of the tree.
+fn checkpoint_size(note: &[u8]) -> Option<u64> {
+    let text = String::from_utf8_lossy(note);
+    text.lines().nth(1)?.parse().ok()
+}
+
 fn cosigned(event: &v1::CosignedEvent) -> String {
-    // The second line of a C2SP checkpoint is the size of the tree.
-    let note = String::from_utf8_lossy(&event.checkpoint);
-    let size = note.lines().nth(1).and_then(|line| line.parse().ok());
-    let entries = count(size.unwrap_or(0), "entry", "entries");
+    let entries = count(
+        checkpoint_size(&event.checkpoint).unwrap_or(0),
+        "entry",
+        "entries",
+    );
     match event.ours {
         true => format!("{} has cosigned our log up to {entries}", event.party),
         false => format!(

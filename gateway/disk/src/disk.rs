@@ -34,6 +34,12 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// `NotFound`, or what the system says.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
+    /// Opens a file that is there, perhaps somebody else's, only to read.
+    ///
+    /// # Errors
+    /// `NotFound`, or what the system says.
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
     /// Gives a file or a directory another name; a file that has that name is replaced.
     ///
     /// # Errors
@@ -87,7 +93,23 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// # Errors
     /// What the system says.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+
+    /// The absolute path of what has this name, without links.
+    ///
+    /// # Errors
+    /// `NotFound`, or what the system says.
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf>;
+
+    /// Locks a file, which is made if it is not there, against every other process. The lock ends
+    /// with the process, or with what this returns.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another process has it, or what the system says.
+    fn lock(&self, path: &Path) -> io::Result<Lock>;
 }
+
+/// Holds a lock for as long as it is there.
+pub type Lock = Box<dyn fmt::Debug + Send + Sync>;
 
 /// An open file. Any number of threads may read and write it at once, at different places.
 pub trait DiskFile: Send + Sync {
@@ -129,7 +151,9 @@ pub enum Kind {
     File,
     /// A directory.
     Directory,
-    /// A link, a socket, a device.
+    /// A symbolic link.
+    Link,
+    /// A socket, a pipe, a device.
     Other,
 }
 
@@ -142,6 +166,10 @@ pub struct Status {
     pub length: u64,
     /// When its contents changed last.
     pub modified: SystemTime,
+    /// The file system that it lies on: a rename stays within one.
+    pub device: u64,
+    /// Tells it from every other file of its file system.
+    pub number: u64,
 }
 
 impl dyn DiskFile + '_ {

@@ -173,7 +173,7 @@ impl dyn Disk + '_ {
                 let file = self.open(root).at("open", root)?;
                 file.sync().at("sync", root)
             }
-            Kind::Other => Ok(()),
+            Kind::Link | Kind::Other => Ok(()),
         }
     }
 

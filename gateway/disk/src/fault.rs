@@ -1,7 +1,8 @@
 //! One operation of many that fails, for tests.
 
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -9,12 +10,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
-use crate::disk::{Disk, DiskFile, Status};
+use crate::disk::{Disk, DiskFile, Lock, Status};
 
 /// Environment variable that names an operation of this process which fails, in builds with debug
 /// assertions: `17:eio:lost` is the 17th one that changes or syncs anything, with an I/O error, and
 /// it does not happen; `17:enospc:persisted` fails for want of room, and happens all the same.
 pub const FAIL_AT: &str = "PASSERELLE_FAIL_AT";
+
+/// Environment variable that names a file to which each operation that changes or syncs anything is
+/// appended before it is tried, as "sync /data/log/checkpoint"; in builds with debug assertions.
+pub const LIST_IN: &str = "PASSERELLE_LIST_OPERATIONS";
 
 /// Whether a failed operation has happened all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +98,8 @@ struct Counter {
     failed: AtomicBool,
     /// Says on standard error what has failed, for whoever reads the output of a process.
     tells: bool,
+    /// Where operations are listed.
+    list: Option<File>,
 }
 
 impl Counter {
@@ -103,6 +110,7 @@ impl Counter {
         work: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
         let number = self.done.fetch_add(1, Ordering::SeqCst) + 1;
+        self.list(operation, path);
         let Some(fault) = self.fault.filter(|fault| fault.operation == number) else {
             return work();
         };
@@ -116,6 +124,17 @@ impl Counter {
         }
         Err(fault.error())
     }
+
+    fn list(&self, operation: &str, path: &Path) {
+        let Some(mut list) = self.list.as_ref() else {
+            return;
+        };
+        // One call, so that the lines of two threads do not mix.
+        let line = format!("{operation} {}\n", path.display());
+        if let Err(error) = list.write_all(line.as_bytes()) {
+            eprintln!("{LIST_IN}: {error}");
+        }
+    }
 }
 
 /// A disk that counts what changes or syncs anything, and makes one such operation fail.
@@ -128,33 +147,46 @@ pub struct FaultyDisk {
 impl FaultyDisk {
     /// Stands in front of `below`; without a fault it only counts.
     pub fn new(below: Arc<dyn Disk>, fault: Option<Fault>) -> Self {
-        Self::telling(below, fault, false)
+        Self::telling(below, fault, false, None)
     }
 
-    fn telling(below: Arc<dyn Disk>, fault: Option<Fault>, tells: bool) -> Self {
+    fn telling(
+        below: Arc<dyn Disk>,
+        fault: Option<Fault>,
+        tells: bool,
+        list: Option<File>,
+    ) -> Self {
         let counter = Counter {
             fault,
             done: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             tells,
+            list,
         };
         let counter = Arc::new(counter);
         Self { below, counter }
     }
 
-    /// What [`FAIL_AT`] asks for; `None` when it asks for nothing, and in release builds.
+    /// What [`FAIL_AT`] and [`LIST_IN`] ask for; `None` when they ask for nothing, and in release
+    /// builds.
     pub(crate) fn from_environment(below: Arc<dyn Disk>) -> Option<Self> {
         if !cfg!(debug_assertions) {
             return None;
         }
-        let asked = std::env::var(FAIL_AT).ok()?;
-        match asked.parse() {
-            Ok(fault) => Some(Self::telling(below, Some(fault), true)),
-            Err(error) => {
-                eprintln!("{FAIL_AT}: {error}");
-                None
-            }
-        }
+        let fault = std::env::var(FAIL_AT).ok().and_then(|asked| {
+            let parsed = asked.parse();
+            parsed
+                .inspect_err(|error| eprintln!("{FAIL_AT}: {error}"))
+                .ok()
+        });
+        let list = std::env::var_os(LIST_IN).and_then(|path| {
+            let opened = File::options().create(true).append(true).open(path);
+            opened
+                .inspect_err(|error| eprintln!("{LIST_IN}: {error}"))
+                .ok()
+        });
+        let asked = fault.is_some() || list.is_some();
+        asked.then(|| Self::telling(below, fault, true, list))
     }
 
     /// How many operations were counted so far.
@@ -199,6 +231,10 @@ impl Disk for FaultyDisk {
         Ok(self.wrapped(path, self.below.open(path)?))
     }
 
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(self.wrapped(path, self.below.open_to_read(path)?))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let work = || self.below.rename(from, to);
         self.counter.run("rename", from, work)
@@ -237,6 +273,14 @@ impl Disk for FaultyDisk {
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.below.free_bytes(path)
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.below.resolve(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        self.below.lock(path)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
-use crate::disk::{Disk, DiskFile, Kind, Status};
+use crate::disk::{Disk, DiskFile, Kind, Lock, Status};
 use crate::fault::FaultyDisk;
 
 /// The file system of this machine (ext4 or xfs).
@@ -16,7 +16,8 @@ use crate::fault::FaultyDisk;
 pub struct HostDisk;
 
 /// The disk of this process: the host's. In builds with debug assertions the environment may ask
-/// for a fault, see [`crate::FAIL_AT`]; operations are then counted over the whole process.
+/// for a fault or a list, see [`crate::FAIL_AT`] and [`crate::LIST_IN`]; operations are then counted
+/// over the whole process.
 pub fn system() -> Arc<dyn Disk> {
     static SYSTEM: OnceLock<Arc<dyn Disk>> = OnceLock::new();
     let made = || -> Arc<dyn Disk> {
@@ -50,6 +51,10 @@ impl Disk for HostDisk {
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         writable().open(path).map(boxed)
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        File::open(path).map(boxed)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -89,18 +94,31 @@ impl Disk for HostDisk {
         let kind = match found.file_type() {
             kind if kind.is_file() => Kind::File,
             kind if kind.is_dir() => Kind::Directory,
+            kind if kind.is_symlink() => Kind::Link,
             _ => Kind::Other,
         };
         Ok(Status {
             kind,
             length: found.len(),
             modified: found.modified()?,
+            device: found.dev(),
+            number: found.ino(),
         })
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         let found = rustix::fs::statvfs(path)?;
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        path.canonicalize()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        let file = File::create(path)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(file))
     }
 }
 

@@ -1,9 +1,9 @@
 //! Durable files: everything that gateways and agents write goes through one [`Disk`].
 //!
-//! There are three: [`HostDisk`] is the file system of the machine; [`MemoryDisk`] is one in memory
-//! that can lose, as a power cut does, what was never synced; [`FaultyDisk`] stands in front of
-//! either, counts what changes or syncs anything, and makes one such operation fail. What takes
-//! more than one operation (replace a file, rename and sync) stands once, on `dyn Disk`.
+//! [`HostDisk`] is the file system of the machine; [`MemoryDisk`] is one in memory that can lose, as
+//! a power cut does, what was never synced; [`FaultyDisk`] stands in front of either, counts what
+//! changes or syncs anything, and makes one such operation fail; [`OmittingDisk`] leaves out syncs.
+//! What takes more than one operation (replace a file, rename and sync) stands once, on `dyn Disk`.
 //!
 //! Besides, there are [`crash_point`]s: named places at which a test lets a process die. They are
 //! not in release builds, and neither are the faults that the environment asks for.
@@ -19,11 +19,13 @@ mod durable;
 mod fault;
 mod host;
 mod memory;
+mod omission;
 
 pub use crash::{CRASH_AT, CrashPoint, reached};
 pub use cursor::FileCursor;
-pub use disk::{Disk, DiskFile, Kind, Status};
+pub use disk::{Disk, DiskFile, Kind, Lock, Status};
 pub use durable::{At, DiskError, beside};
-pub use fault::{FAIL_AT, Fault, FaultParseError, FaultyDisk, Flavour};
+pub use fault::{FAIL_AT, Fault, FaultParseError, FaultyDisk, Flavour, LIST_IN};
 pub use host::{HostDisk, system};
 pub use memory::MemoryDisk;
+pub use omission::{Look, OmittingDisk};

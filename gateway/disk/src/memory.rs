@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::disk::{Disk, DiskFile, Kind, Status};
+use crate::disk::{Disk, DiskFile, Kind, Lock, Status};
 
 /// Bytes that are always free.
 const FREE_BYTES: u64 = 1 << 50;
@@ -42,9 +43,38 @@ enum Node {
 
 #[derive(Clone, Debug, Default)]
 struct Contents {
-    bytes: Vec<u8>,
-    durable: Vec<u8>,
+    // Copied when they are changed and somebody else has them: a disk of its own costs little.
+    bytes: Arc<Vec<u8>>,
+    durable: Arc<Vec<u8>>,
+    /// From where to where both may differ, but for their lengths.
+    unsynced: Range<usize>,
     modified: u64,
+}
+
+impl Contents {
+    fn changed(&mut self, part: Range<usize>) {
+        self.unsynced = match self.unsynced.is_empty() {
+            true => part,
+            false => self.unsynced.start.min(part.start)..self.unsynced.end.max(part.end),
+        };
+    }
+
+    /// A long file of which a little has changed costs a little.
+    fn sync(&mut self) {
+        let part = std::mem::take(&mut self.unsynced);
+        if part.is_empty() && self.durable.len() == self.bytes.len() {
+            return;
+        }
+        let durable = Arc::make_mut(&mut self.durable);
+        durable.resize(self.bytes.len(), 0);
+        let part = part.start.min(self.bytes.len())..part.end.min(self.bytes.len());
+        durable[part.clone()].copy_from_slice(&self.bytes[part]);
+    }
+
+    fn power_cut(&mut self) {
+        self.bytes = self.durable.clone();
+        self.unsynced = 0..0;
+    }
 }
 
 type Name = (NodeId, String);
@@ -186,7 +216,7 @@ impl State {
         for node in &mut self.nodes {
             match node {
                 Node::Directory { names, durable } => names.clone_from(durable),
-                Node::File(contents) => contents.bytes.clone_from(&contents.durable),
+                Node::File(contents) => contents.power_cut(),
             }
         }
     }
@@ -225,6 +255,28 @@ impl MemoryDisk {
         self.state().power_cut();
     }
 
+    /// A disk of its own, with what this one would have on it after a power cut.
+    pub fn after_a_power_cut(&self) -> Self {
+        let state = self.state();
+        let left = |node: &Node| match node {
+            Node::Directory { durable, .. } => Node::Directory {
+                names: durable.clone(),
+                durable: durable.clone(),
+            },
+            Node::File(contents) => Node::File(Contents {
+                bytes: contents.durable.clone(),
+                durable: contents.durable.clone(),
+                unsynced: 0..0,
+                modified: contents.modified,
+            }),
+        };
+        Self(Arc::new(Mutex::new(State {
+            nodes: state.nodes.iter().map(left).collect(),
+            pending: Vec::new(),
+            ticks: state.ticks,
+        })))
+    }
+
     /// A disk of its own, with the same on it.
     pub fn copy(&self) -> Self {
         let state = self.state();
@@ -246,7 +298,9 @@ impl Disk for MemoryDisk {
         let mut state = self.state();
         let node = match state.find(path) {
             Ok(node) => {
-                state.written(node)?.bytes.clear();
+                let contents = state.written(node)?;
+                contents.changed(0..contents.bytes.len());
+                contents.bytes = Arc::default();
                 node
             }
             Err(_) => state.add(path, Node::File(Contents::default()))?,
@@ -268,6 +322,10 @@ impl Disk for MemoryDisk {
         let node = state.find(path)?;
         state.contents(node)?;
         Ok(self.opened(node))
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.open(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -315,7 +373,7 @@ impl Disk for MemoryDisk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let mut state = self.state();
         let node = state.find(path)?;
-        Ok(state.contents(node)?.bytes.clone())
+        Ok(state.contents(node)?.bytes.to_vec())
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
@@ -326,7 +384,8 @@ impl Disk for MemoryDisk {
 
     fn status(&self, path: &Path) -> io::Result<Status> {
         let state = self.state();
-        let (kind, length, ticks) = match &state.nodes[state.find(path)?] {
+        let node = state.find(path)?;
+        let (kind, length, ticks) = match &state.nodes[node] {
             Node::Directory { .. } => (Kind::Directory, 0, 0),
             Node::File(contents) => (Kind::File, contents.bytes.len() as u64, contents.modified),
         };
@@ -334,11 +393,22 @@ impl Disk for MemoryDisk {
             kind,
             length,
             modified: moment(ticks),
+            device: 0,
+            number: node as u64,
         })
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.state().find(path).map(|_| FREE_BYTES)
+    }
+
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.state().find(path).map(|_| path.to_owned())
+    }
+
+    /// Nobody else has this disk: the memory is one process's.
+    fn lock(&self, _: &Path) -> io::Result<Lock> {
+        Ok(Box::new(()))
     }
 }
 
@@ -373,9 +443,11 @@ impl DiskFile for MemoryFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.state();
-        let whole = &mut state.written(self.node)?.bytes;
+        let contents = state.written(self.node)?;
         let start = index(offset)?;
         let end = start + bytes.len();
+        contents.changed(start.min(contents.bytes.len())..end);
+        let whole = Arc::make_mut(&mut contents.bytes);
         if whole.len() < end {
             whole.resize(end, 0);
         }
@@ -385,7 +457,7 @@ impl DiskFile for MemoryFile {
 
     fn allocate(&self, length: u64) -> io::Result<()> {
         let mut state = self.state();
-        let whole = &mut state.written(self.node)?.bytes;
+        let whole = Arc::make_mut(&mut state.written(self.node)?.bytes);
         let length = index(length)?.max(whole.len());
         whole.resize(length, 0);
         Ok(())
@@ -393,8 +465,7 @@ impl DiskFile for MemoryFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.state();
-        let contents = state.contents(self.node)?;
-        contents.durable.clone_from(&contents.bytes);
+        state.contents(self.node)?.sync();
         Ok(())
     }
 
@@ -433,8 +504,7 @@ mod tests {
         disk.create_directories(path("/b")).unwrap();
         disk.replace(path("/a/f"), b"1").unwrap();
         disk.rename(path("/a/f"), path("/b/f")).unwrap();
-        let cut = memory.copy();
-        cut.power_cut();
+        let cut = memory.after_a_power_cut();
         assert_eq!(cut.read(path("/a/f")).unwrap(), b"1");
         assert!(cut.read(path("/b/f")).is_err());
         disk.sync_dir(path("/b")).unwrap();

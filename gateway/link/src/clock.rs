@@ -5,45 +5,19 @@
 //! as fast as the clock that counts from boot and that nobody can set.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use passerelle_host::Moment;
 use passerelle_proto::Timestamp;
-use rustix::time::{ClockId, clock_gettime};
 
 /// Most that two clocks may differ.
 pub const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// Both clocks at one moment.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    /// The wall clock.
-    pub wall: Timestamp,
-    /// Time since boot, sleep included.
-    pub since_boot: Duration,
-}
-
-impl Moment {
-    /// Now.
-    pub fn now() -> Self {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let wall = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
-        let since_boot = clock_gettime(ClockId::Boottime);
-        let seconds = u64::try_from(since_boot.tv_sec).unwrap_or(0);
-        let nanos = u32::try_from(since_boot.tv_nsec).unwrap_or(0);
-        Self {
-            wall: Timestamp::from_ms(wall),
-            since_boot: Duration::new(seconds, nanos),
-        }
-    }
-}
-
 /// What is known about the wall clock.
 #[derive(Debug, Default)]
-pub struct Clock(Mutex<Option<Moment>>);
+pub struct Belief(Mutex<Option<Moment>>);
 
-impl Clock {
+impl Belief {
     /// A peer has said what its clock shows; `false` when ours shows something else.
     pub fn heard(&self, theirs: Timestamp, moment: Moment) -> bool {
         let agrees = difference(theirs, moment.wall) <= CLOCK_DIFFERENCE_MAX;
@@ -81,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_nobody_has_confirmed_is_not_believed() {
-        let clock = Clock::default();
+        let clock = Belief::default();
         assert!(!clock.is_believed(at(1_000, 10)));
         assert!(!clock.heard(Timestamp::from_ms(2_000_000), at(1_000, 10)));
         assert!(!clock.is_believed(at(1_000, 10)));
@@ -91,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_is_not_believed_until_a_peer_agrees_again() {
-        let clock = Clock::default();
+        let clock = Belief::default();
         assert!(clock.heard(Timestamp::from_ms(1_000_000), at(1_000, 10)));
         assert!(
             clock.is_believed(at(91_000, 90_010)),

@@ -27,7 +27,7 @@ use crate::peer::{Peer, Trust};
 use crate::told::Told;
 
 /// Frames that wait between the driver and the transport.
-pub(crate) const FRAMES_IN_FLIGHT: usize = 4;
+pub const FRAMES_IN_FLIGHT: usize = 4;
 /// Pieces of work at once, above which the peer is not read: none of them waits for the peer.
 const WORK_MAX: usize = 1024;
 /// Notes of the peer that are looked at at once; no more is read until then.
@@ -500,6 +500,7 @@ async fn commit(
             return Done::Committed(id, true);
         }
         tokio::select! {
+            biased;
             () = stop.cancelled() => break,
             () = tokio::time::sleep(COMMIT_RETRY) => {}
         }

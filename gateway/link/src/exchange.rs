@@ -136,7 +136,8 @@ pub trait Outbound: Send {
     /// The whole package, when it is small; else empty.
     fn inline(&self) -> Bytes;
 
-    /// The receipt with which it was accepted here, for its recipient's agent.
+    /// The receipt with which it was accepted: here, for its recipient's agent; or by the peer
+    /// itself, when that is a gateway that is offered it again.
     fn accepted(&self) -> Option<Signed> {
         None
     }

@@ -7,6 +7,7 @@
 mod alert;
 mod clock;
 mod connection;
+mod dial;
 mod dialer;
 mod driver;
 mod exchange;
@@ -30,15 +31,16 @@ mod trust;
 mod verifier;
 mod window;
 
-pub use clock::{CLOCK_DIFFERENCE_MAX, Clock, Moment};
+pub use clock::{Belief, CLOCK_DIFFERENCE_MAX};
 pub use connection::{Channel, Connection};
+pub use dial::{Carry, Dial, Inbound};
 pub use dialer::{DialError, Dialer};
-pub use driver::{SessionError, run_session};
+pub use driver::{FRAMES_IN_FLIGHT, SessionError, run_session};
 pub use exchange::{
     Exchange, Incoming, LaneError, OfferAnswer, Outbound, Outgoing, Room, WriteError,
 };
 pub use identity::{Identity, IdentityError};
-pub use link::{Link, LinkStatus, jitter};
+pub use link::{Link, LinkStatus};
 pub use listener::{ListenError, Listener};
 pub use peer::{Peer, Transport, TransportChoice, TransportChoiceError, Trust};
 pub use reset_key::reset_key;

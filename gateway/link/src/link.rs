@@ -3,23 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use passerelle_host::jitter;
 use passerelle_proto::Hop;
 use passerelle_proto::v1::{Frame, Lane};
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
-use tonic::metadata::MetadataValue;
 
-use crate::connection::Connection;
-use crate::dialer::Dialer;
+use crate::dial::{Carry, Dial};
 use crate::driver::{FRAMES_IN_FLIGHT, SessionError, run_session};
 use crate::exchange::Exchange;
 use crate::peer::Transport;
-use crate::service::LANE_HEADER;
 
 /// Lanes for large packages that we open.
 const BULK_LANES: usize = 2;
@@ -63,12 +58,12 @@ impl Link {
     /// Dials `hop` and runs lanes over the connection until `stop`, again and again.
     ///
     /// The future is to be spawned; the link tells its status.
-    pub fn maintain(
-        dialer: Dialer,
+    pub fn maintain<D: Dial>(
+        dialer: D,
         hop: Hop,
         exchange: Arc<dyn Exchange>,
         stop: CancellationToken,
-        on_connected: impl Fn(Connection) + Send + Sync + 'static,
+        on_connected: impl Fn(D::Connection) + Send + Sync + 'static,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, status) = watch::channel(LinkStatus {
             state: "connecting",
@@ -97,21 +92,22 @@ impl Link {
     }
 }
 
-struct Keeper {
+struct Keeper<D> {
     wake: Arc<Notify>,
-    dialer: Dialer,
+    dialer: D,
     hop: Hop,
     exchange: Arc<dyn Exchange>,
     stop: CancellationToken,
     status: watch::Sender<LinkStatus>,
 }
 
-impl Keeper {
-    async fn run(self, on_connected: impl Fn(Connection) + Send + Sync + 'static) {
+impl<D: Dial> Keeper<D> {
+    async fn run(self, on_connected: impl Fn(D::Connection) + Send + Sync + 'static) {
         let mut failures = 0_u32;
         let mut lost = Instant::now();
         while !self.stop.is_cancelled() {
             let dialled = tokio::select! {
+                biased;
                 dialled = self.dialer.dial(&self.hop) => dialled,
                 () = self.stop.cancelled() => return,
             };
@@ -144,6 +140,7 @@ impl Keeper {
             }
             let wait = reconnect_wait(failures, lost.elapsed(), jitter());
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(wait) => {}
                 () = self.wake.notified() => lost = Instant::now(),
                 () = self.stop.cancelled() => return,
@@ -164,7 +161,7 @@ impl Keeper {
     }
 
     /// Runs all lanes; when one of them breaks, all end.
-    async fn lanes(&self, mut connection: Connection) -> String {
+    async fn lanes(&self, mut connection: D::Connection) -> String {
         let stop = self.stop.child_token();
         let mut lanes = JoinSet::new();
         for number in 0..=BULK_LANES {
@@ -239,24 +236,15 @@ async fn last_words(lanes: &mut JoinSet<Result<(), SessionError>>) -> Option<Str
 }
 
 async fn open_lane(
-    connection: Connection,
+    connection: impl Carry,
     lane: Lane,
     exchange: Arc<dyn Exchange>,
     stop: CancellationToken,
 ) -> Result<(), SessionError> {
     let (sender, receiver) = mpsc::channel::<Frame>(FRAMES_IN_FLIGHT);
-    let mut request = Request::new(ReceiverStream::new(receiver));
-    let name = match lane {
-        Lane::Control => "control",
-        _ => "bulk",
-    };
-    request
-        .metadata_mut()
-        .insert(LANE_HEADER, MetadataValue::from_static(name));
-    let response = connection.exchange().session(request).await;
-    let inbound = response.map_err(|status| SessionError::Stream(status.message().to_owned()))?;
+    let inbound = connection.lane(lane, receiver).await?;
     let peer = connection.peer().clone();
-    run_session(inbound.into_inner(), sender, peer, lane, exchange, stop).await
+    run_session(inbound, sender, peer, lane, exchange, stop).await
 }
 
 /// Between attempts: quick at first, at most a second in the first minute, then backing off with
@@ -267,15 +255,6 @@ fn reconnect_wait(failures: u32, lost_for: Duration, jitter: f64) -> Duration {
         true => doubled.min(RECONNECT_SOON_MAX),
         false => doubled.min(RECONNECT_MAX).mul_f64(0.5 + jitter / 2.0),
     }
-}
-
-/// A random share from 0 to 1: peers that failed together do not try again together.
-#[must_use]
-pub fn jitter() -> f64 {
-    let mut byte = [0];
-    // Without randomness all peers wait alike; nothing else depends on it.
-    let _ = SystemRandom::new().fill(&mut byte);
-    f64::from(byte[0]) / 255.0
 }
 
 #[cfg(test)]

@@ -107,7 +107,12 @@ impl TrustStore {
         }
         let directory = Directory::load(&roots, &conventions, &sheets).map_err(|error| {
             vec![Problem {
-                file: config.convention.clone(),
+                file: match error {
+                    DirectoryError::Sheet(_) => {
+                        damaged_sheet(disk.as_ref(), config, &roots, &conventions)
+                    }
+                    _ => config.convention.clone(),
+                },
                 line: None,
                 what: error.to_string(),
                 remedy: "ask both signatories for the notes in force, and compare the root \
@@ -228,6 +233,23 @@ fn roots(config: &TrustSource, problems: &mut Vec<Problem>) -> Roots {
         }
     }
     roots
+}
+
+/// The sheet that does not hold, or the folder of all of them.
+fn damaged_sheet(
+    disk: &dyn Disk,
+    config: &TrustSource,
+    roots: &Roots,
+    conventions: &[Vec<u8>],
+) -> PathBuf {
+    let fails = |path: &PathBuf| {
+        let note = read_note(disk, path).unwrap_or_default();
+        let loaded = Directory::load(roots, conventions, &[note]);
+        matches!(loaded, Err(DirectoryError::Sheet(_)))
+    };
+    let paths = note_paths(disk, &config.sheets).unwrap_or_default();
+    let found = paths.into_iter().find(fails);
+    found.unwrap_or_else(|| config.sheets.clone())
 }
 
 fn unreadable(file: &Path, error: &io::Error, remedy: &str) -> Problem {

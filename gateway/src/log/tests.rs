@@ -1,11 +1,13 @@
 //! What a log promises when it is killed, torn, or tampered with.
 
+mod rot;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use passerelle_proto::PartyId;
 use passerelle_proto::audit::verify_log;
+use passerelle_proto::{PartyId, next_log_origin};
 
 use super::*;
 
@@ -283,4 +285,39 @@ fn a_log_whose_keys_have_changed_knows_what_it_signed_before() {
     drop(log);
     let alone = Log::open_with(&passerelle_disk::system(), dir.path(), signer(), SMALL);
     assert!(alone.is_err(), "a key that was never its own says nothing");
+}
+
+#[test]
+fn a_log_says_nothing_about_the_one_before_it_and_is_not_gone_on_with_after_the_next() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let first = signer();
+    let next = next_log_origin(first.party(), first.verifier().name()).unwrap();
+    let keys = |origin: &str| {
+        let known = [
+            first.verifier().clone(),
+            first.for_origin(&next).verifier().clone(),
+        ];
+        LogKeys::new(Arc::new(first.for_origin(origin)), &known)
+    };
+    let open = |dir: &Path, origin: &str| {
+        Log::open_with(&passerelle_disk::system(), dir, keys(origin), SMALL)
+    };
+    let mut old = open(dirs[0].path(), first.verifier().name()).unwrap();
+    grow(&mut old, 9);
+    let note = old.checkpoint(NOW).unwrap();
+    let of_old = old.verify(&note).unwrap();
+    let mut new = open(dirs[1].path(), &next).unwrap();
+    grow(&mut new, 3);
+    let note = new.checkpoint(NOW).unwrap();
+    let of_new = new.verify(&note).unwrap();
+    assert_eq!(new.compare(&of_old, "a copy").unwrap(), 0);
+    assert_eq!(new.compare(&of_new, "a copy").unwrap(), 3);
+    let refused = old.compare(&of_new, "a copy").unwrap_err().to_string();
+    assert!(
+        refused.contains("a later log has taken the place"),
+        "{refused}"
+    );
+    drop(old);
+    let refused = open(dirs[0].path(), &next).map(drop).unwrap_err();
+    assert!(matches!(refused, Fatal::Epoch { .. }), "{refused}");
 }

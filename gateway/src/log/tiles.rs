@@ -1,7 +1,10 @@
 //! Tiles and entry bundles: the log as files that anybody can check.
 //!
 //! Full ones are written and synced as they fill; those that are not full only with a checkpoint.
-//! They are derived: what is missing after a crash is written again from the segments.
+//! They are derived: what is missing after a crash is written again from the segments. A full one
+//! is believed only while its hashes lead to the hash that stands for it in the tile above.
+
+mod mend;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,13 +12,11 @@ use std::sync::Arc;
 
 use passerelle_disk::{Disk, beside, crash_point};
 use passerelle_proto::Digest;
-use passerelle_proto::merkle::{StoredHashes, TILE_HEIGHT, node_hash};
-use passerelle_proto::tile::{
-    TILE_WIDTH, decode_entries, decode_tile, encode_tile, entries_path, push_entry, tile_path,
-};
+use passerelle_proto::merkle::{StoredHashes, TILE_HEIGHT};
+use passerelle_proto::tile::{TILE_WIDTH, encode_tile, entries_path, push_entry, tile_path};
 
+use super::Fatal;
 use super::segment::Segments;
-use super::{Fatal, io_at};
 
 const WIDTH: usize = TILE_WIDTH as usize;
 
@@ -112,17 +113,11 @@ impl Tiles {
         if self.pending[level].len() < WIDTH {
             return Ok(());
         }
-        let mut row = std::mem::take(&mut self.pending[level]);
+        let row = std::mem::take(&mut self.pending[level]);
         let path = tile_path(level as u8, self.full[level], TILE_WIDTH);
         self.write_full(&path, &encode_tile(&row))?;
         self.full[level] += 1;
-        while row.len() > 1 {
-            row = row
-                .chunks(2)
-                .map(|pair| node_hash(&pair[0], &pair[1]))
-                .collect();
-        }
-        self.push_hash(level + 1, row[0])
+        self.push_hash(level + 1, mend::root_of(row))
     }
 
     fn bundle(&self) -> Result<Vec<u8>, Fatal> {
@@ -208,11 +203,7 @@ impl Tiles {
                 };
                 found.extend_from_slice(entries);
             } else {
-                let path = self.dir.join(entries_path(bundle, TILE_WIDTH));
-                let bytes = self.disk.read(&path).map_err(io_at(&path))?;
-                let entries = decode_entries(&bytes, TILE_WIDTH)
-                    .ok_or_else(|| missing(&path, "the bundle is damaged"))?;
-                found.extend(entries[from..to].iter().map(|entry| entry.to_vec()));
+                found.extend_from_slice(&self.sound_bundle(bundle)?[from..to]);
             }
             index = bundle * TILE_WIDTH + to as u64;
         }
@@ -231,18 +222,6 @@ impl StoredHashes for Tiles {
     type Error = Fatal;
 
     fn stored(&self, level: u8, index: u64) -> Result<Digest, Fatal> {
-        let level = usize::from(level / TILE_HEIGHT);
-        let (tile, at) = (index / TILE_WIDTH, (index % TILE_WIDTH) as usize);
-        if self.full.get(level) == Some(&tile) {
-            let pending = self.pending.get(level).and_then(|hashes| hashes.get(at));
-            return pending
-                .copied()
-                .ok_or_else(|| missing(&self.dir, "there is no such hash"));
-        }
-        let path = self.dir.join(tile_path(level as u8, tile, TILE_WIDTH));
-        let bytes = self.disk.read(&path).map_err(io_at(&path))?;
-        let hashes = decode_tile(&bytes, TILE_WIDTH);
-        let hashes = hashes.ok_or_else(|| missing(&path, "the tile is damaged"))?;
-        Ok(hashes[at])
+        self.hash(usize::from(level / TILE_HEIGHT), index)
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use passerelle_disk::{Disk, Fault, FaultyDisk, Flavour, MemoryDisk};
+use passerelle_host::Worker;
 use passerelle_proto::fixture::{NOW, keys, party, plan, seal_files, world};
 use passerelle_proto::v1::{PackLocation, Section, Signed};
 use passerelle_proto::{Digest, LogSigner, PackLayout, Sealed, UntrustedStatement};
@@ -21,10 +22,17 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Payload retention of what is accepted here.
 const PAYLOAD_DAYS: u32 = 30;
 
+const SECTIONS: [Section; 4] = [
+    Section::Wraps,
+    Section::ChunkTable,
+    Section::Index,
+    Section::Chunks,
+];
+
 /// The parts of a gateway of Grand Dijon that a purge needs.
 struct Parts {
     purger: Purger,
-    thread: std::thread::JoinHandle<()>,
+    thread: Worker,
 }
 
 fn later(days: u32) -> Timestamp {
@@ -66,7 +74,7 @@ impl Parts {
         let (sequencer, thread) = started.map_err(|error| error.to_string())?;
         let spool = Spool::open(disk, Path::new("/spool"), Limits::default());
         let spool = spool.map_err(|error| error.to_string())?;
-        crate::gateway::sweep(queue.as_ref(), &spool).map_err(|error| error.to_string())?;
+        crate::gateway::sweep(queue.as_ref(), &spool, NOW).map_err(|error| error.to_string())?;
         let party = party("grand-dijon");
         let purger = Purger {
             party,
@@ -87,12 +95,7 @@ impl Parts {
         let (sealed, pack) = sealed(length);
         let spool = &self.purger.spool;
         let mut partial = spool.begin(&sealed.manifest, |_| false).unwrap();
-        for section in [
-            Section::Wraps,
-            Section::ChunkTable,
-            Section::Index,
-            Section::Chunks,
-        ] {
+        for section in SECTIONS {
             let start = sealed.layout.offset_of(section).unwrap() as usize;
             let end = start + sealed.layout.length_of(section) as usize;
             partial.write(section, 0, &pack[start..end]).unwrap();
@@ -255,8 +258,12 @@ async fn a_small_package_goes_as_a_whole_and_its_bytes_are_overwritten() {
     assert_eq!(parts.purge(&terms(PAYLOAD_DAYS, 99)).await, 1);
     assert_eq!(parts.said(&package)[0].part(), PurgedPart::Whole);
     let reader = parts.purger.spool.reader(&sealed.manifest, &location);
-    let left = reader.unwrap().inline().unwrap();
-    assert!(left.iter().all(|byte| *byte == 0));
+    let left = reader.unwrap();
+    for section in SECTIONS {
+        let length = sealed.layout.length_of(section);
+        let left = left.read(section, 0, length).unwrap();
+        assert!(left.iter().all(|byte| *byte == 0), "{section:?}");
+    }
     assert_eq!(files(&disk, "/spool/heads"), 0);
     parts.stop();
 }

@@ -254,6 +254,7 @@ impl Board {
             (true, ItemState::Held) => &mut counts.held,
             // What is over is counted elsewhere, and is no package on its way.
             (true, ItemState::Forwarded | ItemState::Retained) => &mut counts.forwarded,
+            (true, ItemState::Damaged) => &mut counts.damaged,
         };
         *number = number.saturating_add_signed(by);
         let length = item

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use passerelle_disk::{Disk, DiskError};
 use passerelle_proto::{Digest, Timestamp};
@@ -27,8 +27,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long a database that was closed may keep its file locked: sled gives the lock back when the
 /// last task of its own threads has ended, which may be after its handle is gone.
 const UNLOCKED_WITHIN: Duration = Duration::from_secs(10);
-/// How often the lock is looked at.
-const LOCK_POLL: Duration = Duration::from_millis(10);
 /// Requests that may wait for the database's thread.
 const REQUESTS_MAX: usize = 1024;
 /// Writes that may be on their way before one is waited for.
@@ -119,20 +117,29 @@ impl Database {
 /// Waits for whoever had the database open before: one that is in use is neither damaged nor may it
 /// be moved away.
 fn wait_until_unlocked(path: &Path) -> Result<(), StoreError> {
-    let started = Instant::now();
+    let refuse = |cause: String| StoreError::Database {
+        operation: "waiting for its lock",
+        cause: format!("{}: {cause}", path.display()),
+    };
     // No file, no lock; what else is wrong with it, the engine says.
-    while let Ok(file) = File::open(path)
-        && let Err(error) = file.try_lock()
-    {
-        if started.elapsed() > UNLOCKED_WITHIN {
-            return Err(StoreError::Database {
-                operation: "waiting for its lock",
-                cause: format!("{}: {error}", path.display()),
-            });
-        }
-        thread::sleep(LOCK_POLL);
+    let Ok(file) = File::open(path) else {
+        return Ok(());
+    };
+    let (unlocked, waiting) = mpsc::sync_channel(1);
+    let wait = move || {
+        let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive);
+        drop(file);
+        // Whoever waited may have given up.
+        let _ = unlocked.send(locked);
+    };
+    let thread = thread::Builder::new().name("queue-lock".to_owned());
+    thread
+        .spawn(wait)
+        .map_err(|error| refuse(error.to_string()))?;
+    match waiting.recv_timeout(UNLOCKED_WITHIN) {
+        Ok(locked) => locked.map_err(|error| refuse(error.to_string())),
+        Err(_) => Err(refuse("another process has it open: stop it first".into())),
     }
-    Ok(())
 }
 
 /// A database that was set aside is kept until the next one is, for whoever wants to look.

@@ -7,7 +7,8 @@ use passerelle_proto::v1::{self, PurgedPart, entry::Event, statement::What};
 use passerelle_proto::{Hop, PackageId, PartyId, Timestamp, terminal_recipients};
 use prost::Message;
 
-use super::item::{Class, Item, ItemKey, class_of, package_of, parse_parties};
+use super::damage;
+use super::item::{Item, ItemKey, class_of, package_of, parse_parties};
 use super::store::StoreError;
 
 /// What the fold may ask about the items before the entry.
@@ -84,10 +85,15 @@ pub fn fold(items: &impl Items, index: u64, entry: &v1::Entry) -> Result<Vec<Cha
             let changes = change(items, index, &package, hop.as_ref(), set)?;
             Ok(changes.into_iter().map(into_retry).collect())
         }
+        Some(Event::Repaired(event)) => {
+            let package = package_id(&event.package).ok_or(refuse("repaired package"))?;
+            damage::repaired(items, index, &package, event.pack)
+        }
         Some(Event::HandedOver(event)) => {
             let hop = hop(event.next_hop.as_ref()).ok_or(refuse("handed-over next hop"))?;
             Ok(handed_over(items, &hop, &event.log_index)?)
         }
+        Some(Event::Resent(event)) => resent(items, index, event),
         Some(Event::PurgeDecided(event)) => {
             let package = package_id(&event.package).ok_or(refuse("package to be purged"))?;
             Ok(purge_decided(items, index, &package, event.part())?)
@@ -99,6 +105,8 @@ pub fn fold(items: &impl Items, index: u64, entry: &v1::Entry) -> Result<Vec<Cha
             | Event::Configured(_)
             | Event::Cosigned(_)
             | Event::Counted(_)
+            | Event::Epoch(_)
+            | Event::AgentState(_)
             | Event::Operator(_),
         ) => Ok(Vec::new()),
         None => Err(refuse("event")),
@@ -135,6 +143,7 @@ fn accepted(
             pack: event.pack,
             forwarded: false,
             held: false,
+            damaged: false,
             retention: event.retention.unwrap_or_default(),
             retained: None,
             changed: index,
@@ -158,32 +167,21 @@ fn statement(
     let from = hop(event.from.as_ref());
     let ended = Ended::by(&body, from.as_ref()).ok_or(refuse("issuer"))?;
     let mut changes = match (&body.what, &from) {
+        (Some(What::Damaged(_)), from) => damage::said(items, index, &package, from.as_ref())?,
         (Some(What::Purged(said)), None) => purged(items, index, &package, said.part())?,
         _ => settle(items, (index, at_ms), &package, &ended)?,
     };
     let key = ItemKey { index, route: 0 };
     if event.next_hop.is_some() && !items.holds(&package, key) {
-        let item = Item {
-            class: Class::Statement,
+        let destination = body.destination.parse();
+        let item = Item::statement(
             package,
-            next_hop: hop(event.next_hop.as_ref()).ok_or(refuse("next hop"))?,
-            previous_hop: from,
-            flow: None,
-            sender: body.issuer.parse().map_err(|_| refuse("issuer"))?,
-            recipients: vec![
-                body.destination
-                    .parse()
-                    .map_err(|_| refuse("destination"))?,
-            ],
-            deadline: None,
-            test: false,
-            pack: None,
-            forwarded: false,
-            held: false,
-            retention: v1::RetentionDays::default(),
-            retained: None,
-            changed: index,
-        };
+            hop(event.next_hop.as_ref()).ok_or(refuse("next hop"))?,
+            from,
+            body.issuer.parse().map_err(|_| refuse("issuer"))?,
+            destination.map_err(|_| refuse("destination"))?,
+            index,
+        );
         changes.push(Change::Put(key, item));
     }
     Ok(changes)
@@ -323,8 +321,40 @@ fn handed_over(items: &impl Items, hop: &Hop, indices: &[u64]) -> Result<Vec<Cha
     Ok(changes)
 }
 
+/// Statements wait for their next hop once more, under the index of the entry that holds them.
+fn resent(
+    items: &impl Items,
+    index: u64,
+    event: &v1::ResentEvent,
+) -> Result<Vec<Change>, FoldError> {
+    let refuse = |what| FoldError::Entry { index, what };
+    let package = package_id(&event.package).ok_or(refuse("resent package"))?;
+    let next_hop = hop(event.next_hop.as_ref()).ok_or(refuse("resent next hop"))?;
+    let mut changes = Vec::new();
+    for said in &event.statements {
+        let key = ItemKey {
+            index: said.log_index,
+            route: 0,
+        };
+        if items.holds(&package, key) {
+            continue;
+        }
+        let party = |name: &str| name.parse().map_err(|_| refuse("resent statement"));
+        let item = Item::statement(
+            package,
+            next_hop.clone(),
+            hop(said.from.as_ref()),
+            party(&said.issuer)?,
+            party(&said.destination)?,
+            index,
+        );
+        changes.push(Change::Put(key, item));
+    }
+    Ok(changes)
+}
+
 /// Changes the package's items on the way to `hop`, or to any hop.
-fn change(
+pub(super) fn change(
     items: &impl Items,
     index: u64,
     package: &PackageId,
@@ -343,7 +373,7 @@ fn change(
     Ok(changes)
 }
 
-fn into_retry(change: Change) -> Change {
+pub(super) fn into_retry(change: Change) -> Change {
     match change {
         Change::Put(key, item) => Change::Retry(key, item),
         other => other,

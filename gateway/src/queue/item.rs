@@ -84,6 +84,8 @@ pub enum ItemState {
     Held,
     /// The next hop has it; a terminal statement is awaited for somebody behind it.
     Forwarded,
+    /// The copy here is damaged; the hop that it came from is asked for it again.
+    Damaged,
     /// It is over for everybody; its bytes are kept for a time.
     Retained,
 }
@@ -129,6 +131,8 @@ pub struct Item {
     pub forwarded: bool,
     /// Whether it is held back.
     pub held: bool,
+    /// Whether the copy here is damaged.
+    pub damaged: bool,
     /// How long its bytes are kept once the package is over.
     pub retention: v1::RetentionDays,
     /// What becomes of the bytes of a package that is over; `None` for all others.
@@ -141,11 +145,45 @@ impl Item {
     /// Where it stands.
     #[must_use]
     pub fn state(&self) -> ItemState {
-        match (self.retained, self.held, self.forwarded) {
-            (Some(_), ..) => ItemState::Retained,
-            (None, true, _) => ItemState::Held,
-            (None, false, true) => ItemState::Forwarded,
-            (None, false, false) => ItemState::Waiting,
+        match self {
+            Self {
+                retained: Some(_), ..
+            } => ItemState::Retained,
+            Self { held: true, .. } => ItemState::Held,
+            Self {
+                forwarded: true, ..
+            } => ItemState::Forwarded,
+            Self { damaged: true, .. } => ItemState::Damaged,
+            _ => ItemState::Waiting,
+        }
+    }
+
+    /// A statement that waits for `next_hop`, since the entry at `changed`.
+    pub(crate) fn statement(
+        package: PackageId,
+        next_hop: Hop,
+        previous_hop: Option<Hop>,
+        issuer: PartyId,
+        destination: PartyId,
+        changed: u64,
+    ) -> Self {
+        Self {
+            class: Class::Statement,
+            package,
+            next_hop,
+            previous_hop,
+            flow: None,
+            sender: issuer,
+            recipients: vec![destination],
+            deadline: None,
+            test: false,
+            pack: None,
+            forwarded: false,
+            held: false,
+            damaged: false,
+            retention: v1::RetentionDays::default(),
+            retained: None,
+            changed,
         }
     }
 
@@ -174,6 +212,7 @@ impl Item {
             deadline: None,
             forwarded: false,
             held: false,
+            damaged: false,
             retained: Some(retained),
             changed: index,
             ..self.clone()
@@ -210,6 +249,7 @@ impl Item {
             pack: self.pack,
             forwarded: self.forwarded,
             held: self.held,
+            damaged: self.damaged,
             changed: self.changed,
             retention: Some(self.retention),
             retained: self.retained.map(|retained| RetainedRecord {
@@ -247,6 +287,7 @@ impl Item {
             pack: record.pack,
             forwarded: record.forwarded,
             held: record.held,
+            damaged: record.damaged,
             changed: record.changed,
             retention: record.retention.unwrap_or_default(),
             retained: match record.retained {
@@ -306,9 +347,11 @@ struct Record {
     held: bool,
     #[prost(uint64, tag = "13")]
     changed: u64,
-    #[prost(message, optional, tag = "14")]
-    retention: Option<v1::RetentionDays>,
+    #[prost(bool, tag = "14")]
+    damaged: bool,
     #[prost(message, optional, tag = "15")]
+    retention: Option<v1::RetentionDays>,
+    #[prost(message, optional, tag = "16")]
     retained: Option<RetainedRecord>,
 }
 

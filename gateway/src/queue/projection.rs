@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use passerelle_disk::Disk;
+use passerelle_host::{Changes, Signal};
 use passerelle_proto::{Digest, Hop, PackageId, Timestamp, v1};
-use tokio::sync::watch;
 
 use super::board::Board;
 use super::database::Database;
@@ -67,7 +67,7 @@ struct Inner<S> {
 
 struct Projection<S> {
     inner: Mutex<Inner<S>>,
-    changed: watch::Sender<u64>,
+    changed: Signal,
 }
 
 impl<S: Store> Items for Inner<S> {
@@ -140,7 +140,7 @@ impl<S: Store> Projection<S> {
         let board = Board::default();
         Self {
             inner: Mutex::new(Inner { store, board }),
-            changed: watch::Sender::new(0),
+            changed: Signal::default(),
         }
     }
 
@@ -169,8 +169,7 @@ impl<S: Store> Projection<S> {
     }
 
     fn notify(&self) {
-        self.changed
-            .send_modify(|version| *version = version.wrapping_add(1));
+        self.changed.tell();
     }
 
     fn apply(&self, first: u64, entries: &[v1::Entry], root: Digest) -> Result<(), QueueError> {
@@ -356,7 +355,7 @@ macro_rules! queue {
                 self.0.inner().board.counts()
             }
 
-            fn changed(&self) -> watch::Receiver<u64> {
+            fn changed(&self) -> Changes {
                 self.0.changed.subscribe()
             }
 

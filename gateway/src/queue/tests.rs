@@ -10,6 +10,7 @@ use prost::Message;
 use super::*;
 
 mod agreement;
+mod damage;
 mod retention;
 
 const HOPS: [&str; 3] = ["grand-dijon", "insee", "prestataire-obs"];
@@ -139,6 +140,19 @@ fn handed_over(to: &Hop, log_index: Vec<u64>) -> v1::Entry {
     }))
 }
 
+fn resent(number: u8, to: &Hop, log_index: u64) -> v1::Entry {
+    entry(Event::Resent(v1::ResentEvent {
+        package: id(number).as_bytes().to_vec(),
+        next_hop: Some(to.to_message()),
+        statements: vec![v1::Resent {
+            log_index,
+            issuer: behind(0)[0].clone(),
+            destination: "caf21".to_owned(),
+            from: Some(hop(0).to_message()),
+        }],
+    }))
+}
+
 fn root(size: u64) -> Digest {
     Digest::of(&size.to_be_bytes())
 }
@@ -257,6 +271,39 @@ fn a_statement_waits_until_its_next_hop_has_acknowledged_it() {
         !queue.settle(leases[0].token, Settle::Return),
         "the log has ended it"
     );
+}
+
+#[test]
+fn a_statement_that_its_next_hop_has_lost_waits_for_it_once_more() {
+    let queue = MemQueue::new();
+    push(&queue, accepted(2, &[0]));
+    let index = push(&queue, delivered(2, 0, 0));
+    let sender = Hop::agent(party("caf21"));
+    let item = || {
+        queue
+            .find(&id(2))
+            .unwrap()
+            .into_iter()
+            .find(|view| !view.item.is_package())
+    };
+    let before = item().unwrap();
+    push(&queue, handed_over(&sender, vec![index]));
+    assert!(item().is_none());
+    push(&queue, resent(2, &sender, index));
+    let again = item().unwrap();
+    assert_eq!(again.key, before.key);
+    let changed = before.item.changed;
+    assert_eq!(
+        Item {
+            changed,
+            ..again.item
+        },
+        before.item
+    );
+    push(&queue, resent(2, &sender, index));
+    assert_eq!(queue.counts()[&sender].statements, 1);
+    push(&queue, handed_over(&sender, vec![index]));
+    assert!(item().is_none());
 }
 
 #[test]
@@ -484,7 +531,7 @@ fn a_database_that_is_still_being_closed_is_waited_for_and_not_moved_aside() {
     push(&queue, accepted(2, &[0]));
     drop(queue);
     let held = std::fs::File::open(dir.path().join("db/db")).unwrap();
-    held.lock().unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let (opened, opening) = std::sync::mpsc::channel();
     let path = dir.path().to_path_buf();
     std::thread::spawn(move || {
@@ -493,7 +540,7 @@ fn a_database_that_is_still_being_closed_is_waited_for_and_not_moved_aside() {
     });
     let too_early = opening.recv_timeout(Duration::from_millis(200));
     assert!(too_early.is_err(), "opened while another has it open");
-    held.unlock().unwrap();
+    drop(held);
     assert_eq!(opening.recv_timeout(Duration::from_secs(20)), Ok(1));
     assert!(!dir.path().join("db.aside").exists());
 }

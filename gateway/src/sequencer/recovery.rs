@@ -32,6 +32,7 @@ pub(super) fn catch_up(
     let mut last = Timestamp::default();
     let queued = queue.applied().size;
     let mut first = queued.min(ledger.index.next()).min(chain_from);
+    first = first.min(ledger.sequences.next());
     first = first.min(ledger.log.size().saturating_sub(1));
     while first < ledger.log.size() {
         let bytes = ledger.log.entries(first, CATCH_UP)?;
@@ -45,6 +46,9 @@ pub(super) fn catch_up(
                     source,
                 };
                 ledger.index.push(&entry).map_err(failed)?;
+            }
+            if index == ledger.sequences.next() {
+                ledger.sequences.push(&entry);
             }
             if index >= chain_from {
                 follow(chain, &entry);
@@ -80,24 +84,12 @@ fn follow(chain: &mut StatementChain, entry: &v1::Entry) {
 pub(super) fn read_chain(disk: &dyn Disk, path: &Path, log_size: u64) -> (StatementChain, u64) {
     let bytes = disk.read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    match parse_chain(&text) {
+    let read = StatementChain::parse_text(&text);
+    match read.and_then(|(size, chain)| Some((chain, size.parse().ok()?))) {
         Some((chain, size)) if size <= log_size => (chain, size),
         // It is derived: without it the log is read from its beginning.
         _ => (StatementChain::default(), 0),
     }
-}
-
-fn parse_chain(text: &str) -> Option<(StatementChain, u64)> {
-    let mut lines = text.lines();
-    let size = lines.next()?.parse().ok()?;
-    let mut chain = StatementChain::default();
-    for line in lines {
-        let mut parts = line.split(' ');
-        let mut part = || parts.next();
-        let (party, seq, id) = (part()?, part()?, part()?);
-        chain.set(party.parse().ok()?, seq.parse().ok()?, id.parse().ok()?);
-    }
-    Some((chain, size))
 }
 
 /// Writes the sequence as it stands at this size of the log; the next start is shorter for it.
@@ -110,9 +102,6 @@ pub(super) fn write_chain(
     size: u64,
     chain: &StatementChain,
 ) -> Result<(), DiskError> {
-    let mut text = format!("{size}\n");
-    for (party, seq, id) in chain.iter() {
-        text.push_str(&format!("{party} {seq} {id}\n"));
-    }
+    let text = chain.to_text(&size.to_string());
     disk.replace(path, text.as_bytes())
 }

@@ -13,7 +13,7 @@ use crate::queue::{Class, MemQueue};
 struct Running {
     sequencer: Sequencer,
     queue: Arc<dyn Queue>,
-    thread: JoinHandle<()>,
+    thread: Worker,
 }
 
 impl Running {

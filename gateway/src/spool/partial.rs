@@ -205,7 +205,7 @@ impl Drop for Partial {
 }
 
 /// Where head and chunks begin within a pack; before that is what the log has as well.
-fn head_start(layout: &PackLayout) -> u64 {
+pub(super) fn head_start(layout: &PackLayout) -> u64 {
     layout.manifest_offset() + layout.manifest_len()
 }
 
@@ -251,9 +251,9 @@ fn begin(
     file.allocate(layout.file_len()).at("allocate", path)?;
     file.write_at(&layout.header(), 0).at("write", path)?;
     let signed = manifest.signed().encode_to_vec();
+    // Not synced: before there is a mark, nobody goes on with what is here.
     let written = file.write_at(&signed, layout.manifest_offset());
     written.at("write", path)?;
-    file.sync().at("sync", path)?;
     Ok(file)
 }
 
@@ -303,5 +303,6 @@ fn resume(
     Some(Held {
         table: ChunkTable::parse(&table, manifest.payload_length()).ok(),
         chunks: written,
+        ..Held::default()
     })
 }

@@ -152,6 +152,18 @@ impl Shared {
         self.release(location)
     }
 
+    /// Begins another segment when this one has lost its name: nobody could read what was appended.
+    pub(super) fn leave_if_gone(&self, number: u64) {
+        let mut state = self.state();
+        let here = state
+            .open
+            .as_ref()
+            .is_some_and(|open| open.number == number);
+        if here && !self.disk.is_file(&self.path(number)) {
+            state.open = None;
+        }
+    }
+
     fn next_segment(&self, state: &mut State) -> Result<(), SpoolError> {
         state.next += 1;
         let number = state.next;
@@ -251,9 +263,10 @@ impl Shared {
         }
         let mut state = self.state();
         state.released.clear();
-        // What is to be removed once more must not name a segment that is begun later.
-        let named = found.keys().next_back().copied();
-        state.next = state.next.max(named.unwrap_or(0));
+        // Its number does not come again when a segment is gone: packages are said to lie there,
+        // and what lies there is removed once more.
+        let known = found.keys().next_back().copied().unwrap_or(0);
+        state.next = state.next.max(known);
         for number in state.live.keys().copied().collect::<Vec<_>>() {
             match found.get(&number) {
                 Some(packs) => {

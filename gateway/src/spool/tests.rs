@@ -1,10 +1,12 @@
 //! What the spool keeps over a kill, and what it removes.
 
+mod mending;
+
 use std::fs;
 use std::os::unix::fs::FileExt;
 
 use passerelle_proto::fixture::{NOW, keys, plan, seal_files, world};
-use passerelle_proto::{Digest, Sealed};
+use passerelle_proto::{Digest, Sealed, SoundReader};
 
 use super::*;
 
@@ -110,12 +112,9 @@ fn small_packages_share_a_segment_that_goes_with_the_last_of_them() {
                 .flat_map(|section| part(&sealed, &pack, *section).to_vec())
                 .collect();
             let location = spool.store_inline(&sealed.manifest, &inline).unwrap();
-            let read = spool
-                .reader(&sealed.manifest, &location)
-                .unwrap()
-                .inline()
-                .unwrap();
-            assert_eq!(read, inline);
+            let reader = spool.reader(&sealed.manifest, &location).unwrap();
+            let read = SoundReader::new(&sealed.manifest, reader).inline();
+            assert_eq!(read.unwrap(), inline);
             let mut altered = inline.clone();
             altered[10] ^= 1;
             let refused = spool.store_inline(&sealed.manifest, &altered);

@@ -16,7 +16,7 @@ pub struct Meaning {
 }
 
 /// All statements that stand in evidence.
-pub const MEANINGS: [Meaning; 9] = [
+pub const MEANINGS: [Meaning; 11] = [
     Meaning {
         statement: "accepted",
         by: "an institution's gateway",
@@ -64,6 +64,19 @@ pub const MEANINGS: [Meaning; 9] = [
         by: "the sender's agent",
         proves: "it asked this recipient to let go of the package unopened",
         not: "that the recipient did",
+    },
+    Meaning {
+        statement: "damaged",
+        by: "a gateway, or a recipient's agent before it opened the package",
+        proves: "its stored copy had rotted, and it asked the hop before for the package again",
+        not: "that it got it, or whose fault the rot is",
+    },
+    Meaning {
+        statement: "inquire",
+        by: "a gateway",
+        proves: "statements under these numbers had not come to it, though later ones had, and it \
+                 asked for them",
+        not: "that they were ever sent",
     },
     Meaning {
         statement: "purged",

@@ -9,7 +9,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use getrandom::SysRng;
 use ml_dsa::{KeyExport, Keypair, MlDsa65};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
@@ -117,7 +116,7 @@ impl SigningKey {
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         let signed = representative(message);
         let expanded = self.post_quantum.expanded_key();
-        let signature = expanded.sign_randomized(&signed, LABEL, &mut SysRng);
+        let signature = expanded.sign_randomized(&signed, LABEL, &mut super::Random);
         // It fails without randomness or with a label above 255 bytes, and neither can be.
         #[allow(clippy::expect_used)]
         let signature = signature.expect("the system has randomness and the label is short");

@@ -7,7 +7,6 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use getrandom::SysRng;
 use ml_dsa::{KeyExport, Keypair, MlDsa44};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use zeroize::Zeroizing;
@@ -40,9 +39,28 @@ pub struct LogSigner {
     public: LogVerifier,
 }
 
-/// Origin line of the log of a party's gateway.
+/// Origin line of the first log of a party's gateway.
 pub fn log_origin(party: &PartyId) -> String {
     format!("{party}.passerelle/log")
+}
+
+/// Number of the log whose origin line this is, from 1: a gateway whose log is lost begins the
+/// next one, and never goes on with a lost one. `None`: no log of `party`.
+pub fn log_epoch(party: &PartyId, origin: &str) -> Option<u32> {
+    let rest = origin.strip_prefix(&log_origin(party))?;
+    if rest.is_empty() {
+        return Some(1);
+    }
+    let digits = rest.strip_prefix('/')?;
+    let epoch: u32 = digits.parse().ok()?;
+    (epoch > 1 && epoch.to_string() == digits).then_some(epoch)
+}
+
+/// Origin line of the log that comes after the one of this origin line; `None`: the given one is
+/// of no log of `party`.
+pub fn next_log_origin(party: &PartyId, origin: &str) -> Option<String> {
+    let next = log_epoch(party, origin)?.checked_add(1)?;
+    Some(format!("{}/{next}", log_origin(party)))
 }
 
 impl LogSigner {
@@ -106,6 +124,14 @@ impl LogSigner {
         &self.public
     }
 
+    /// The same keys, for the log of this origin line: the sheet says which log they sign.
+    #[must_use]
+    pub fn for_origin(&self, origin: &str) -> Self {
+        let mut named = Self::from_seed(&self.party, &self.seed);
+        named.public = named.public.for_origin(origin);
+        named
+    }
+
     /// Party whose log this is.
     pub fn party(&self) -> &PartyId {
         &self.party
@@ -116,10 +142,10 @@ impl LogSigner {
     }
 
     pub(crate) fn sign_post_quantum(&self, message: &[u8]) -> Vec<u8> {
-        let signature = self
-            .post_quantum
-            .expanded_key()
-            .sign_randomized(message, b"", &mut SysRng);
+        let signature =
+            self.post_quantum
+                .expanded_key()
+                .sign_randomized(message, b"", &mut super::Random);
         // It fails without randomness, or with a context above 255 bytes.
         #[allow(clippy::expect_used)]
         let signature = signature.expect("the system has randomness");
@@ -193,7 +219,16 @@ impl LogVerifier {
         ]
     }
 
-    /// Id of the pair.
+    /// The same keys, for the log of this origin line.
+    #[must_use]
+    pub fn for_origin(&self, origin: &str) -> Self {
+        Self {
+            name: origin.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// Id of the pair; the name does not count.
     pub fn id(&self) -> KeyId {
         let Self {
             classical,
@@ -266,3 +301,54 @@ fn parse_vkey(vkey: &str) -> Result<(String, u8, Vec<u8>), KeyTextError> {
 
 #[cfg(test)]
 mod vectors;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origin_lines_count_the_logs_of_a_party() {
+        let caf = PartyId::parse("caf21").unwrap();
+        let first = log_origin(&caf);
+        let second = next_log_origin(&caf, &first).unwrap();
+        assert_eq!(second, "caf21.passerelle/log/2");
+        assert_eq!(log_epoch(&caf, &first), Some(1));
+        assert_eq!(log_epoch(&caf, &second), Some(2));
+        let last = format!("{first}/{}", u32::MAX);
+        assert_eq!(next_log_origin(&caf, &last), None);
+        for other in [
+            "",
+            "/",
+            "/1",
+            "/0",
+            "/02",
+            "/+2",
+            "/2/",
+            "/-2",
+            "x",
+            "/4294967296",
+        ] {
+            assert_eq!(
+                log_epoch(&caf, &format!("{first}{other}")),
+                match other {
+                    "" => Some(1),
+                    _ => None,
+                }
+            );
+        }
+        let dijon = PartyId::parse("grand-dijon").unwrap();
+        assert_eq!(log_epoch(&dijon, &first), None);
+    }
+
+    #[test]
+    fn keys_keep_their_id_and_change_their_name_from_log_to_log() {
+        let caf = PartyId::parse("caf21").unwrap();
+        let signer = LogSigner::from_seed(&caf, &[1; 64]);
+        let next = next_log_origin(&caf, signer.verifier().name()).unwrap();
+        let named = signer.for_origin(&next);
+        assert_eq!(named.id(), signer.id());
+        assert_eq!(named.verifier().name(), next);
+        assert_ne!(named.verifier(), signer.verifier());
+        assert_ne!(named.verifier().to_vkeys(), signer.verifier().to_vkeys());
+    }
+}

@@ -172,12 +172,13 @@ impl RecipientKey {
     pub fn wrap(&self, info: &[u8], key: &[u8; 32]) -> Result<v1::Wrap, WrapError> {
         let unusable = |_| WrapError::Key(self.id);
         let public = <XWing as Kem>::PublicKey::from_bytes(&self.bytes).map_err(unusable)?;
-        let sealed = hpke::single_shot_seal::<AesGcm256, HkdfSha256, XWing>(
+        let sealed = hpke::single_shot_seal_with_rng::<AesGcm256, HkdfSha256, XWing>(
             &OpModeS::Base,
             &public,
             info,
             key,
             &[],
+            &mut super::Random,
         );
         let (enc, ciphertext) = sealed.map_err(unusable)?;
         Ok(v1::Wrap {

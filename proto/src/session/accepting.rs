@@ -1,20 +1,26 @@
 //! One package that we take: every part is verified on arrival, and only then written.
 
 use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::ops;
 
 use bytes::{Bytes, BytesMut};
 
+use super::offering::RANGES_MAX;
 use super::{Fault, SYNC_EVERY, UNSYNCED_MAX};
 use crate::v1::{Range, Section};
 use crate::{ChunkTable, Digest, VerifiedManifest};
 
-/// What of a package is on stable storage already, from an earlier transfer.
+/// What of a package is on stable storage already, from an earlier transfer, or of a copy that is
+/// to be repaired.
 #[derive(Debug, Clone, Default)]
 pub struct Held {
     /// The chunk table, when the whole head is there.
     pub table: Option<ChunkTable>,
     /// Bytes of chunks from the first one on; cut down to whole chunks.
     pub chunks: u64,
+    /// Numbers of the chunks behind those bytes that are missing, ascending; empty: all of them.
+    pub lacks: Vec<usize>,
 }
 
 enum Stage {
@@ -23,9 +29,9 @@ enum Stage {
         part: usize,
         buffer: BytesMut,
     },
-    /// Chunks, in order.
+    /// Chunks, in order: numbers of those that are still to come, and the first bytes of the next.
     Chunks {
-        next: usize,
+        left: VecDeque<ops::Range<usize>>,
         buffer: BytesMut,
     },
     Done,
@@ -36,6 +42,7 @@ pub(super) struct Accepting {
     parts: [Part; 3],
     payload: u64,
     held: u64,
+    lacks: Vec<usize>,
     table: Option<ChunkTable>,
     stage: Stage,
     writes: Vec<(Section, u64, Bytes)>,
@@ -60,6 +67,7 @@ impl Accepting {
             ],
             payload: manifest.payload_length(),
             held: held.chunks,
+            lacks: held.lacks,
             table: None,
             stage: Stage::Head {
                 part: 0,
@@ -76,6 +84,7 @@ impl Accepting {
             Some(table) => accepting.begin_chunks(table),
             None => {
                 accepting.held = 0;
+                accepting.lacks.clear();
                 accepting.need = Some(accepting.parts.iter().filter_map(head_range).collect());
                 accepting.finish_parts()?;
             }
@@ -85,25 +94,29 @@ impl Accepting {
 
     fn begin_chunks(&mut self, table: ChunkTable) {
         // A chunk that is held in part is fetched again from its beginning.
-        let next = table.locate(self.held).unwrap_or(table.len());
-        let offset = table
-            .range_of(next)
-            .map_or(self.payload, |range| range.start);
+        let first = table.locate(self.held).unwrap_or(table.len());
+        let lacks = std::mem::take(&mut self.lacks);
+        let left = match lacks.is_empty() {
+            true => std::iter::once(first..table.len()).collect(),
+            false => runs(
+                lacks
+                    .into_iter()
+                    .filter(|chunk| (first..table.len()).contains(chunk)),
+            ),
+        };
+        let need = left.iter().filter_map(|run| chunk_range(&table, run));
+        let need: Vec<Range> = need.collect();
         self.table = Some(table);
-        if offset == self.payload {
+        if need.is_empty() {
             self.stage = Stage::Done;
             self.need = None;
             return;
         }
         self.stage = Stage::Chunks {
-            next,
+            left,
             buffer: BytesMut::new(),
         };
-        self.need = Some(vec![Range {
-            section: Section::Chunks as i32,
-            offset,
-            length: self.payload - offset,
-        }]);
+        self.need = Some(need);
     }
 
     /// Whether the peer may send so many bytes before more is synced.
@@ -176,29 +189,39 @@ impl Accepting {
     }
 
     fn on_chunks(&mut self, section: Section, offset: u64, bytes: &Bytes) -> Result<(), Fault> {
-        let (Stage::Chunks { next, buffer }, Some(table)) = (&mut self.stage, &self.table) else {
+        let (Stage::Chunks { left, buffer }, Some(table)) = (&mut self.stage, &self.table) else {
             return Err(Fault::NotAsked);
         };
-        let start = table
-            .range_of(*next)
-            .map_or(self.payload, |range| range.start);
-        let expected = start + buffer.len() as u64;
+        let asked = left.front().and_then(|run| chunk_range(table, run));
+        let asked = asked.ok_or(Fault::NotAsked)?;
+        let expected = asked.offset + buffer.len() as u64;
         if section != Section::Chunks {
             return Err(Fault::WrongPart { due: "chunks" });
         }
-        check_place("chunks", offset, bytes, expected, self.payload)?;
+        check_place(
+            "chunks",
+            offset,
+            bytes,
+            expected,
+            asked.offset + asked.length,
+        )?;
         buffer.extend_from_slice(bytes);
-        while let Some(range) = table.range_of(*next) {
+        while let Some(run) = left.front_mut()
+            && let Some(range) = table.range_of(run.start)
+        {
             let length = (range.end - range.start) as usize;
             if buffer.len() < length {
                 break;
             }
             let chunk = buffer.split_to(length).freeze();
-            table.verify(*next, &chunk)?;
+            table.verify(run.start, &chunk)?;
             self.writes.push((Section::Chunks, range.start, chunk));
-            *next += 1;
+            run.start += 1;
+            if run.start == run.end {
+                left.pop_front();
+            }
         }
-        if *next == table.len() {
+        if left.is_empty() {
             self.stage = Stage::Done;
         }
         Ok(())
@@ -217,8 +240,9 @@ impl Accepting {
                 let length = self.parts.get(*part).map_or(0, |(_, _, length, _)| *length);
                 (buffer.len() as u64, length)
             }
-            (Stage::Chunks { next, buffer }, Some(table)) => {
-                let length = table.range_of(*next).map_or(0, |at| at.end - at.start);
+            (Stage::Chunks { left, buffer }, Some(table)) => {
+                let next = left.front().and_then(|run| table.range_of(run.start));
+                let length = next.map_or(0, |at| at.end - at.start);
                 (buffer.len() as u64, length)
             }
             (Stage::Chunks { .. }, None) | (Stage::Done, _) => (0, 0),
@@ -242,6 +266,31 @@ impl Accepting {
     pub(super) fn is_complete(&self) -> bool {
         matches!(self.stage, Stage::Done)
     }
+}
+
+/// Chunks that follow each other, together. Where one request cannot name so many gaps, the last
+/// one names what lies between them as well.
+fn runs(chunks: impl Iterator<Item = usize>) -> VecDeque<ops::Range<usize>> {
+    let mut runs: VecDeque<ops::Range<usize>> = VecDeque::new();
+    for chunk in chunks {
+        let full = runs.len() == RANGES_MAX;
+        match runs.back_mut() {
+            Some(run) if run.end == chunk || full => run.end = chunk + 1,
+            _ => runs.push_back(chunk..chunk + 1),
+        }
+    }
+    runs
+}
+
+/// What to ask for of these chunks; `None` when there is nothing.
+fn chunk_range(table: &ChunkTable, run: &ops::Range<usize>) -> Option<Range> {
+    let begin = table.range_of(run.start)?.start;
+    let end = table.range_of(run.end.checked_sub(1)?)?.end;
+    (begin < end).then_some(Range {
+        section: Section::Chunks as i32,
+        offset: begin,
+        length: end - begin,
+    })
 }
 
 type Part = (Section, &'static str, u64, Digest);

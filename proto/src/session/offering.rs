@@ -7,7 +7,7 @@ use crate::VerifiedManifest;
 use crate::v1::{Range, Section};
 
 /// Ranges that one Need may name.
-const RANGES_MAX: usize = 4096;
+pub(super) const RANGES_MAX: usize = 4096;
 
 /// Position in one offer.
 pub(super) struct Offering {

@@ -433,6 +433,7 @@ impl Scene {
         let held = held.map_or_else(Held::default, |chunks| Held {
             table: Some(package.table.clone()),
             chunks: u64::from(chunks) % (package.payload_length() + 1),
+            ..Held::default()
         });
         self.watch.takes(slot, package, &held);
         self.session.accept(slot, &package.manifest, held);

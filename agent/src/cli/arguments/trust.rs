@@ -208,6 +208,9 @@ pub(in crate::cli) struct NextSheetArguments {
     /// The public key file that the log is signed with from now on.
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) log: Option<PathBuf>,
+    /// A new log takes the place of the gateway's, which is lost; see `audit reconcile`.
+    #[arg(long)]
+    pub(in crate::cli) new_log: bool,
     /// A signing or recipient key that is used no more; may be repeated.
     #[arg(long, value_name = "FINGERPRINT")]
     pub(in crate::cli) retire: Vec<KeyId>,

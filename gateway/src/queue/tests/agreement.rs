@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::damage::{damaged, repaired};
 use super::retention::{purge_decided, purged};
 use super::*;
 use passerelle_proto::v1::PurgedPart;
@@ -28,7 +29,11 @@ fn any_entry() -> impl Strategy<Value = v1::Entry> {
             .prop_map(|(n, at)| entry(Event::Retried(hold(n, at)))),
         1 => (number(), any_part()).prop_map(|(n, part)| purge_decided(n, part)),
         1 => (number(), any_part()).prop_map(|(n, part)| purged(n, part)),
-        1 => prop::collection::vec(0..30_u64, 1..4)
+        1 => (number(), prop::option::of(at())).prop_map(|(n, at)| damaged(n, at)),
+        1 => number().prop_map(repaired),
+        // An index belongs to one package, as in a log.
+        1 => number().prop_map(|n| resent(n, &Hop::agent(party("caf21")), 1000 + u64::from(n))),
+        1 => prop::collection::vec(prop_oneof![0..30_u64, 1000..1006_u64], 1..4)
             .prop_map(|indices| handed_over(&Hop::agent(party("caf21")), indices)),
     ]
 }

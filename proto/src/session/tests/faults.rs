@@ -193,6 +193,7 @@ fn a_peer_that_does_not_wait_for_the_sync_fills_no_memory() {
     let held = Held {
         table: Some(package.table.clone()),
         chunks: 0,
+        ..Held::default()
     };
     let mut pair = taking(&package, held);
     let all = package.part(Section::Chunks);

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
+use crate::session::offering::RANGES_MAX;
 use crate::{INDEX_LEN_MAX, MAX_CIPHERTEXT_LEN, MIN_CIPHERTEXT_LEN};
 
 /// What a receiver has durably, and what it would lose when it is killed.
@@ -29,6 +30,7 @@ impl Store {
         Held {
             table: whole.then(|| package.table.clone()),
             chunks: self.part(Section::Chunks).len() as u64,
+            ..Held::default()
         }
     }
 
@@ -239,6 +241,7 @@ fn a_package_that_is_held_in_whole_is_complete_at_once() {
     let held = Held {
         table: Some(package.table.clone()),
         chunks: 1000,
+        ..Held::default()
     };
     let mut pair = taking(&package, held);
     assert!(!pair.far.has_frame(), "nothing is asked for");
@@ -252,6 +255,7 @@ fn a_chunk_that_is_held_in_part_is_asked_for_from_its_beginning() {
     let held = Held {
         table: Some(package.table.clone()),
         chunks: 999,
+        ..Held::default()
     };
     let mut pair = taking(&package, held);
     let Some(frame::Frame::Need(need)) = pair.far.poll_frame(START).unwrap().frame else {
@@ -263,6 +267,71 @@ fn a_chunk_that_is_held_in_part_is_asked_for_from_its_beginning() {
         length: 500,
     };
     assert_eq!(need.ranges, [range]);
+}
+
+/// The chunks that a receiver asks for and gets, when it lacks these.
+fn fetched(package: &Package, lacks: &[usize]) -> (usize, Vec<u64>) {
+    let held = Held {
+        table: Some(package.table.clone()),
+        lacks: lacks.to_vec(),
+        ..Held::default()
+    };
+    let mut pair = taking(package, held);
+    let mut ranges = 0;
+    let mut written = Vec::new();
+    loop {
+        if let Some(frame) = pair.far.poll_frame(START) {
+            if let Some(frame::Frame::Need(need)) = &frame.frame {
+                ranges += need.ranges.len();
+            }
+            pair.near.on_frame(frame, START).unwrap();
+        }
+        pair.cross();
+        for event in events(&mut pair.near) {
+            if let Event::Read {
+                slot,
+                section,
+                offset,
+                length,
+            } = event
+            {
+                let bytes = package.read(section, offset, length);
+                pair.near.on_read(slot, section, offset, bytes);
+            }
+        }
+        for event in events(&mut pair.far) {
+            match event {
+                Event::Write { offset, bytes, .. } => {
+                    assert_eq!(
+                        bytes,
+                        package.read(Section::Chunks, offset, bytes.len() as u64)
+                    );
+                    written.push(offset);
+                }
+                Event::Sync { slot, received } => pair.far.on_synced(slot, received),
+                Event::Complete { .. } => return (ranges, written),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn of_a_copy_with_gaps_only_the_gaps_are_asked_for() {
+    let package = package(100, 100, &[500, 400, 700_000, 300, 200, 600]);
+    let second_third_and_last = fetched(&package, &[1, 2, 5]);
+    assert_eq!(second_third_and_last, (2, vec![500, 900, 701_400]));
+    assert_eq!(fetched(&package, &[0]), (1, vec![0]));
+}
+
+#[test]
+fn more_gaps_than_one_request_can_name_end_in_one_that_names_what_lies_between() {
+    let chunks = vec![MIN_CIPHERTEXT_LEN; 2 * RANGES_MAX + 20];
+    let package = package(100, 100, &chunks);
+    let every_second: Vec<usize> = (0..chunks.len()).step_by(2).collect();
+    let (ranges, written) = fetched(&package, &every_second);
+    assert_eq!(ranges, RANGES_MAX);
+    assert!(written.len() > every_second.len() && written.len() < chunks.len());
 }
 
 #[test]

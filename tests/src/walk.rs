@@ -1,22 +1,31 @@
-//! A laboratory that works while one of its processes dies again and again.
+//! A laboratory that works while one of its processes dies, or its disk fails, again and again.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use passerelle_agent::lab::LabOptions;
-use passerelle_gateway::SEGMENT_LEN_ASKED;
+use passerelle_disk::{CRASH_AT, Fault, Flavour};
+use passerelle_gateway::{EXIT_STOPPED, SEGMENT_LEN_ASKED};
 use passerelle_proto::{Digest, PackageId, Retention};
-use passerelle_tests::{
-    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Fact, Process, RunningLab, Witness,
-    eventually, noise, quick_options, violations,
+
+use crate::deadline::eventually;
+use crate::facts::Witness;
+use crate::history::{Fact, violations};
+use crate::laboratory::{
+    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Process, RunningLab, noise, quick_options,
 };
 
 /// Longest wait for a process to die, or for everything to be in order again.
 pub const STEP_LIMIT: Duration = Duration::from_secs(120);
 /// Segments end after a few rounds; all entries of a bundle must fit into two of them.
 const SEGMENT_LEN: &str = "3145728";
+/// Operations of a start and one round are fewer than this.
+const OPERATIONS_MAX: u64 = 8_000;
+/// How long a process that goes on has to come to terms with a failure before it is started again.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes of a package that travels in chunks, and has a file of its own in the spool.
 const LARGE: usize = 600_000;
 /// Flow in which either party sends to the other.
@@ -46,6 +55,11 @@ pub struct Walk {
 impl Walk {
     /// Starts everything and sends a first round.
     pub fn start(process: Process) -> Self {
+        Self::start_after(process, |_| {})
+    }
+
+    /// The same; before anything starts, `prepare` may change what was made.
+    pub fn start_after(process: Process, prepare: impl FnOnce(&RunningLab)) -> Self {
         // What is over goes as soon as it is cosigned, and what stands before the chunks stays.
         let retention = Retention {
             payload: 0,
@@ -55,6 +69,7 @@ impl Walk {
             retention: Some(retention),
             ..quick_options()
         });
+        prepare(&lab);
         lab.set(SEGMENT_LEN_ASKED, SEGMENT_LEN);
         for process in [CAF_GATEWAY, DIJON_GATEWAY, CAF_AGENT, DIJON_AGENT] {
             lab.run(process);
@@ -134,6 +149,43 @@ impl Walk {
         }
     }
 
+    /// What waits for Dijon's agent rots in the spool of its gateway.
+    pub fn rot_spooled(&mut self) {
+        self.lab.kill(DIJON_AGENT);
+        self.drop_files();
+        let gateway = self.lab.party("grand-dijon").gateway.as_ref().unwrap();
+        let spool = gateway.data_dir.join("spool");
+        let process = self.process;
+        let lab = &mut self.lab;
+        let pack = eventually("a package that waits, or a death", STEP_LIMIT, || {
+            let whole = |pack: &PathBuf| !pack.with_extension("part").exists();
+            match lab.process(process).ended() {
+                Some(_) => Some(None),
+                None => pack_in(&spool).filter(whole).map(Some),
+            }
+        });
+        pack.as_deref().map_or((), rot);
+        self.lab.run(DIJON_AGENT);
+    }
+
+    /// What has come to Dijon's agent rots before the agent opens it: it dies in between.
+    pub fn rot_arrived(&mut self) {
+        self.lab
+            .run_with(DIJON_AGENT, &[(CRASH_AT, "arrive.complete")]);
+        self.drop_files();
+        let lab = &mut self.lab;
+        eventually("the death of the agent", STEP_LIMIT, || {
+            lab.process(DIJON_AGENT).ended()
+        });
+        let incoming = self
+            .lab
+            .party("grand-dijon")
+            .agent
+            .directory
+            .join("incoming");
+        rot(&pack_in(&incoming).unwrap());
+    }
+
     /// Whether all files have arrived and nobody has anything left to do; quick to tell.
     pub fn is_quiet(&self) -> bool {
         let empty = |dir: PathBuf| fs::read_dir(dir).is_ok_and(|mut it| it.next().is_none());
@@ -157,14 +209,19 @@ impl Walk {
         let mut found = vec!["packages are on their way".to_owned()];
         eventually(after, STEP_LIMIT, || {
             if self.is_quiet() {
-                let mut facts = self.dropped.clone();
-                facts.extend(self.witness.facts(&self.lab));
-                found = violations(&facts);
+                found = self.violations();
             }
             let late = start.elapsed() + Duration::from_secs(1) > STEP_LIMIT;
             assert!(!late, "{:?} after {after}: {found:#?}", self.process);
             found.is_empty().then_some(())
         });
+    }
+
+    /// What is wrong with what all parties hold now, also what is only not over yet.
+    pub fn violations(&mut self) -> Vec<String> {
+        let mut facts = self.dropped.clone();
+        facts.extend(self.witness.facts(&self.lab));
+        violations(&facts)
     }
 
     /// Waits until the process has died, or everything is done without that.
@@ -176,6 +233,109 @@ impl Walk {
             }
         })
     }
+}
+
+/// Faults of a kind, one of them in one operation of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults<'f> {
+    /// The environment variable that asks for one, and that its failure is told by.
+    pub variable: &'f str,
+    /// What else must be in the environment.
+    pub environment: &'f [(&'f str, &'f str)],
+    /// From one operation that fails to the next.
+    pub stride: u64,
+}
+
+impl Walk {
+    /// Has one operation fail after the other, each after a start of its own, and starts the process
+    /// without faults each time; how many have failed.
+    ///
+    /// # Panics
+    ///
+    /// When anything is lost, doubled, altered or left.
+    pub fn fail_some(&mut self, faults: &Faults<'_>) -> u64 {
+        let kinds = [
+            (false, Flavour::Lost),
+            (true, Flavour::Lost),
+            (false, Flavour::Persisted),
+            (true, Flavour::Persisted),
+        ];
+        let operations = (1..OPERATIONS_MAX).step_by(faults.stride as usize);
+        let mut failed = 0;
+        for (operation, (full, flavour)) in operations.zip(kinds.into_iter().cycle()) {
+            let fault = Fault {
+                operation,
+                full,
+                flavour,
+            };
+            if !self.fail(&fault, faults) {
+                return failed;
+            }
+            failed += 1;
+        }
+        panic!("one round has no end");
+    }
+
+    /// Starts the process with a fault to come; whether it came.
+    fn fail(&mut self, fault: &Fault, faults: &Faults<'_>) -> bool {
+        self.lab.kill(self.process);
+        let printed = self.printed(faults);
+        let asked = fault.to_string();
+        let mut environment = faults.environment.to_vec();
+        environment.push((faults.variable, &asked));
+        self.lab.run_with(self.process, &environment);
+        self.drop_files();
+        let begun = Instant::now();
+        let ended = eventually("an end, or quiet, or patience", STEP_LIMIT, || {
+            let ended = self.lab.process(self.process).ended();
+            let enough = self.is_quiet() || begun.elapsed() > PATIENCE;
+            (ended.is_some() || enough).then_some(ended)
+        });
+        let failed = self.printed(faults) > printed;
+        if let (Some(code), Process::Gateway(_)) = (ended, self.process) {
+            assert!(failed, "it ended for no reason with {code}");
+            assert_eq!(code, i32::from(EXIT_STOPPED), "{fault}");
+        }
+        let went_on = ended.is_none();
+        if went_on {
+            self.lab.kill(self.process);
+        }
+        self.lab.run(self.process);
+        self.settle(&asked);
+        println!(
+            "{:?} {fault}: failed {failed}, went on {went_on}, all in order after {:?}",
+            self.process,
+            begun.elapsed()
+        );
+        failed
+    }
+
+    /// How often an operation has failed.
+    fn printed(&self, faults: &Faults<'_>) -> usize {
+        let printed = fs::read_to_string(self.lab.log(self.process)).unwrap();
+        let says = format!("fails, as {} says", faults.variable);
+        printed.matches(&says).count()
+    }
+}
+
+/// A package that lies in a directory.
+fn pack_in(directory: &Path) -> Option<PathBuf> {
+    let files = fs::read_dir(directory).ok()?;
+    let mut paths = files.map(|file| file.unwrap().path());
+    paths.find(|path| path.extension().is_some_and(|end| end == "pack"))
+}
+
+/// A bit near the end of a file is another one.
+fn rot(file: &Path) {
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(file)
+        .unwrap();
+    let at = file.metadata().unwrap().len() - 9;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
 }
 
 fn files_below(dir: &Path) -> usize {
