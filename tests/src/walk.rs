@@ -155,7 +155,9 @@ impl Walk {
                 None => pack_in(&spool).filter(whole).map(Some),
             }
         });
-        pack.as_deref().map_or((), rot);
+        if let Some(pack) = &pack {
+            rot(pack);
+        }
         self.lab.run(DIJON_AGENT);
     }
 
@@ -252,8 +254,8 @@ impl Walk {
             (true, Flavour::Persisted),
         ];
         let operations = (1..OPERATIONS_MAX).step_by(faults.stride as usize);
-        let mut failed = 0;
-        for (operation, (full, flavour)) in operations.zip(kinds.into_iter().cycle()) {
+        let all = operations.zip(kinds.into_iter().cycle());
+        for (failed, (operation, (full, flavour))) in (0..).zip(all) {
             let fault = Fault {
                 operation,
                 full,
@@ -262,7 +264,6 @@ impl Walk {
             if !self.fail(&fault, faults) {
                 return failed;
             }
-            failed += 1;
         }
         panic!("one round has no end");
     }

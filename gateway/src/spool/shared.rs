@@ -52,11 +52,26 @@ impl Syncs {
     }
 }
 
+/// What a segment holds of packages that are not finished. Each is known by its place, so that
+/// finishing one again takes nothing from the others.
+#[derive(Default)]
+struct Live {
+    /// Lengths by offset.
+    packs: BTreeMap<u64, u64>,
+    /// Bytes of a segment of an earlier start, as long as nobody has said what of it is live.
+    unknown: u64,
+}
+
+impl Live {
+    fn bytes(&self) -> u64 {
+        self.packs.values().sum::<u64>() + self.unknown
+    }
+}
+
 #[derive(Default)]
 struct State {
     open: Option<Open>,
-    // Bytes of packages that are not finished, by segment.
-    live: BTreeMap<u64, u64>,
+    live: BTreeMap<u64, Live>,
     next: u64,
 }
 
@@ -76,7 +91,9 @@ impl Shared {
             let number = name.and_then(|name| name.strip_suffix(".packs"));
             if let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) {
                 let length = disk.status(&path).map_err(failed(&path))?.length;
-                state.live.insert(number, length);
+                let packs = BTreeMap::new();
+                let unknown = length;
+                state.live.insert(number, Live { packs, unknown });
                 state.next = state.next.max(number);
             }
         }
@@ -98,7 +115,7 @@ impl Shared {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.state().live.values().sum()
+        self.state().live.values().map(Live::bytes).sum()
     }
 
     /// Appends and syncs; those who come while a sync runs share the next one.
@@ -119,7 +136,8 @@ impl Shared {
             open.end += bytes.len() as u64;
             let found = (open.number, open.file.clone(), offset, open.syncs.clone());
             let number = open.number;
-            *state.live.entry(number).or_default() += bytes.len() as u64;
+            let live = state.live.entry(number).or_default();
+            live.packs.insert(offset, bytes.len() as u64);
             found
         };
         let path = self.path(number);
@@ -175,14 +193,14 @@ impl Shared {
         Ok(())
     }
 
-    /// A package is finished; a segment without any is removed.
+    /// A package is finished; a segment without any is removed. Once more is harmless.
     pub(super) fn release(&self, location: &PackLocation) -> Result<(), SpoolError> {
         let mut state = self.state();
         let Some(live) = state.live.get_mut(&location.segment) else {
             return Ok(());
         };
-        *live = live.saturating_sub(location.length);
-        if *live > 0 {
+        live.packs.remove(&location.offset);
+        if live.bytes() > 0 {
             return Ok(());
         }
         let in_use = state
@@ -213,7 +231,8 @@ impl Shared {
         for number in state.live.keys().copied().collect::<Vec<_>>() {
             match found.get(&number) {
                 Some(packs) => {
-                    state.live.insert(number, packs.values().sum());
+                    let (packs, unknown) = (packs.clone(), 0);
+                    state.live.insert(number, Live { packs, unknown });
                 }
                 None => {
                     state.live.remove(&number);
