@@ -1,7 +1,6 @@
 //! The gateway's side of every stream.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use passerelle_disk::crash_point;
@@ -16,8 +15,9 @@ use crate::acceptance;
 use crate::agent_state;
 use crate::anchor::{self, Hold};
 use crate::breaker::FIRST_RETRY;
-use crate::courier::{self, StatementLease};
+use crate::courier;
 use crate::node::Node;
+use crate::on_the_way::OnTheWay;
 use crate::queue::Settle;
 use crate::receipts;
 use crate::renewal;
@@ -26,21 +26,15 @@ use crate::witness;
 /// The gateway behind [`Exchange`].
 pub(crate) struct GatewayExchange {
     node: Arc<Node>,
-    // Statements on their way, until they are acknowledged.
-    on_the_way: Mutex<HashMap<StatementId, StatementLease>>,
+    on_the_way: OnTheWay,
 }
 
 impl GatewayExchange {
     pub(crate) fn new(node: Arc<Node>) -> Arc<Self> {
         Arc::new(Self {
             node,
-            on_the_way: Mutex::default(),
+            on_the_way: OnTheWay::default(),
         })
-    }
-
-    fn take_leases(&self, ids: &[StatementId]) -> Vec<StatementLease> {
-        let mut leases = self.on_the_way.lock().unwrap_or_else(|p| p.into_inner());
-        ids.iter().filter_map(|id| leases.remove(id)).collect()
     }
 
     /// Whether this peer has anything to do here.
@@ -181,14 +175,13 @@ impl Exchange for GatewayExchange {
         self.node.anchor.wait().await;
         courier::next(&self.node, peer, lane, room, |signed, lease| {
             let id = StatementId(Digest::of(&signed.body));
-            let mut leases = self.on_the_way.lock().unwrap_or_else(|p| p.into_inner());
-            leases.insert(id, lease);
+            self.on_the_way.put(id, lease);
         })
         .await
     }
 
     async fn acked(&self, peer: &Peer, ids: Vec<StatementId>) {
-        let leases = self.take_leases(&ids);
+        let leases = self.on_the_way.take(&ids);
         if leases.is_empty() {
             return;
         }
@@ -214,7 +207,7 @@ impl Exchange for GatewayExchange {
 
     fn ended(&self, peer: &Peer, _: Lane, unacked: Vec<StatementId>, why: &str) {
         self.node.peers.closed(peer, why);
-        for lease in self.take_leases(&unacked) {
+        for lease in self.on_the_way.take(&unacked) {
             self.node.queue.settle(lease.token, Settle::Return);
         }
     }

@@ -28,6 +28,7 @@ mod log;
 mod materials;
 mod metrics;
 mod node;
+mod on_the_way;
 mod own_statement;
 mod peers;
 mod purge;

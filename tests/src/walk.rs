@@ -152,19 +152,24 @@ impl Walk {
     /// What waits for Dijon's agent rots in the spool of its gateway.
     pub fn rot_spooled(&mut self) {
         self.lab.kill(DIJON_AGENT);
-        self.drop_files();
         let gateway = self.lab.party("grand-dijon").gateway.as_ref().unwrap();
         let spool = gateway.data_dir.join("spool");
+        // What is over, and kept until that is cosigned, is sent to nobody any more.
+        let over = packs_in(&spool);
+        self.drop_files();
         let process = self.process;
         let lab = &mut self.lab;
         let pack = eventually("a package that waits, or a death", STEP_LIMIT, || {
-            let whole = |pack: &PathBuf| !pack.with_extension("part").exists();
+            let waits =
+                |pack: &PathBuf| !over.contains(pack) && !pack.with_extension("part").exists();
             match lab.process(process).ended() {
                 Some(_) => Some(None),
-                None => pack_in(&spool).filter(whole).map(Some),
+                None => packs_in(&spool).into_iter().find(waits).map(Some),
             }
         });
-        pack.as_deref().map_or((), rot);
+        if let Some(pack) = &pack {
+            rot(pack);
+        }
         self.lab.run(DIJON_AGENT);
     }
 
@@ -183,7 +188,7 @@ impl Walk {
             .agent
             .directory
             .join("incoming");
-        rot(&pack_in(&incoming).unwrap());
+        rot(packs_in(&incoming).first().unwrap());
     }
 
     /// Whether all files have arrived and nobody has anything left to do; quick to tell.
@@ -261,8 +266,8 @@ impl Walk {
             (true, Flavour::Persisted),
         ];
         let operations = (1..OPERATIONS_MAX).step_by(faults.stride as usize);
-        let mut failed = 0;
-        for (operation, (full, flavour)) in operations.zip(kinds.into_iter().cycle()) {
+        let all = operations.zip(kinds.into_iter().cycle());
+        for (failed, (operation, (full, flavour))) in (0..).zip(all) {
             let fault = Fault {
                 operation,
                 full,
@@ -271,7 +276,6 @@ impl Walk {
             if !self.fail(&fault, faults) {
                 return failed;
             }
-            failed += 1;
         }
         panic!("one round has no end");
     }
@@ -318,11 +322,13 @@ impl Walk {
     }
 }
 
-/// A package that lies in a directory.
-fn pack_in(directory: &Path) -> Option<PathBuf> {
-    let files = fs::read_dir(directory).ok()?;
-    let mut paths = files.map(|file| file.unwrap().path());
-    paths.find(|path| path.extension().is_some_and(|end| end == "pack"))
+/// Packages that lie in a directory, each in a file of its own.
+fn packs_in(directory: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(directory).into_iter().flatten();
+    let paths = files.map(|file| file.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|end| end == "pack"))
+        .collect()
 }
 
 /// A bit near the end of a file is another one.

@@ -207,4 +207,6 @@ fn a_purged_package_that_is_offered_again_gets_the_same_receipt_and_no_bytes_are
     let accepted = kinds(&shown).into_iter().filter(|kind| *kind == "accepted");
     assert_eq!(accepted.count(), 1);
     assert!(files(&spool(&lab, "caf21")).is_empty());
+    // Also what ended it comes once more: it is over again.
+    assert_eq!(lab.sent("caf21").file_name(), sent.file_name());
 }

@@ -9,8 +9,8 @@
 //! not in release builds, and neither are the faults that the environment asks for.
 //!
 //! What is not here: the queue's database does its own I/O. It is derived from the log, and a
-//! start makes it again when it cannot be opened or does not follow the log. Configuration, keys
-//! and what people drop are read where they lie: nothing of ours is lost with them.
+//! start makes it again when it cannot be opened or does not follow the log. Configuration and keys
+//! are read where they lie: nothing of ours is lost with them.
 
 mod crash;
 mod cursor;

@@ -52,13 +52,26 @@ impl Syncs {
     }
 }
 
+/// What a segment holds of packages that are kept. Each is known by its place, so that releasing
+/// one again takes nothing from the others.
+#[derive(Default)]
+struct Live {
+    /// Lengths by offset.
+    packs: BTreeMap<u64, u64>,
+    /// Bytes of a segment of an earlier start, as long as nobody has said what of it is live.
+    unknown: u64,
+}
+
+impl Live {
+    fn bytes(&self) -> u64 {
+        self.packs.values().sum::<u64>() + self.unknown
+    }
+}
+
 #[derive(Default)]
 struct State {
     open: Option<Open>,
-    // Bytes of packages that are kept, by segment.
-    live: BTreeMap<u64, u64>,
-    // Places of packages that are kept no more, by segment: none is counted off twice.
-    released: BTreeMap<u64, BTreeSet<u64>>,
+    live: BTreeMap<u64, Live>,
     // Segments in which something was overwritten and not synced yet.
     erased: BTreeSet<u64>,
     next: u64,
@@ -80,7 +93,9 @@ impl Shared {
             let number = name.and_then(|name| name.strip_suffix(".packs"));
             if let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) {
                 let length = disk.status(&path).map_err(failed(&path))?.length;
-                state.live.insert(number, length);
+                let packs = BTreeMap::new();
+                let unknown = length;
+                state.live.insert(number, Live { packs, unknown });
                 state.next = state.next.max(number);
             }
         }
@@ -102,7 +117,7 @@ impl Shared {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.state().live.values().sum()
+        self.state().live.values().map(Live::bytes).sum()
     }
 
     /// Appends and syncs; those who come while a sync runs share the next one.
@@ -123,7 +138,8 @@ impl Shared {
             open.end += bytes.len() as u64;
             let found = (open.number, open.file.clone(), offset, open.syncs.clone());
             let number = open.number;
-            *state.live.entry(number).or_default() += bytes.len() as u64;
+            let live = state.live.entry(number).or_default();
+            live.packs.insert(offset, bytes.len() as u64);
             found
         };
         let path = self.path(number);
@@ -178,7 +194,8 @@ impl Shared {
             syncs: Arc::default(),
         });
         // While it was written to it stayed, also when nothing in it was kept any more.
-        match before.filter(|before| state.live.get(before) == Some(&0)) {
+        let empty = |before: &u64| state.live.get(before).is_some_and(|live| live.bytes() == 0);
+        match before.filter(empty) {
             Some(before) => self.forget(state, before),
             None => Ok(()),
         }
@@ -187,7 +204,6 @@ impl Shared {
     fn forget(&self, state: &mut State, number: u64) -> Result<(), SpoolError> {
         self.disk.remove_if_there(&self.path(number))?;
         state.live.remove(&number);
-        state.released.remove(&number);
         Ok(())
     }
 
@@ -196,7 +212,7 @@ impl Shared {
     pub(super) fn erase(&self, location: &PackLocation) -> Result<(), SpoolError> {
         let path = self.path(location.segment);
         let file = match self.disk.open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.release(location),
             opened => opened.map_err(failed(&path))?,
         };
         let length = usize::try_from(location.length.min(SHARED_LEN_MAX)).unwrap_or(0);
@@ -210,18 +226,11 @@ impl Shared {
     /// A package is kept no more; a segment without any is removed. Releasing twice is harmless.
     pub(super) fn release(&self, location: &PackLocation) -> Result<(), SpoolError> {
         let mut state = self.state();
-        let released = state.released.entry(location.segment).or_default();
-        // A segment that could not be removed is tried once more.
-        let again = !released.insert(location.offset);
         let Some(live) = state.live.get_mut(&location.segment) else {
-            state.released.remove(&location.segment);
             return Ok(());
         };
-        if again && *live > 0 {
-            return Ok(());
-        }
-        *live = live.saturating_sub(location.length);
-        if *live > 0 {
+        live.packs.remove(&location.offset);
+        if live.bytes() > 0 {
             return Ok(());
         }
         let in_use = state
@@ -262,7 +271,6 @@ impl Shared {
             segment.insert(location.offset, location.length);
         }
         let mut state = self.state();
-        state.released.clear();
         // Its number does not come again when a segment is gone: packages are said to lie there,
         // and what lies there is removed once more.
         let known = found.keys().next_back().copied().unwrap_or(0);
@@ -270,7 +278,8 @@ impl Shared {
         for number in state.live.keys().copied().collect::<Vec<_>>() {
             match found.get(&number) {
                 Some(packs) => {
-                    state.live.insert(number, packs.values().sum());
+                    let (packs, unknown) = (packs.clone(), 0);
+                    state.live.insert(number, Live { packs, unknown });
                 }
                 None => {
                     state.live.remove(&number);

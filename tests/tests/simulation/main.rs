@@ -13,8 +13,9 @@
 //! more, and within bounded virtual time all is said, and nothing is left anywhere.
 //!
 //! A failure prints its seed and the end of its story. `PASSERELLE_SIM_SEED` runs that one again
-//! and tells all of it; `PASSERELLE_SIM_SEEDS` says how many seeds are run, and
-//! `PASSERELLE_SIM_SECONDS` for how long new ones are (`just soak`).
+//! and tells all of it, with what the programs log where `PASSERELLE_SIM_LOG` says how much;
+//! `PASSERELLE_SIM_SEEDS` says how many seeds are run, and `PASSERELLE_SIM_SECONDS` for how long
+//! new ones are (`just soak`).
 
 mod clock;
 mod dice;
@@ -37,6 +38,16 @@ use run::{Weather, run};
 const SEEDS: u64 = 300;
 /// Failures after which no more seeds are begun.
 const FAILURES_SHOWN: usize = 3;
+
+/// Shows what the programs log, when `PASSERELLE_SIM_LOG` says which of it ("debug").
+fn show_logs() {
+    if let Ok(filter) = std::env::var("PASSERELLE_SIM_LOG") {
+        let shown = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .without_time();
+        let _ = shown.with_ansi(false).try_init();
+    }
+}
 
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -64,6 +75,7 @@ fn asked() -> (std::ops::Range<u64>, Option<Instant>) {
 
 #[test]
 fn whatever_goes_wrong_nothing_is_lost_and_nothing_is_twice() {
+    show_logs();
     let (seeds, until) = asked();
     let next = AtomicU64::new(seeds.start);
     let failures = Mutex::new(Vec::new());

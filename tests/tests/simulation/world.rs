@@ -15,7 +15,7 @@ use passerelle_gateway::simulation::{LogReader, Machine as GatewayMachine, Simul
 use passerelle_host::Signal;
 use passerelle_proto::fixture::{NOW, seeded};
 use passerelle_proto::v1::{Entry, Signed, Statement};
-use passerelle_proto::{Directory, PackageId, Roots, Timestamp, statement_name};
+use passerelle_proto::{Directory, PackageId, Retention, Roots, Timestamp, statement_name};
 use passerelle_tests::{
     CAF_AGENT, CAF_GATEWAY, CONTRACTOR_AGENT, DIJON_AGENT, DIJON_GATEWAY, Fact, Keeping, Place,
     Process, Witness,
@@ -75,6 +75,11 @@ fn paper() -> &'static Paper {
             settle_ms: 500,
             poll_ms: 400,
             metrics: false,
+            // What is over goes as soon as it is cosigned, but for what stands before the chunks.
+            retention: Some(Retention {
+                payload: 0,
+                ..Retention::default()
+            }),
             ..LabOptions::new(today)
         };
         let lab = Laboratory::create(&dir.path().join("lab"), &options).unwrap();
