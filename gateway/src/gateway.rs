@@ -460,8 +460,7 @@ pub(crate) fn sweep(queue: &dyn Queue, spool: &Spool, now: Timestamp) -> Result<
                 if matches!(part, Some(PurgedPart::Chunks | PurgedPart::Head)) {
                     heads.insert(item.package);
                 }
-                let whole = part != Some(PurgedPart::Head);
-                live.extend(item.pack.filter(|_| whole).map(|pack| (item.package, pack)));
+                live.extend(item.whole().map(|pack| (item.package, pack)));
             }
         }
     }

@@ -8,14 +8,13 @@ use bytes::Bytes;
 use passerelle_disk::crash_point;
 use passerelle_link::{Incoming, OfferAnswer, Peer, WriteError};
 use passerelle_proto::session::{Answer, Fault, Held};
-use passerelle_proto::v1::{self, PackLocation, PurgedPart, Section, Signed, entry::Event};
+use passerelle_proto::v1::{self, PackLocation, Section, Signed, entry::Event};
 use passerelle_proto::{INLINE_LEN_MAX, PackageId, VerifiedManifest};
 use tonic::async_trait;
 
 use crate::damage;
 use crate::metrics::Counter;
 use crate::node::Node;
-use crate::queue::{ItemView, Retained};
 use crate::spool::{Mending, SpoolError};
 
 /// A package that was accepted, and whose copy here is damaged.
@@ -100,11 +99,10 @@ fn tidy(
             return Ok(());
         }
     };
-    let keeps = |view: &ItemView| {
-        let gone = |retained: Retained| retained.part == PurgedPart::Head;
-        view.item.pack.as_ref() == Some(pack) && !view.item.retained.is_some_and(gone)
-    };
-    match items.iter().any(keeps) {
+    match items
+        .iter()
+        .any(|view| view.item.whole().as_ref() == Some(pack))
+    {
         true => Ok(()),
         false => node.spool.remove(package, pack),
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use passerelle_disk::{Disk, Fault, FaultyDisk, Flavour, HostDisk};
 use passerelle_proto::fixture::{NOW, keys, party, plan, seal_files, world};
 use passerelle_proto::v1::{self, Signed};
-use passerelle_proto::{StatementDraft, StatementId};
+use passerelle_proto::{Digest, StatementDraft, StatementId};
 use prost::Message;
 
 use super::*;
@@ -36,6 +36,12 @@ fn statement(package: passerelle_proto::PackageId, at: Timestamp, what: What) ->
         what,
     }
     .sign_unnumbered(&keys("grand-dijon").agent)
+}
+
+/// Stored as what has come is: under its id.
+fn store_said(job: &Job, said: &Signed) {
+    let id = StatementId(Digest::of(&said.body)).to_string();
+    job.store_statement(&id, &said.encode_to_vec()).unwrap();
 }
 
 fn dropped(store: &Store, name: &str) -> Dropped {
@@ -70,8 +76,7 @@ fn finish(
         recipient: "grand-dijon".into(),
         content_commit: vec![0; 32],
     });
-    let said = statement(manifest.id(), delivered, what).encode_to_vec();
-    job.store_statement("ab", &said).unwrap();
+    store_said(&job, &statement(manifest.id(), delivered, what));
     let id = Some(manifest.id());
     let job = job.finish(place, id, "t", "over", NOW).unwrap();
     (job, manifest.clone())
@@ -130,7 +135,7 @@ fn a_day_is_counted_from_the_last_word_that_ended_it_and_no_other() {
         ..v1::Purged::default()
     });
     let said = statement(manifest.id(), later(20), purged);
-    job.store_statement("cd", &said.encode_to_vec()).unwrap();
+    store_said(&job, &said);
     let outgoing = Outgoing::load(&store).unwrap();
     let payload = retention().payload;
     assert_eq!(pass_one(&outgoing, later(payload + 9)), Going::Nothing);

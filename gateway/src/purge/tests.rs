@@ -269,6 +269,33 @@ async fn a_small_package_goes_as_a_whole_and_its_bytes_are_overwritten() {
 }
 
 #[tokio::test]
+async fn what_was_repaired_just_before_the_decision_goes_from_where_it_lies_then() {
+    let disk = in_memory();
+    let parts = Parts::start(&disk).unwrap();
+    let (sealed, _) = parts.accept(2_000).await;
+    let package = sealed.manifest.id();
+    parts.deliver(package).await;
+    let (purger, terms) = (&parts.purger, terms(PAYLOAD_DAYS, 99));
+    let view = chosen(purger.queue.as_ref(), &terms).unwrap().remove(0);
+    let (_, elsewhere) = parts.accept(3_000).await;
+    let repaired = Event::Repaired(v1::RepairedEvent {
+        package: package.as_bytes().to_vec(),
+        pack: Some(elsewhere),
+    });
+    purger.sequencer.commit(repaired).await.unwrap();
+    let leaving = purger.decide(view, &terms).await.unwrap().unwrap();
+    let gone = purger.remove(vec![leaving]).unwrap();
+    let [gone] = &gone[..] else {
+        panic!("it is gone")
+    };
+    let reader = purger.spool.reader(&sealed.manifest, &elsewhere).unwrap();
+    let wraps = reader.read(Section::Wraps, 0, 100).unwrap();
+    assert!(wraps.iter().all(|byte| *byte == 0));
+    assert_eq!(gone.part, PurgedPart::Whole);
+    parts.stop();
+}
+
+#[tokio::test]
 async fn for_want_of_room_chunks_go_early_and_the_log_says_so() {
     let disk = in_memory();
     let parts = Parts::start(&disk).unwrap();

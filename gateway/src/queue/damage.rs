@@ -1,10 +1,8 @@
 //! What becomes of items whose package has rotted somewhere on its way.
 
-use passerelle_proto::v1::{self, PurgedPart};
-use passerelle_proto::{Hop, PackageId};
+use passerelle_proto::{Hop, PackageId, v1};
 
 use super::fold::{Change, FoldError, Items, change, into_retry};
-use super::item::Retained;
 
 /// A copy of the package is damaged: ours, when nobody has sent the statement; else that of the
 /// hop it came from, which is offered the package again.
@@ -37,8 +35,8 @@ pub(super) fn repaired(
     })?;
     let mut changes: Vec<Change> = whole.into_iter().map(into_retry).collect();
     for (key, mut item) in items.of_package(package)? {
-        let stays = |kept: Retained| kept.decided.is_none() && kept.part != PurgedPart::Head;
-        if item.retained.is_some_and(stays) && index > item.changed {
+        let stays = item.retained.is_some_and(|kept| kept.decided.is_none());
+        if stays && item.whole().is_some() && index > item.changed {
             item.pack = pack.or(item.pack);
             item.changed = index;
             changes.push(Change::Put(key, item));

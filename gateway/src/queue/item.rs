@@ -193,6 +193,13 @@ impl Item {
         self.class != Class::Statement && self.retained.is_none()
     }
 
+    /// Where the whole package lies; `None` once its chunks are gone.
+    #[must_use]
+    pub fn whole(&self) -> Option<v1::PackLocation> {
+        let part = self.retained.map(|retained| retained.part);
+        self.pack.filter(|_| part != Some(PurgedPart::Head))
+    }
+
     /// What is kept of the package when it is over with the entry at `index`, appended at `over`;
     /// `None` when nothing of it lies in the spool.
     pub(super) fn over(&self, index: u64, over: Timestamp) -> Option<Self> {

@@ -2,6 +2,7 @@
 
 use passerelle_proto::v1::PurgedPart;
 
+use super::damage::{damaged, repaired};
 use super::*;
 
 const DAY_MS: i64 = 24 * 3_600_000;
@@ -197,6 +198,41 @@ fn a_receipt_that_comes_after_the_decision_travels_and_changes_nothing_else() {
     let sender = Hop::agent(party("caf21"));
     let leases = queue.claim(&sender, Class::Statement, 9, Instant::now());
     assert!(leases.unwrap().iter().any(|lease| lease.key.index == late));
+}
+
+#[test]
+fn a_repair_that_ends_after_the_package_was_over_says_where_it_lies_unless_it_goes_already() {
+    let queue = MemQueue::new();
+    let lies = |number| {
+        let items = queue.find(&id(number)).unwrap();
+        let kept = items.iter().find(|view| view.item.retained.is_some());
+        kept.unwrap().item.whole().map(|pack| pack.segment)
+    };
+    for number in [1, 4, 7] {
+        push(&queue, accepted(number, &[0]));
+        push(&queue, damaged(number, None));
+        push(&queue, over(number, 0));
+    }
+    let bytes = queue.retention().bytes;
+    push(&queue, repaired(1));
+    assert_eq!(lies(1), Some(7));
+    push(&queue, purge_decided(4, PurgedPart::Whole));
+    push(&queue, repaired(4));
+    assert_eq!(lies(4), Some(1), "that place is being cleared");
+    assert_eq!(queue.retention().bytes, bytes);
+    assert_eq!(
+        states(&queue, 7),
+        [],
+        "what is damaged and over waits for nothing"
+    );
+    push(&queue, purge_decided(7, PurgedPart::Whole));
+    push(&queue, purged(7, PurgedPart::Whole));
+    assert_eq!(kept(&queue, 7), None);
+    push(&queue, accepted(3, &[0]));
+    push(&queue, over(3, 0));
+    push(&queue, purged(3, PurgedPart::Chunks));
+    push(&queue, repaired(3));
+    assert_eq!(lies(3), None, "its chunks are gone");
 }
 
 #[test]
