@@ -432,7 +432,7 @@ fn check_what(what: &What) -> Result<(), StatementError> {
         What::Cancel(said) => recipient(&said.recipient),
         What::NotCollected(said) => recipient(&said.recipient),
         What::NotReceipted(said) => recipient(&said.recipient),
-        What::Inquire(said) => check_inquiry(said, &recipient),
+        What::Inquire(said) => check_inquiry(said, recipient),
         What::Busy(_) | What::Damaged(_) => Ok(()),
     }
 }

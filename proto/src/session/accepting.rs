@@ -97,7 +97,7 @@ impl Accepting {
         let first = table.locate(self.held).unwrap_or(table.len());
         let lacks = std::mem::take(&mut self.lacks);
         let left = match lacks.is_empty() {
-            true => VecDeque::from([first..table.len()]),
+            true => std::iter::once(first..table.len()).collect(),
             false => runs(
                 lacks
                     .into_iter()

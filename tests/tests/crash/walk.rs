@@ -142,7 +142,9 @@ impl Walk {
                 None => pack_in(&spool).filter(whole).map(Some),
             }
         });
-        pack.as_deref().map_or((), rot);
+        if let Some(pack) = pack {
+            rot(&pack);
+        }
         self.lab.run(DIJON_AGENT);
     }
 

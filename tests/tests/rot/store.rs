@@ -333,8 +333,8 @@ fn small_files(store: &mut Store) -> Vec<Row> {
 
 fn database(store: &mut Store) -> Vec<Row> {
     let length = fs::metadata(store.kept.join("queue/db/db")).unwrap().len();
-    for eighth in 0..8 {
-        store.quietly("queue/db/db", Harm::Flip(length * eighth / 8 + 17));
+    for quarter in 0..4 {
+        store.quietly("queue/db/db", Harm::Flip(length * quarter / 4 + 17));
     }
     store.quietly("queue/db/db", Harm::Cut(length / 2));
     store.quietly("queue/db/db", Harm::Gone);

@@ -88,7 +88,7 @@ impl Tiles {
         if let Some(entries) = found.filter(is_sound) {
             return Ok(entries);
         }
-        let entries = self.from_segments(bundle * TILE_WIDTH)?;
+        let entries = self.in_segments(bundle * TILE_WIDTH)?;
         if entries.len() as u64 != TILE_WIDTH || !is_sound(&entries) {
             return Err(Fatal::Rotten { path });
         }
@@ -102,7 +102,7 @@ impl Tiles {
     }
 
     /// A bundle's worth of entries from `first` on, as far as segments still have them.
-    fn from_segments(&self, first: u64) -> Result<Vec<Vec<u8>>, Fatal> {
+    fn in_segments(&self, first: u64) -> Result<Vec<Vec<u8>>, Fatal> {
         let segments = Segments::new(&self.disk, &self.dir, 0);
         let numbers = segments.list()?;
         let begins = numbers.partition_point(|begin| *begin <= first);
