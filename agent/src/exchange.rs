@@ -472,12 +472,15 @@ impl Incoming for Transfer {
 
     async fn complete(mut self: Box<Self>) -> Option<Answer> {
         let arriving = self.arriving.take()?;
-        let finished = passerelle_host::blocking(move || arriving.finish()).await;
-        match finished {
-            Ok(Ok(())) => {
-                let _ = self.arrived.send(self.manifest.id());
-                Some(Answer::Have)
-            }
+        let (arrived, package) = (self.arrived.clone(), self.manifest.id());
+        let finish = move || {
+            arriving.finish()?;
+            // Here, since the stream may have ended by now, and nobody waits any more.
+            let _ = arrived.send(package);
+            Ok::<_, io::Error>(())
+        };
+        match passerelle_host::blocking(finish).await {
+            Ok(Ok(())) => Some(Answer::Have),
             Ok(Err(error)) => {
                 tracing::error!(%error, "an arrived package was not kept");
                 None
