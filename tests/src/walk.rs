@@ -24,6 +24,8 @@ const SEGMENT_LEN: &str = "3145728";
 const OPERATIONS_MAX: u64 = 8_000;
 /// How long a process that goes on has to come to terms with a failure before it is started again.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Lines of what a process has printed that are shown when something is wrong.
+const TOLD_LINES: usize = 40;
 /// Bytes of a package that travels in chunks, and has a file of its own in the spool.
 const LARGE: usize = 600_000;
 /// Flow in which either party sends to the other.
@@ -164,8 +166,10 @@ impl Walk {
             if self.is_quiet() {
                 found = self.violations();
             }
-            let late = start.elapsed() + Duration::from_secs(1) > STEP_LIMIT;
-            assert!(!late, "{:?} after {after}: {found:#?}", self.process);
+            if start.elapsed() + Duration::from_secs(2) > STEP_LIMIT {
+                let (process, found, told) = (self.process, self.violations(), self.told());
+                panic!("{process:?} after {after}: {found:#?}; it said last: {told}");
+            }
             found.is_empty().then_some(())
         });
     }
@@ -175,6 +179,13 @@ impl Walk {
         let mut facts = self.dropped.clone();
         facts.extend(self.witness.facts(&self.lab));
         violations(&facts)
+    }
+
+    /// The last that the process has printed.
+    fn told(&self) -> String {
+        let printed = fs::read_to_string(self.lab.log(self.process)).unwrap();
+        let lines: Vec<&str> = printed.lines().collect();
+        lines[lines.len().saturating_sub(TOLD_LINES)..].join("\n")
     }
 
     /// Waits until the process has died, or everything is done without that.
