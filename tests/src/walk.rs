@@ -14,6 +14,7 @@ use crate::facts::Witness;
 use crate::history::{Fact, violations};
 use crate::laboratory::{
     CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Process, RunningLab, noise, quick_options,
+    write_synced,
 };
 
 /// Longest wait for a process to die, or for everything to be in order again.
@@ -124,12 +125,15 @@ impl Walk {
         self.note("grand-dijon", &name, name.as_bytes());
         let outbox = self.lab.party("grand-dijon").agent.directory.join("outbox");
         let outbox = outbox.join(REPORTS);
-        let folder = outbox.join(".unfinished-report");
+        eventually("the outbox", STEP_LIMIT, || outbox.is_dir().then_some(()));
+        let folder = outbox.join(format!(".unfinished-{}", self.round));
         fs::create_dir(&folder).unwrap();
-        fs::write(folder.join(&name), &name).unwrap();
+        write_synced(&folder.join(&name), name.as_bytes());
         let parents = format!("parents = [\"{parent}\"]\n");
-        fs::write(folder.join("package.toml"), parents).unwrap();
+        write_synced(&folder.join("package.toml"), parents.as_bytes());
+        fs::File::open(&folder).unwrap().sync_all().unwrap();
         fs::rename(&folder, outbox.join(format!("report-{}", self.round))).unwrap();
+        fs::File::open(&outbox).unwrap().sync_all().unwrap();
     }
 
     /// Something that no agent sends: it is moved aside, with a report.
