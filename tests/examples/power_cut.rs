@@ -125,6 +125,8 @@ impl Cuts {
         self.walk.lab.kill(process);
         self.device.cut();
         self.walk.lab.run(process);
+        // What was there before may look well: it must also go on from there.
+        self.walk.drop_files();
         let what = format!("a power cut before operation {operation}");
         self.walk.settle(&what);
         println!("{process:?}: {what}, died {died}: nothing lost, doubled or left");
@@ -138,6 +140,8 @@ impl Cuts {
         self.walk.lab.kill(process);
         self.device.cut();
         self.walk.lab.run(process);
+        // What was there before may look well: it must also go on from there.
+        self.walk.drop_files();
         let begun = Instant::now();
         let found = eventually("the loss", STEP_LIMIT, || {
             let ended = self.walk.lab.process(process).ended();
