@@ -215,8 +215,8 @@ pub struct Faults<'f> {
 }
 
 impl Walk {
-    /// Has one operation fail after the other, each after a start of its own, and starts the process
-    /// without faults each time; how many have failed.
+    /// Has one operation fail after the other, each after a start of its own, and starts the
+    /// process without faults each time; how many have failed.
     ///
     /// # Panics
     ///
@@ -229,8 +229,8 @@ impl Walk {
             (true, Flavour::Persisted),
         ];
         let operations = (1..OPERATIONS_MAX).step_by(faults.stride as usize);
-        let mut failed = 0;
-        for (operation, (full, flavour)) in operations.zip(kinds.into_iter().cycle()) {
+        let chosen = operations.zip(kinds.into_iter().cycle());
+        for (failed, (operation, (full, flavour))) in (0..).zip(chosen) {
             let fault = Fault {
                 operation,
                 full,
@@ -239,7 +239,6 @@ impl Walk {
             if !self.fail(&fault, faults) {
                 return failed;
             }
-            failed += 1;
         }
         panic!("one round has no end");
     }

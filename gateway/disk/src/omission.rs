@@ -241,7 +241,9 @@ mod tests {
         let memory = MemoryDisk::default();
         let looks = Arc::new(AtomicUsize::new(0));
         let counted = looks.clone();
-        let look = move |_: &MemoryDisk| drop(counted.fetch_add(1, Ordering::SeqCst));
+        let look = move |_: &MemoryDisk| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        };
         let replace = |site: Option<String>| {
             let look = look.clone();
             let omitting = OmittingDisk::new(memory.clone(), site, Box::new(look));
