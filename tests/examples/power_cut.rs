@@ -1,6 +1,6 @@
-//! Power cuts on a real file system: what a gateway or an agent keeps lies on ext4 on a loop device,
-//! the process is killed at moments that a seed chooses, and it starts again on a copy of the
-//! device's image, which holds only what had been written back.
+//! Power cuts on a real file system: what a gateway or an agent keeps lies on ext4 on a loop
+//! device, the process is killed at moments that a seed chooses, and it starts again on a copy of
+//! the device's image, which holds only what had been written back.
 //!
 //! ```text
 //! sudo cargo run -p passerelle-tests --example power_cut -- --rounds 20 --seed 7

@@ -267,8 +267,8 @@ pub struct Faults<'f> {
 }
 
 impl Walk {
-    /// Has one operation fail after the other, each after a start of its own, and starts the process
-    /// without faults each time; how many have failed.
+    /// Has one operation fail after the other, each after a start of its own, and starts the
+    /// process without faults each time; how many have failed.
     ///
     /// # Panics
     ///
@@ -281,8 +281,8 @@ impl Walk {
             (true, Flavour::Persisted),
         ];
         let operations = (1..OPERATIONS_MAX).step_by(faults.stride as usize);
-        let all = operations.zip(kinds.into_iter().cycle());
-        for (failed, (operation, (full, flavour))) in (0..).zip(all) {
+        let chosen = operations.zip(kinds.into_iter().cycle());
+        for (failed, (operation, (full, flavour))) in (0..).zip(chosen) {
             let fault = Fault {
                 operation,
                 full,
