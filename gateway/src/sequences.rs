@@ -268,7 +268,9 @@ mod tests {
         let mut sequences = Sequences::default();
         let event = Some(Event::Stopped(v1::StoppedEvent::default()));
         sequences.push(&v1::Entry { at_ms: 0, event });
-        [1, 2, 3].map(|seq| sequences.take(sequence(), seq, package(seq)));
+        for seq in [1, 2, 3] {
+            sequences.take(sequence(), seq, package(seq));
+        }
         sequences.push(&epoch("grand-dijon"));
         sequences.take(sequence(), 2, package(2));
         let gaps = sequences.gaps();
