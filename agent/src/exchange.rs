@@ -267,6 +267,21 @@ impl Exchange for AgentExchange {
     }
 }
 
+/// The answer about a package that is here already.
+fn had(node: &Arc<Node>, package: PackageId) -> Option<OfferAnswer> {
+    let Some(entry) = node.register.find(package) else {
+        return is_complete(node, &package).then_some(OfferAnswer::Answer(Answer::Have));
+    };
+    // Whoever offers it may not know, or not know any more, what we said about it.
+    Some(match again::say(node, &entry) {
+        Ok(()) => OfferAnswer::Answer(Answer::Have),
+        Err(error) => {
+            tracing::error!(%error, "what was said about a package cannot be read");
+            OfferAnswer::Decline("what was said about it cannot be read now".into())
+        }
+    })
+}
+
 fn offered(
     node: &Arc<Node>,
     peer: &Peer,
@@ -275,18 +290,8 @@ fn offered(
     arrived: mpsc::UnboundedSender<PackageId>,
 ) -> OfferAnswer {
     let package = PackageId(Digest::of(&signed.body));
-    if let Some(entry) = node.register.find(package) {
-        // Whoever offers it may not know, or not know any more, what we said about it.
-        return match again::say(node, &entry) {
-            Ok(()) => OfferAnswer::Answer(Answer::Have),
-            Err(error) => {
-                tracing::error!(%error, "what was said about a package cannot be read");
-                OfferAnswer::Decline("what was said about it cannot be read now".into())
-            }
-        };
-    }
-    if is_complete(node, &package) {
-        return OfferAnswer::Answer(Answer::Have);
+    if let Some(answer) = had(node, package) {
+        return answer;
     }
     // Every gateway on the way passes a refusal on to the sender, and to nobody else.
     let claimed = UntrustedManifest::parse(signed.clone());

@@ -1,8 +1,8 @@
 //! A gateway without sockets and without a host, for simulations.
 //!
 //! Everything else is the program's own: how it starts, recovers, accepts, commits, hands over,
-//! expires, purges, has its log cosigned, and stops. The caller brings what is below that: a disk, a clock,
-//! and whatever carries frames.
+//! expires, purges, has its log cosigned, and stops. The caller brings what is below that: a disk,
+//! a clock, and whatever carries frames.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
