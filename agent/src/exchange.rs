@@ -267,6 +267,21 @@ impl Exchange for AgentExchange {
     }
 }
 
+/// The answer about a package that is here already.
+fn had(node: &Arc<Node>, package: PackageId) -> Option<OfferAnswer> {
+    let Some(entry) = node.register.find(package) else {
+        return is_complete(node, &package).then_some(OfferAnswer::Answer(Answer::Have));
+    };
+    // Whoever offers it may not know, or not know any more, what we said about it.
+    Some(match again::say(node, &entry) {
+        Ok(()) => OfferAnswer::Answer(Answer::Have),
+        Err(error) => {
+            tracing::error!(%error, "what was said about a package cannot be read");
+            OfferAnswer::Decline("what was said about it cannot be read now".into())
+        }
+    })
+}
+
 fn offered(
     node: &Arc<Node>,
     peer: &Peer,
@@ -275,18 +290,8 @@ fn offered(
     arrived: mpsc::UnboundedSender<PackageId>,
 ) -> OfferAnswer {
     let package = PackageId(Digest::of(&signed.body));
-    if let Some(entry) = node.register.find(package) {
-        // Whoever offers it may not know, or not know any more, what we said about it.
-        return match again::say(node, &entry) {
-            Ok(()) => OfferAnswer::Answer(Answer::Have),
-            Err(error) => {
-                tracing::error!(%error, "what was said about a package cannot be read");
-                OfferAnswer::Decline("what was said about it cannot be read now".into())
-            }
-        };
-    }
-    if is_complete(node, &package) {
-        return OfferAnswer::Answer(Answer::Have);
+    if let Some(answer) = had(node, package) {
+        return answer;
     }
     // Every gateway on the way passes a refusal on to the sender, and to nobody else.
     let claimed = UntrustedManifest::parse(signed.clone());
@@ -472,12 +477,15 @@ impl Incoming for Transfer {
 
     async fn complete(mut self: Box<Self>) -> Option<Answer> {
         let arriving = self.arriving.take()?;
-        let finished = passerelle_host::blocking(move || arriving.finish()).await;
-        match finished {
-            Ok(Ok(())) => {
-                let _ = self.arrived.send(self.manifest.id());
-                Some(Answer::Have)
-            }
+        let (arrived, package) = (self.arrived.clone(), self.manifest.id());
+        let finish = move || {
+            arriving.finish()?;
+            // Here, since the stream may have ended by now, and nobody waits any more.
+            let _ = arrived.send(package);
+            Ok::<_, io::Error>(())
+        };
+        match passerelle_host::blocking(finish).await {
+            Ok(Ok(())) => Some(Answer::Have),
             Ok(Err(error)) => {
                 tracing::error!(%error, "an arrived package was not kept");
                 None

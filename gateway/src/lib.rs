@@ -29,6 +29,7 @@ mod materials;
 mod metrics;
 mod node;
 mod on_the_way;
+mod opening;
 mod own_statement;
 mod peers;
 mod purge;

@@ -88,7 +88,10 @@ pub enum ReconcileError {
     #[error("the new log: {0}")]
     Log(#[from] AppendError),
     /// A file or directory.
-    #[error("{path}: cannot {operation}: {source}", path = .0.path.display(), operation = .0.operation, source = .0.source)]
+    #[error(
+        "{path}: cannot {operation}: {source}",
+        path = .0.path.display(), operation = .0.operation, source = .0.source
+    )]
     Disk(#[from] DiskError),
 }
 

@@ -265,7 +265,12 @@ mod tests {
 
     #[test]
     fn a_partner_that_has_begun_a_new_log_numbers_from_one_again() {
-        let mut sequences = seen(&[1, 2, 3]);
+        let mut sequences = Sequences::default();
+        let event = Some(Event::Stopped(v1::StoppedEvent::default()));
+        sequences.push(&v1::Entry { at_ms: 0, event });
+        for seq in [1, 2, 3] {
+            sequences.take(sequence(), seq, package(seq));
+        }
         sequences.push(&epoch("grand-dijon"));
         sequences.take(sequence(), 2, package(2));
         let gaps = sequences.gaps();

@@ -1,8 +1,8 @@
 //! A gateway without sockets and without a host, for simulations.
 //!
 //! Everything else is the program's own: how it starts, recovers, accepts, commits, hands over,
-//! expires, purges, has its log cosigned, and stops. The caller brings what is below that: a disk, a clock,
-//! and whatever carries frames.
+//! expires, purges, has its log cosigned, and stops. The caller brings what is below that: a disk,
+//! a clock, and whatever carries frames.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,10 +22,11 @@ use tonic::Status;
 use crate::anchor::{self, Hold};
 use crate::config::Config;
 use crate::exchange::GatewayExchange;
-use crate::gateway::{Ground, StartError, housekeeping, open, partners, spawn_link, wind_up};
+use crate::gateway::{StartError, housekeeping, partners, spawn_link, wind_up};
 use crate::log::{Fatal, Log, LogKeys};
 use crate::materials::Materials;
 use crate::node::{Failure, Node};
+use crate::opening::{Ground, open};
 use crate::purge;
 use crate::queue::{Counts, MemQueue, Queue};
 pub use crate::witness::Partner;

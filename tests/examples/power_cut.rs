@@ -1,6 +1,6 @@
-//! Power cuts on a real file system: what a gateway or an agent keeps lies on ext4 on a loop device,
-//! the process is killed at moments that a seed chooses, and it starts again on a copy of the
-//! device's image, which holds only what had been written back.
+//! Power cuts on a real file system: what a gateway or an agent keeps lies on ext4 on a loop
+//! device, the process is killed at moments that a seed chooses, and it starts again on a copy of
+//! the device's image, which holds only what had been written back.
 //!
 //! ```text
 //! sudo cargo run -p passerelle-tests --example power_cut -- --rounds 20 --seed 7
@@ -125,6 +125,8 @@ impl Cuts {
         self.walk.lab.kill(process);
         self.device.cut();
         self.walk.lab.run(process);
+        // What was there before may look well: it must also go on from there.
+        self.walk.drop_files();
         let what = format!("a power cut before operation {operation}");
         self.walk.settle(&what);
         println!("{process:?}: {what}, died {died}: nothing lost, doubled or left");
@@ -138,6 +140,8 @@ impl Cuts {
         self.walk.lab.kill(process);
         self.device.cut();
         self.walk.lab.run(process);
+        // What was there before may look well: it must also go on from there.
+        self.walk.drop_files();
         let begun = Instant::now();
         let found = eventually("the loss", STEP_LIMIT, || {
             let ended = self.walk.lab.process(process).ended();

@@ -188,8 +188,9 @@ impl RunningLab {
         let outbox = self.party(party).agent.directory.join("outbox").join(flow);
         eventually("the outbox", LIMIT, || outbox.is_dir().then_some(()));
         let unfinished = outbox.join(".unfinished");
-        fs::write(&unfinished, bytes).unwrap();
+        write_synced(&unfinished, bytes);
         fs::rename(unfinished, outbox.join(name)).unwrap();
+        fs::File::open(outbox).unwrap().sync_all().unwrap();
     }
 
     /// Files called `name` in a party's inbox.
@@ -302,6 +303,15 @@ impl RunningLab {
         let head: u64 = head.into_iter().map(|part| part.unwrap().length).sum();
         head + body.payload_length
     }
+}
+
+/// Writes a file as a careful program does: what an agent finds in its outbox after a power cut is
+/// what whoever dropped it had synced.
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) {
+    use std::io::Write;
+    let mut file = fs::File::create(path).unwrap();
+    file.write_all(bytes).unwrap();
+    file.sync_all().unwrap();
 }
 
 /// Bytes that do not compress, the same every time.

@@ -28,8 +28,8 @@
 //! **A file** may rot. A damaged entry of the log with intact ones behind it stops the gateway, as
 //! does a log that is shorter or other than a checkpoint that anybody keeps. A damaged pack is
 //! found by its digests before a byte of it is sent or opened, and fetched again from the hop
-//! before, which keeps it until it is over. A damaged tile, index or queue is found when it is used and made
-//! again. Keys, convention and sheets are refused. `ROT.md` says it for every kind of file.
+//! before, which keeps it until it is over. A damaged tile, index or queue is found when it is
+//! used, and made again. Keys, convention and sheets are refused. `ROT.md` says it for every kind.
 //!
 //! **The network** may lose, delay, double and reorder, and cut any stream at any byte. Peers may
 //! be

@@ -16,6 +16,7 @@ use crate::facts::Witness;
 use crate::history::{Fact, violations};
 use crate::laboratory::{
     CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Process, RunningLab, noise, quick_options,
+    write_synced,
 };
 
 /// Longest wait for a process to die, or for everything to be in order again.
@@ -26,6 +27,8 @@ const SEGMENT_LEN: &str = "3145728";
 const OPERATIONS_MAX: u64 = 8_000;
 /// How long a process that goes on has to come to terms with a failure before it is started again.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Lines of what a process has printed that are shown when something is wrong.
+const TOLD_LINES: usize = 40;
 /// Bytes of a package that travels in chunks, and has a file of its own in the spool.
 const LARGE: usize = 600_000;
 /// Flow in which either party sends to the other.
@@ -132,12 +135,15 @@ impl Walk {
         self.note("grand-dijon", &name, name.as_bytes());
         let outbox = self.lab.party("grand-dijon").agent.directory.join("outbox");
         let outbox = outbox.join(REPORTS);
-        let folder = outbox.join(".unfinished-report");
+        eventually("the outbox", STEP_LIMIT, || outbox.is_dir().then_some(()));
+        let folder = outbox.join(format!(".unfinished-{}", self.round));
         fs::create_dir(&folder).unwrap();
-        fs::write(folder.join(&name), &name).unwrap();
+        write_synced(&folder.join(&name), name.as_bytes());
         let parents = format!("parents = [\"{parent}\"]\n");
-        fs::write(folder.join("package.toml"), parents).unwrap();
+        write_synced(&folder.join("package.toml"), parents.as_bytes());
+        fs::File::open(&folder).unwrap().sync_all().unwrap();
         fs::rename(&folder, outbox.join(format!("report-{}", self.round))).unwrap();
+        fs::File::open(&outbox).unwrap().sync_all().unwrap();
     }
 
     /// Something that no agent sends: it is moved aside, with a report.
@@ -216,8 +222,10 @@ impl Walk {
             if self.is_quiet() {
                 found = self.violations();
             }
-            let late = start.elapsed() + Duration::from_secs(1) > STEP_LIMIT;
-            assert!(!late, "{:?} after {after}: {found:#?}", self.process);
+            if start.elapsed() + Duration::from_secs(2) > STEP_LIMIT {
+                let (process, found, told) = (self.process, self.violations(), self.told());
+                panic!("{process:?} after {after}: {found:#?}; it said last: {told}");
+            }
             found.is_empty().then_some(())
         });
     }
@@ -227,6 +235,13 @@ impl Walk {
         let mut facts = self.dropped.clone();
         facts.extend(self.witness.facts(&self.lab));
         violations(&facts)
+    }
+
+    /// The last that the process has printed.
+    fn told(&self) -> String {
+        let printed = fs::read_to_string(self.lab.log(self.process)).unwrap();
+        let lines: Vec<&str> = printed.lines().collect();
+        lines[lines.len().saturating_sub(TOLD_LINES)..].join("\n")
     }
 
     /// Waits until the process has died, or everything is done without that.
@@ -252,8 +267,8 @@ pub struct Faults<'f> {
 }
 
 impl Walk {
-    /// Has one operation fail after the other, each after a start of its own, and starts the process
-    /// without faults each time; how many have failed.
+    /// Has one operation fail after the other, each after a start of its own, and starts the
+    /// process without faults each time; how many have failed.
     ///
     /// # Panics
     ///
@@ -266,8 +281,8 @@ impl Walk {
             (true, Flavour::Persisted),
         ];
         let operations = (1..OPERATIONS_MAX).step_by(faults.stride as usize);
-        let all = operations.zip(kinds.into_iter().cycle());
-        for (failed, (operation, (full, flavour))) in (0..).zip(all) {
+        let chosen = operations.zip(kinds.into_iter().cycle());
+        for (failed, (operation, (full, flavour))) in (0..).zip(chosen) {
             let fault = Fault {
                 operation,
                 full,

@@ -80,8 +80,8 @@ fn failure(error: ReconcileError) -> Failure {
         ReconcileError::Start(_) => (Exit::Again, "stop the gateway, then repeat this"),
         ReconcileError::SameLog { .. } => (
             Exit::Data,
-            "write the next sheet with `passerelle sheet next SHEET --new-log --out TEXT`, sign it, \
-             put it where the configuration names sheets, and repeat this",
+            "write the next sheet with `passerelle sheet next SHEET --new-log --out TEXT`, sign \
+             it, put it where the configuration names sheets, and repeat this",
         ),
         ReconcileError::Nothing { .. } => (
             Exit::NoInput,

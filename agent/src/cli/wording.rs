@@ -106,16 +106,9 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
             let says = format!("{}'s key opened it and every digest was right", d.recipient);
             ("delivered", says)
         }
-        What::Acknowledged(a) if a.comment.is_empty() => {
-            ("acknowledged", format!("{} acknowledges it", a.recipient))
-        }
         What::Acknowledged(a) => {
-            let says = format!(
-                "{} acknowledges it: “{}”",
-                a.recipient,
-                one_line(&a.comment)
-            );
-            ("acknowledged", says)
+            let says = format!("{} acknowledges it", a.recipient);
+            ("acknowledged", commented(says, &a.comment))
         }
         What::Refused(r) => ("refused", refused(r)),
         What::Busy(b) => {
@@ -123,11 +116,8 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
             ("busy", format!("not now ({why}), again in {after} ms"))
         }
         What::Cancel(c) => {
-            let mut says = format!("{issuer} asks {} to let go of it unopened", c.recipient);
-            if !c.comment.is_empty() {
-                says.push_str(&format!(": “{}”", one_line(&c.comment)));
-            }
-            ("cancel", says)
+            let says = format!("{issuer} asks {} to let go of it unopened", c.recipient);
+            ("cancel", commented(says, &c.comment))
         }
         What::Damaged(_) => {
             let says = format!("{issuer}'s stored copy has rotted: it asks for the package again");
@@ -140,19 +130,7 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
             );
             ("inquire", says)
         }
-        What::Purged(p) => {
-            let what = purged_words(p.part());
-            let early = if p.early {
-                ", early for want of room"
-            } else {
-                ""
-            };
-            let entry = p.decided_index;
-            let says = format!(
-                "{issuer}'s gateway has removed {what}{early}, as entry {entry} of its log decides"
-            );
-            ("purged", says)
-        }
+        What::Purged(p) => ("purged", purged(issuer, p)),
         What::NotCollected(n) => {
             let (from, until) = (When(n.held_from_ms), When(n.held_until_ms));
             let says = format!("{} did not fetch it from {from} to {until}", n.recipient);
@@ -166,6 +144,24 @@ fn said(issuer: &str, what: &What) -> (&'static str, String) {
             ("not-receipted", says)
         }
     }
+}
+
+/// What is said, with the words of a person behind it.
+fn commented(says: String, comment: &str) -> String {
+    match comment {
+        "" => says,
+        comment => format!("{says}: “{}”", one_line(comment)),
+    }
+}
+
+fn purged(issuer: &str, purged: &v1::Purged) -> String {
+    let what = purged_words(purged.part());
+    let early = match purged.early {
+        true => ", early for want of room",
+        false => "",
+    };
+    let entry = purged.decided_index;
+    format!("{issuer}'s gateway has removed {what}{early}, as entry {entry} of its log decides")
 }
 
 fn refused(refused: &v1::Refused) -> String {
@@ -258,18 +254,7 @@ fn told(event: &Event) -> Told {
         Event::HandedOver(e) => handed_over(e),
         Event::Statement(e) => statement(e),
         Event::Epoch(e) => ("epoch", Vec::new(), epoch(e)),
-        Event::AgentState(e) => {
-            let before = e.number_before;
-            let says = match e.other {
-                true => format!("{} came with another state than before", hop(&e.agent)),
-                false => format!(
-                    "{} came with a state of run {}, after run {before}: restored, or run twice",
-                    hop(&e.agent),
-                    e.number
-                ),
-            };
-            ("agent-state", Vec::new(), says)
-        }
+        Event::AgentState(e) => ("agent-state", Vec::new(), agent_state(e)),
         Event::Resent(e) => {
             let statements = count(e.statements.len() as u64, "statement", "statements");
             let says = format!("{statements} go to {} once more", hop(&e.next_hop));
@@ -414,6 +399,16 @@ fn statement(event: &v1::StatementEvent) -> Told {
         None => format!("an unreadable statement ({from}{to})"),
     };
     ("statement", package, says)
+}
+
+fn agent_state(event: &v1::AgentStateEvent) -> String {
+    let (agent, number, before) = (hop(&event.agent), event.number, event.number_before);
+    match event.other {
+        true => format!("{agent} came with another state than before"),
+        false => format!(
+            "{agent} came with a state of run {number}, after run {before}: restored, or run twice"
+        ),
+    }
 }
 
 fn epoch(event: &v1::EpochEvent) -> String {

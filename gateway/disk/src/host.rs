@@ -16,8 +16,8 @@ use crate::fault::FaultyDisk;
 pub struct HostDisk;
 
 /// The disk of this process: the host's. In builds with debug assertions the environment may ask
-/// for a fault or a list, see [`crate::FAIL_AT`] and [`crate::LIST_IN`]; operations are then counted
-/// over the whole process.
+/// for a fault or a list, see [`crate::FAIL_AT`] and [`crate::LIST_IN`]; operations are then
+/// counted over the whole process.
 pub fn system() -> Arc<dyn Disk> {
     static SYSTEM: OnceLock<Arc<dyn Disk>> = OnceLock::new();
     let made = || -> Arc<dyn Disk> {

@@ -1,8 +1,9 @@
 //! Durable files: everything that gateways and agents write goes through one [`Disk`].
 //!
-//! [`HostDisk`] is the file system of the machine; [`MemoryDisk`] is one in memory that can lose, as
-//! a power cut does, what was never synced; [`FaultyDisk`] stands in front of either, counts what
-//! changes or syncs anything, and makes one such operation fail; [`OmittingDisk`] leaves out syncs.
+//! [`HostDisk`] is the file system of the machine; [`MemoryDisk`] is one in memory that can lose,
+//! as a power cut does, what was never synced; [`FaultyDisk`] stands in front of either, counts
+//! what changes or syncs anything, and makes one such operation fail; [`OmittingDisk`] leaves out
+//! syncs.
 //! What takes more than one operation (replace a file, rename and sync) stands once, on `dyn Disk`.
 //!
 //! Besides, there are [`crash_point`]s: named places at which a test lets a process die. They are

@@ -416,8 +416,10 @@ impl Driver {
             Event::Acked(ids) if ids.is_empty() => {}
             Event::Acked(ids) => {
                 self.unacked.retain(|id| !ids.contains(id));
+                // It is to know also when the stream ends in this moment: nobody gives them back.
+                let told = tokio::spawn(async move { exchange.acked(&peer, ids).await });
                 self.spawn(async move {
-                    exchange.acked(&peer, ids).await;
+                    let _ = told.await;
                     Done::Nothing
                 });
             }

@@ -7,7 +7,7 @@ use passerelle_tests::{
 };
 
 /// From one operation that fails to the next, unless `PASSERELLE_OUTSIDE_STRIDE` says otherwise.
-const STRIDE: u64 = 31;
+const STRIDE: u64 = 61;
 
 fn fail_some(process: Process) {
     let _one = one_at_a_time();

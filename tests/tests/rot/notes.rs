@@ -40,8 +40,8 @@ fn refused(scene: &Scene, process: Process, file: &PathBuf, harm: Harm) {
 
 fn tried(scene: &Scene, process: Process, file: &PathBuf) {
     let length = fs::metadata(file).unwrap().len();
-    for eighth in 0..8 {
-        refused(scene, process, file, Harm::Flip(length * eighth / 8 + 3));
+    for quarter in 0..4 {
+        refused(scene, process, file, Harm::Flip(length * quarter / 4 + 3));
     }
     refused(scene, process, file, Harm::Cut(length / 2));
     refused(scene, process, file, Harm::Gone);

@@ -55,8 +55,8 @@ fn is_whole_again(scene: &Scene, gateway: Process, damaged: usize) {
 /// A file of its own, harmed in each part.
 fn own_files(scene: &mut Scene) -> Vec<Row> {
     type Place = fn(&Sealed) -> u64;
-    type Harmed = (&'static str, fn(u64) -> Harm, Place);
-    let harms: [Harmed; 7] = [
+    type Way = fn(u64) -> Harm;
+    let harms: [(&str, Way, Place); 7] = [
         ("a bit of the wraps", Harm::Flip, |it| {
             it.at(Section::Wraps) + 5
         }),

@@ -85,7 +85,7 @@ pub fn simulated(
             false => Err("something has panicked".to_owned()),
         };
         ended.map_err(|why| {
-            let story = run.story.ending();
+            let story = run.story.told(std::env::var("PASSERELLE_SIM_SEED").is_ok());
             format!("PASSERELLE_SIM_SEED={seed}\n{story}\n{why}")
         })
     });

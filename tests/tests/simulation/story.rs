@@ -50,10 +50,11 @@ impl Story {
         self.events().clone()
     }
 
-    /// The end of it.
-    pub fn ending(&self) -> String {
+    /// The end of it, or all of it.
+    pub fn told(&self, whole: bool) -> String {
         let events = self.events();
-        let from = events.len().saturating_sub(SHOWN);
+        let shown = if whole { usize::MAX } else { SHOWN };
+        let from = events.len().saturating_sub(shown);
         let before = match from {
             0 => String::new(),
             more => format!("({more} events before)\n"),

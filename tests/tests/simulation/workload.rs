@@ -104,7 +104,9 @@ impl Drop {
 
 /// What is dropped in the simulation of a seed.
 pub fn drops(dice: &mut Dice) -> Vec<Drop> {
-    let count = dice.between(DROPS.0, DROPS.1);
+    // Few more often than many: more seeds say more than more packages do.
+    let rolls = [(); 2].map(|()| dice.between(DROPS.0, DROPS.1));
+    let count = rolls[0].min(rolls[1]);
     let mut drops: Vec<Drop> = (0..count as usize)
         .map(|number| {
             let (party, flow, recipients) = dice.pick(&WAYS);

@@ -1,0 +1,159 @@
+//! What a start makes of a gateway's directory, before anybody can reach it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, RwLock};
+
+use passerelle_disk::{Disk, crash_point};
+use passerelle_host::{Clock, HostClock, Worker, monotonic};
+use passerelle_link::Belief;
+use passerelle_proto::Timestamp;
+use passerelle_proto::v1::PurgedPart;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::anchor::Anchor;
+use crate::breaker::Circuits;
+use crate::config::Config;
+use crate::gateway::StartError;
+use crate::inquiry::Inquiries;
+use crate::log::{self, Log};
+use crate::materials::Materials;
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::peers::Peers;
+use crate::queue::{ItemKey, ItemView, PAGE_MAX, Queue, QueueError, SledQueue};
+use crate::reconcile::is_unfinished;
+use crate::refusals::RefusalBudget;
+use crate::sequencer::{Sequencer, Signer};
+use crate::spool::Spool;
+
+pub(crate) type Opened = (Arc<Node>, Worker);
+
+/// What a gateway runs on.
+pub(crate) struct Ground {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) segment_len: u64,
+}
+
+impl Ground {
+    /// This machine.
+    pub(crate) fn host(disk: &Arc<dyn Disk>) -> Self {
+        Self {
+            disk: disk.clone(),
+            clock: Arc::new(HostClock),
+            segment_len: log::segment_len(),
+        }
+    }
+}
+
+/// Brings everything that is derived up to the log; nothing runs yet but the committer.
+pub(crate) fn open(
+    ground: &Ground,
+    config: &Config,
+    materials: Materials,
+    open_queue: impl FnOnce(&Ground, &Path) -> Result<Arc<dyn Queue>, StartError>,
+) -> Result<Opened, StartError> {
+    let (disk, clock) = (&ground.disk, ground.clock.clone());
+    let dir = &config.data_dir;
+    if is_unfinished(disk.as_ref(), dir) {
+        return Err(StartError::Path {
+            path: dir.clone(),
+            why: "a new log was begun here and is not in its place yet: repeat `passerelle audit \
+                  reconcile`"
+                .into(),
+        });
+    }
+    let log = dir.join("log");
+    let log = Log::open_with(disk, &log, materials.log_keys, ground.segment_len)?;
+    crash_point!("start.log");
+    let queue = open_queue(ground, &dir.join("queue"))?;
+    crash_point!("start.queue");
+    let anchor = Anchor::closed();
+    let keys = Arc::new(materials.keys.signing);
+    let trust = Arc::new(materials.trust);
+    trust.keep_in_force().map_err(|error| StartError::Path {
+        path: dir.clone(),
+        why: error.to_string(),
+    })?;
+    let (signing, signing_trust) = (keys.clone(), trust.clone());
+    let signing_clock = clock.clone();
+    let signer: Signer =
+        Arc::new(move || signing.current(&signing_trust.directory(), signing_clock.now()));
+    let log_clock = clock.clone();
+    let now = move || log_clock.now();
+    let (sequencer, committer) =
+        Sequencer::start(disk, log, queue.clone(), signer, dir, anchor.clone(), now)?;
+    crash_point!("start.caught-up");
+    let spool = Spool::open(disk, &dir.join("spool"), config.limits)?;
+    sweep(queue.as_ref(), &spool, clock.now())?;
+    crash_point!("start.swept");
+    let (failure, _) = watch::channel(None);
+    let node = Arc::new(Node {
+        disk: disk.clone(),
+        party: config.party.clone(),
+        data_dir: dir.clone(),
+        limits: config.limits,
+        config_file: config.file.clone(),
+        identity: materials.identity,
+        keys,
+        log_signers: RwLock::new(materials.keys.log),
+        trust,
+        metrics: Metrics::new(config.party.as_str()),
+        peers: Peers::default(),
+        circuits: Circuits::default(),
+        started: clock.now(),
+        host_clock: clock,
+        inquiries: Inquiries::default(),
+        clock: Belief::default(),
+        freshness: Mutex::default(),
+        refusals: Mutex::new(RefusalBudget::new(monotonic())),
+        stop: CancellationToken::new(),
+        failure,
+        anchor,
+        sequencer,
+        queue,
+        spool,
+    });
+    Ok((node, committer))
+}
+
+/// Opens the queue; one that cannot be opened is moved aside and made again from the log.
+pub(crate) fn open_queue(ground: &Ground, dir: &Path) -> Result<Arc<dyn Queue>, StartError> {
+    let disk = &ground.disk;
+    let first = match SledQueue::open(disk, dir) {
+        Ok(queue) => return Ok(Arc::new(queue)),
+        Err(error) => error,
+    };
+    let aside = dir.with_extension(format!("unreadable-{}", ground.clock.now().as_ms()));
+    tracing::warn!(error = %first, aside = %aside.display(), "the queue is made again");
+    disk.rename_synced(dir, &aside)?;
+    let again = SledQueue::open(disk, dir).map_err(|error| StartError::Queue(error.to_string()))?;
+    Ok(Arc::new(again))
+}
+
+pub(crate) fn sweep(queue: &dyn Queue, spool: &Spool, now: Timestamp) -> Result<(), StartError> {
+    let wrong = |error: QueueError| StartError::Queue(error.to_string());
+    let pages = [
+        |queue: &dyn Queue, after| queue.page(after, PAGE_MAX),
+        |queue: &dyn Queue, after| queue.retained_page(after, PAGE_MAX),
+    ];
+    let (mut live, mut heads) = (Vec::new(), BTreeSet::new());
+    for next in pages {
+        let mut after: Option<ItemKey> = None;
+        loop {
+            let page = next(queue, after).map_err(wrong)?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.key);
+            for ItemView { item, .. } in page {
+                let part = item.retained.map(|retained| retained.part);
+                if matches!(part, Some(PurgedPart::Chunks | PurgedPart::Head)) {
+                    heads.insert(item.package);
+                }
+                live.extend(item.whole().map(|pack| (item.package, pack)));
+            }
+        }
+    }
+    Ok(spool.sweep(&live, &heads, now)?)
+}
