@@ -26,6 +26,10 @@ use crate::spool::Spool;
 
 pub(crate) type Opened = (Arc<Node>, Worker);
 
+/// Levels of directories below the data directory that a start makes durable: down to those of the
+/// log's tiles.
+const LEVELS: u32 = 4;
+
 /// What a gateway runs on.
 pub(crate) struct Ground {
     pub(crate) disk: Arc<dyn Disk>,
@@ -53,6 +57,9 @@ pub(crate) fn open(
 ) -> Result<Opened, StartError> {
     let (disk, clock) = (&ground.disk, ground.clock.clone());
     let dir = &config.data_dir;
+    disk.create_directories(dir)?;
+    // Some may be named by a process that was killed.
+    disk.sync_directories(dir, LEVELS)?;
     let log = dir.join("log");
     let log = Log::open_with(disk, &log, materials.log_keys, ground.segment_len)?;
     crash_point!("start.log");

@@ -28,7 +28,7 @@ impl Dice {
 
     /// True once in so many times.
     pub fn one_in(&mut self, times: u64) -> bool {
-        self.roll() % times == 0
+        self.roll().is_multiple_of(times)
     }
 
     /// One of these.
