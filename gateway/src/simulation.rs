@@ -129,6 +129,13 @@ impl SimulatedGateway {
         self.node.queue.counts()
     }
 
+    /// Whether it keeps packages that are over until a time to come: after its clock was ahead, the
+    /// time of its log is.
+    pub fn keeps(&self) -> bool {
+        let due = self.node.queue.retention().due;
+        due.is_some_and(|due| due > self.node.now())
+    }
+
     /// Entries of its log.
     pub fn log_size(&self) -> u64 {
         *self.node.sequencer.size().borrow()

@@ -331,7 +331,9 @@ async fn keep(node: &Arc<Node>, party: &PartyId, note: &[u8], lines: &[u8]) -> R
     let cosigned = with_cosignatures(note, lines);
     let partner = log_of(node, party).ok_or("its sheet names no log")?;
     let verified = Checkpoint::verify_cosigned(&cosigned, &partner);
-    let (checkpoint, _) = verified.map_err(|error| error.to_string())?;
+    let (checkpoint, at) = verified.map_err(|error| error.to_string())?;
+    // It says what the partner's clock shows, at least every hour; a greeting is as old as the link.
+    node.clock.heard(at, node.host_clock.moment());
     let path = node.cosigned_path(party);
     let kept = node.replace(&path, &cosigned);
     kept.map_err(|error| error.to_string())?;

@@ -244,7 +244,11 @@ impl RunningLab {
             Process::Gateway(party) => self.party(party).gateway.as_ref().unwrap().metrics,
             Process::Agent(party) => self.party(party).agent.metrics,
         };
-        let mut stream = std::net::TcpStream::connect(address.unwrap()).unwrap();
+        let address = address.unwrap();
+        // A process that has just been started may not listen yet.
+        let mut stream = eventually("a metrics page", LIMIT, || {
+            std::net::TcpStream::connect(address).ok()
+        });
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).unwrap();

@@ -194,7 +194,9 @@ impl Walk {
             .agent
             .directory
             .join("incoming");
-        rot(packs_in(&incoming).first().unwrap());
+        // What is not whole yet would be compared with the rest when that comes.
+        let whole = |pack: &&PathBuf| !pack.with_extension("part").exists();
+        rot(packs_in(&incoming).iter().find(whole).unwrap());
     }
 
     /// Whether all files have arrived and nobody has anything left to do; quick to tell.

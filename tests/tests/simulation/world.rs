@@ -401,7 +401,18 @@ impl World {
     /// What everybody holds, once all is over.
     pub fn facts(&self) -> Vec<Fact> {
         let keepings = self.keepings(MemoryDisk::clone);
-        self.witness.borrow_mut().facts_of(&keepings)
+        let mut facts = self.witness.borrow_mut().facts_of(&keepings);
+        facts.retain(|fact| match fact {
+            Fact::Left { party, path } => !(path.starts_with("spool/") && self.keeps(party)),
+            _ => true,
+        });
+        facts
+    }
+
+    /// Whether a party's gateway keeps packages that are over until a time to come.
+    fn keeps(&self, party: &'static str) -> bool {
+        let program = &self.machine(Process::Gateway(party)).program;
+        matches!(program, Some(Program::Gateway(gateway)) if gateway.keeps())
     }
 
     /// What everybody would hold if all machines lost their power at this moment.
