@@ -332,7 +332,7 @@ async fn keep(node: &Arc<Node>, party: &PartyId, note: &[u8], lines: &[u8]) -> R
     let partner = log_of(node, party).ok_or("its sheet names no log")?;
     let verified = Checkpoint::verify_cosigned(&cosigned, &partner);
     let (checkpoint, at) = verified.map_err(|error| error.to_string())?;
-    // It says what the partner's clock shows, at least every hour; a greeting is as old as the link.
+    // It says what the partner's clock shows, at least every hour; a greeting may be a day old.
     node.clock.heard(at, node.host_clock.moment());
     let path = node.cosigned_path(party);
     let kept = node.replace(&path, &cosigned);

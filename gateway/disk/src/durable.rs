@@ -136,7 +136,7 @@ impl dyn Disk + '_ {
     /// Makes the names durable that are in a directory, and in those down to so many levels below.
     ///
     /// For a start: a process that made a directory may not have lived to make its name durable,
-    /// and [`create_directories`](Self::create_directories) finds it there from then on.
+    /// and `create_directories` finds it there from then on.
     ///
     /// # Errors
     /// [`DiskError`].
