@@ -74,7 +74,7 @@ impl Parts {
         let (sequencer, thread) = started.map_err(|error| error.to_string())?;
         let spool = Spool::open(disk, Path::new("/spool"), Limits::default());
         let spool = spool.map_err(|error| error.to_string())?;
-        crate::gateway::sweep(queue.as_ref(), &spool, NOW).map_err(|error| error.to_string())?;
+        crate::opening::sweep(queue.as_ref(), &spool, NOW).map_err(|error| error.to_string())?;
         let party = party("grand-dijon");
         let purger = Purger {
             party,
