@@ -73,7 +73,9 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
             && entry.terminal()?.is_none()
         {
             // Whoever gave it its name may not have lived to make that durable.
-            node.store.disk().sync_parent(entry.directory())?;
+            let disk = node.store.disk();
+            disk.sync_parent(entry.directory())?;
+            disk.sync_directories(entry.directory(), 1)?;
             finish(node, &entry, &body)?;
         }
         for signed in entry.unacked()? {

@@ -91,7 +91,10 @@ impl Store {
             if device_of(disk.as_ref(), &part)? != device {
                 return Err(StoreError::OtherFileSystem { root, part });
             }
+            // What is in it by day, flow or job may be named by a process that was killed.
+            disk.sync_directories(&part, 0)?;
         }
+        disk.sync_directories(&root, 0)?;
         check_format(disk.as_ref(), &root.join("state/format"))?;
         Ok(Store {
             disk: disk.clone(),
@@ -187,7 +190,24 @@ fn device_of(disk: &dyn Disk, path: &Path) -> Result<u64, DiskError> {
 
 #[cfg(test)]
 mod tests {
+    use passerelle_disk::MemoryDisk;
+
     use super::*;
+
+    #[test]
+    fn a_directory_that_a_killed_agent_made_is_there_after_a_power_cut_later() {
+        let memory = MemoryDisk::default();
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        let root = Path::new("/agent");
+        let flow = root.join("inbox/rapport");
+        drop(Store::open(&disk, root).unwrap());
+        disk.create_dir(&flow).unwrap();
+        let store = Store::open(&disk, root).unwrap();
+        store.disk().create_directories(&flow).unwrap();
+        store.disk().replace(&flow.join("t.csv"), b"1").unwrap();
+        memory.power_cut();
+        assert_eq!(disk.read(&flow.join("t.csv")).unwrap(), b"1");
+    }
 
     #[test]
     fn a_second_agent_on_the_same_directory_is_refused() {

@@ -30,6 +30,10 @@ use crate::spool::Spool;
 
 pub(crate) type Opened = (Arc<Node>, Worker);
 
+/// Levels of directories below the data directory that a start makes durable: down to those of the
+/// log's tiles.
+const LEVELS: u32 = 4;
+
 /// What a gateway runs on.
 pub(crate) struct Ground {
     pub(crate) disk: Arc<dyn Disk>,
@@ -48,6 +52,21 @@ impl Ground {
     }
 }
 
+/// Makes the directory, and refuses one in which only half was done.
+fn prepare(disk: &dyn Disk, dir: &Path) -> Result<(), StartError> {
+    if is_unfinished(disk, dir) {
+        return Err(StartError::Path {
+            path: dir.to_owned(),
+            why: "a new log was begun here and is not in its place yet: repeat `passerelle audit \
+                  reconcile`"
+                .into(),
+        });
+    }
+    disk.create_directories(dir)?;
+    // Some may be named by a process that was killed.
+    Ok(disk.sync_directories(dir, LEVELS)?)
+}
+
 /// Brings everything that is derived up to the log; nothing runs yet but the committer.
 pub(crate) fn open(
     ground: &Ground,
@@ -57,14 +76,7 @@ pub(crate) fn open(
 ) -> Result<Opened, StartError> {
     let (disk, clock) = (&ground.disk, ground.clock.clone());
     let dir = &config.data_dir;
-    if is_unfinished(disk.as_ref(), dir) {
-        return Err(StartError::Path {
-            path: dir.clone(),
-            why: "a new log was begun here and is not in its place yet: repeat `passerelle audit \
-                  reconcile`"
-                .into(),
-        });
-    }
+    prepare(disk.as_ref(), dir)?;
     let log = dir.join("log");
     let log = Log::open_with(disk, &log, materials.log_keys, ground.segment_len)?;
     crash_point!("start.log");

@@ -12,7 +12,15 @@ use passerelle_disk::{Disk, MemoryDisk, OmittingDisk};
 use super::{CONTENT, FLOW, Promised, Promises, check, live};
 
 /// Sites of syncs that no promise needs, and why they are there all the same.
-const UNMISSED: [(&str, &str); 2] = [
+const UNMISSED: [(&str, &str); 4] = [
+    (
+        "sync_directories < store::open",
+        "what a process named that was killed before is lost without it, and none was here",
+    ),
+    (
+        "sync_parent < create_directories < store::open",
+        "all that is there is synced right after it",
+    ),
     (
         "sync_parent < create_directories < job::prepare",
         "the record that is written next syncs the same directory",

@@ -133,6 +133,26 @@ impl dyn Disk + '_ {
         self.sync_parent(path)
     }
 
+    /// Makes the names durable that are in a directory, and in those down to so many levels below.
+    ///
+    /// For a start: a process that made a directory may not have lived to make its name durable,
+    /// and [`create_directories`](Self::create_directories) finds it there from then on.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub fn sync_directories(&self, root: &Path, levels: u32) -> Result<(), DiskError> {
+        self.sync_dir(root).at("sync", root)?;
+        if levels == 0 {
+            return Ok(());
+        }
+        for path in self.list(root).at("list", root)? {
+            if self.is_dir(&path) {
+                self.sync_directories(&path, levels - 1)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Renames. On return that is durable on both sides.
     ///
     /// # Errors
