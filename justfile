@@ -24,4 +24,4 @@ fuzz seconds="60":
 
 # Simulations with seeds that nobody has run before, for an hour or so many seconds.
 soak seconds="3600":
-    PASSERELLE_SIM_SECONDS={{seconds}} cargo test -p passerelle-tests --test simulation whatever -- --nocapture
+    PASSERELLE_SIM_SECONDS={{seconds}} cargo test --workspace --test simulation whatever -- --nocapture

@@ -90,4 +90,4 @@ pub use outside::{
 pub use process::{Program, Running, binary};
 pub use proxy::{CountingProxy, free_addresses};
 pub use rogue::{Outcome, Rogue};
-pub use walk::{Faults, STEP_LIMIT, Walk, one_at_a_time};
+pub use walk::{Faults, STEP_LIMIT, Walk};

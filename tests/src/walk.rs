@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use passerelle_agent::lab::LabOptions;
@@ -35,12 +34,6 @@ const LARGE: usize = 600_000;
 const NOTICES: &str = "signalement";
 /// Flow of reports, made from what was received.
 const REPORTS: &str = "rapport";
-
-/// One walk at a time: two would compete for the machine, and for the deadlines.
-pub fn one_at_a_time() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 const PARTIES: [&str; 2] = ["caf21", "grand-dijon"];
 

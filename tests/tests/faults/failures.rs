@@ -3,13 +3,12 @@
 //! the parts of gateway and agent are tested without processes; here the whole program answers.
 
 use passerelle_disk::FAIL_AT;
-use passerelle_tests::{DIJON_AGENT, DIJON_GATEWAY, Faults, Process, Walk, one_at_a_time};
+use passerelle_tests::{DIJON_AGENT, DIJON_GATEWAY, Faults, Process, Walk};
 
 /// From one operation that fails to the next, unless `PASSERELLE_FAULT_STRIDE` says otherwise.
 const STRIDE: u64 = 61;
 
 fn fail_some(process: Process) {
-    let _one = one_at_a_time();
     let stride = std::env::var("PASSERELLE_FAULT_STRIDE");
     let faults = Faults {
         variable: FAIL_AT,

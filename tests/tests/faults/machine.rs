@@ -26,13 +26,24 @@ fn is_outside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return false;
     }
+    let (_, module) = module_path!().split_once("::").unwrap();
     let this = std::env::current_exe().unwrap();
     let mut inside = Command::new("unshare");
     inside.args(["--user", "--map-root-user", "--mount", "--"]);
-    inside.arg(this).args([test, "--exact", "--nocapture"]);
-    let status = inside.env(INSIDE, "1").stdin(Stdio::null()).status();
-    let status = status.expect("`unshare` (util-linux) is needed to bound a file system");
-    assert!(status.success(), "inside the namespace: {status}");
+    inside
+        .arg(this)
+        .args([&format!("{module}::{test}"), "--exact", "--nocapture"]);
+    let output = inside.env(INSIDE, "1").stdin(Stdio::null()).output();
+    let output = output.expect("`unshare` (util-linux) is needed to bound a file system");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let told = String::from_utf8_lossy(&output.stderr);
+    // A name that is no test's would run nothing, successfully.
+    let ran = printed.contains("test result: ok. 1 passed;");
+    assert!(
+        ran,
+        "inside the namespace: {}\n{printed}{told}",
+        output.status
+    );
     true
 }
 

@@ -2,15 +2,13 @@
 //! no disk of ours sees.
 
 use passerelle_tests::{
-    BELOW, DIJON_AGENT, DIJON_GATEWAY, FAIL_OUTSIDE, Faults, PRELOAD, Process, Walk, one_at_a_time,
-    outside,
+    BELOW, DIJON_AGENT, DIJON_GATEWAY, FAIL_OUTSIDE, Faults, PRELOAD, Process, Walk, outside,
 };
 
 /// From one operation that fails to the next, unless `PASSERELLE_OUTSIDE_STRIDE` says otherwise.
 const STRIDE: u64 = 61;
 
 fn fail_some(process: Process) {
-    let _one = one_at_a_time();
     let stride = std::env::var("PASSERELLE_OUTSIDE_STRIDE");
     let mut walk = Walk::start(process);
     let below = walk.lab.directory_of(process);
