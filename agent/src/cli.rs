@@ -13,6 +13,7 @@ mod evidence;
 mod expiry;
 mod export;
 mod failure;
+mod gateway_backup;
 mod keys;
 mod laboratory;
 mod letter;
@@ -117,6 +118,7 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
             }
             EvidenceCommand::Verify(verify) => evidence::verify(&verify, output),
         },
+        Command::Backup(backup) => runtime()?.block_on(gateway_backup::run(&backup, output)),
         Command::Keys { command } => match command {
             KeysCommand::New(new) => keys::new(&new, output),
             KeysCommand::Show { file } => keys::show(&file, output),

@@ -28,6 +28,7 @@ const CONTENT: &[u8] = b"code;nom\n21166;Chenove\n";
 /// What an agent has told others.
 #[derive(Clone, Default)]
 struct Promised {
+    claimed: bool,
     sealed: bool,
     /// Statements that were acknowledged to the gateway, about a package of ours.
     stored: Vec<Vec<u8>>,
@@ -93,6 +94,7 @@ fn send(store: &Store, promised: &Promises) -> Result<(), DiskError> {
         path: store.outbox().join(FLOW).join("t.csv"),
     };
     let job = Job::claim(store, &dropped, NOW)?;
+    promised.so_far().claimed = true;
     let unfinished = job.unfinished_package();
     let pack = job.disk().create(&unfinished).at("create", &unfinished)?;
     pack.write_at(b"sealed", 0).at("write", &unfinished)?;
@@ -162,7 +164,10 @@ fn check_sent(store: &Store, promised: &Promised, fault: &dyn Display) {
     let disk = store.disk();
     let found = copies(disk.as_ref(), store.root());
     assert_eq!(found.len(), 1, "{fault}: {found:?}");
-    assert_eq!(disk.read(&found[0]).unwrap(), CONTENT, "{fault}");
+    // Until it is claimed, what its dropper has not synced may be lost.
+    if promised.claimed || !found[0].starts_with(store.outbox()) {
+        assert_eq!(disk.read(&found[0]).unwrap(), CONTENT, "{fault}");
+    }
     // What has a package and is dropped again would be sent twice.
     let dropped = found[0].starts_with(store.outbox());
     let mut said = Vec::new();

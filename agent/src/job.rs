@@ -91,10 +91,13 @@ impl Job {
         Job { disk, directory }
     }
 
-    /// Takes `dropped` out of the outbox. On return it is durably the agent's; before the
-    /// rename it is untouched. Nothing of it has been read. After an error it lies in the outbox,
-    /// or in a claimed job that nobody has heard of yet.
+    /// Takes `dropped` out of the outbox. On return it is durably the agent's, contents included;
+    /// before the rename it is untouched. Nothing of it has been read. After an error it lies in
+    /// the outbox, or in a claimed job that nobody has heard of yet.
     pub fn claim(store: &Store, dropped: &Dropped, at: Timestamp) -> Result<Job, DiskError> {
+        // Whoever dropped it may not have done so: after a power cut a claimed file would be empty,
+        // and an empty file would be sealed.
+        store.disk().sync_tree(&dropped.path)?;
         let name = dropped.path.file_name().unwrap_or_default();
         let job = Self::prepare(
             store,

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use passerelle_proto::v1::admin_server::Admin;
 use passerelle_proto::v1::{
-    AnchorRequest, AnchorResponse, Cosigned, EntryProof, EvidenceRequest, ExportRequest, FilePiece,
-    Kept, LogRecord, LogRequest, PackageRequest, PackageResponse, ProveRequest, QueueItem,
-    QueueRequest, QueueResponse, StatusRequest, StatusResponse,
+    AnchorRequest, AnchorResponse, BackupRequest, Cosigned, EntryProof, EvidenceRequest,
+    ExportRequest, FilePiece, Kept, LogRecord, LogRequest, PackageRequest, PackageResponse,
+    ProveRequest, QueueItem, QueueRequest, QueueResponse, StatusRequest, StatusResponse,
 };
 use passerelle_proto::{Hop, PackageId, PackagePrefix, PrefixError, Timestamp};
 use prost::Message;
@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::anchor::{self, Hold};
+use crate::backup;
 use crate::damage;
 use crate::exchange::software;
 use crate::export::{self, Pieces, Wanted};
@@ -288,6 +289,12 @@ impl Admin for AdminService {
 
     async fn export(&self, _: Request<ExportRequest>) -> Result<Response<FileStream>, Status> {
         Ok(pieces(&self.0, export::export))
+    }
+
+    type BackupStream = FileStream;
+
+    async fn backup(&self, _: Request<BackupRequest>) -> Result<Response<FileStream>, Status> {
+        Ok(pieces(&self.0, backup::backup))
     }
 
     type LogStream = Pin<Box<dyn Stream<Item = Result<LogRecord, Status>> + Send>>;

@@ -19,7 +19,7 @@ use crate::node::Node;
 use crate::witness::log_of;
 
 /// Longest piece of a file in one message, in bytes.
-const PIECE_LEN_MAX: usize = 1024 * 1024;
+pub(crate) const PIECE_LEN_MAX: usize = 1024 * 1024;
 
 /// Where pieces of files go.
 pub(crate) type Pieces = mpsc::Sender<Result<FilePiece, Status>>;
@@ -33,16 +33,17 @@ pub(crate) enum Wanted {
 }
 
 /// The log as it was signed at one moment.
-struct Snapshot {
+pub(crate) struct Snapshot {
     dir: PathBuf,
     size: u64,
-    checkpoint: Vec<u8>,
+    pub(crate) checkpoint: Vec<u8>,
+    // By path below the log.
     cosigned: Vec<(String, Vec<u8>)>,
     directory: Directory,
 }
 
 impl Snapshot {
-    fn take(node: &Node) -> Result<Self, Status> {
+    pub(crate) fn take(node: &Node) -> Result<Self, Status> {
         let mut ledger = node.sequencer.ledger();
         let log = &mut ledger.log;
         let path = log.dir().join("checkpoint");
@@ -77,6 +78,29 @@ impl Snapshot {
             cosigned,
             directory,
         })
+    }
+
+    /// What partners have cosigned of it, and every tile and bundle, by path below the log. What has
+    /// rotted is made again, or named, before it is copied.
+    pub(crate) fn copy_files(
+        &self,
+        node: &Node,
+        mut put: impl FnMut(&str, &[u8]) -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        for (path, note) in &self.cosigned {
+            put(path, note)?;
+        }
+        for first in (0..self.size).step_by(TILE_WIDTH as usize) {
+            let ledger = node.sequencer.ledger();
+            let proof = ledger.log.inclusion_proof(first, self.size);
+            proof.map_err(unavailable)?;
+            ledger.log.entry(first).map_err(unavailable)?;
+        }
+        let read = |path: &str| fs::read(self.dir.join(path)).ok();
+        copy_log(&read, self.size, |path, bytes| {
+            put(path, &bytes).map_err(Stopped::Status)
+        })
+        .map_err(Status::from)
     }
 
     fn excerpt(&self, node: &Node, wanted: &Wanted) -> Result<LogEvidence, Status> {
@@ -141,21 +165,7 @@ pub(crate) fn export(node: &Node, to: &Pieces) -> Result<(), Status> {
     for (path, note) in snapshot.directory.note_files() {
         send(to, &path, note)?;
     }
-    for (path, note) in &snapshot.cosigned {
-        send(to, path, note)?;
-    }
-    for first in (0..snapshot.size).step_by(TILE_WIDTH as usize) {
-        // What has rotted is made again, or named, before it is copied.
-        let ledger = node.sequencer.ledger();
-        let proof = ledger.log.inclusion_proof(first, snapshot.size);
-        proof.map_err(unavailable)?;
-        ledger.log.entry(first).map_err(unavailable)?;
-    }
-    let read = |path: &str| fs::read(snapshot.dir.join(path)).ok();
-    copy_log(&read, snapshot.size, |path, bytes| {
-        send(to, path, &bytes).map_err(Stopped::Status)
-    })
-    .map_err(Status::from)?;
+    snapshot.copy_files(node, |path, bytes| send(to, path, bytes))?;
     // Last: a folder without it is not complete.
     send(to, "checkpoint", &snapshot.checkpoint)
 }
@@ -181,7 +191,7 @@ impl From<Stopped> for Status {
     }
 }
 
-fn send(to: &Pieces, path: &str, bytes: &[u8]) -> Result<(), Status> {
+pub(crate) fn send(to: &Pieces, path: &str, bytes: &[u8]) -> Result<(), Status> {
     // An empty file is a piece too.
     let pieces = bytes.chunks(PIECE_LEN_MAX);
     let empty: &[u8] = &[];
@@ -196,6 +206,6 @@ fn send(to: &Pieces, path: &str, bytes: &[u8]) -> Result<(), Status> {
     Ok(())
 }
 
-fn unavailable(error: impl std::fmt::Display) -> Status {
+pub(crate) fn unavailable(error: impl std::fmt::Display) -> Status {
     Status::unavailable(error.to_string())
 }

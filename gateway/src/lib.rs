@@ -9,6 +9,7 @@ mod acceptance;
 mod admin;
 mod agent_state;
 mod anchor;
+mod backup;
 mod breaker;
 mod config;
 mod courier;

@@ -10,6 +10,7 @@
 //! ```
 
 mod frame;
+mod held;
 mod segment;
 mod tiles;
 

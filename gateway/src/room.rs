@@ -16,8 +16,8 @@ use passerelle_host::{Clock, HostClock};
 use passerelle_link::{Identity, ListenError, Listener, RefusalSink, Trust};
 use passerelle_proto::v1::admin_server::Admin;
 use passerelle_proto::v1::{
-    AnchorRequest, AnchorResponse, EntryProof, EvidenceRequest, ExportRequest, FilePiece,
-    LogRecord, LogRequest, PackageRequest, PackageResponse, ProveRequest, QueueRequest,
+    AnchorRequest, AnchorResponse, BackupRequest, EntryProof, EvidenceRequest, ExportRequest,
+    FilePiece, LogRecord, LogRequest, PackageRequest, PackageResponse, ProveRequest, QueueRequest,
     QueueResponse, StatusRequest, StatusResponse,
 };
 use passerelle_proto::{PartyId, Timestamp};
@@ -229,6 +229,15 @@ impl Admin for Waiting {
         &self,
         _: Request<ExportRequest>,
     ) -> Result<Response<Self::ExportStream>, Status> {
+        self.unavailable()
+    }
+
+    type BackupStream = Answers<FilePiece>;
+
+    async fn backup(
+        &self,
+        _: Request<BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
         self.unavailable()
     }
 

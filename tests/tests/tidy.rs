@@ -181,3 +181,74 @@ fn the_walk_sees_a_function_that_is_too_long() {
     assert_eq!(long_functions(&text).len(), 1);
     assert!(long_functions("fn short() {\n    let _ = 0;\n}\n").is_empty());
 }
+
+/// The table of limits, below the root.
+const LIMITS: &str = "deploy/LIMITS.md";
+
+/// Limits that a source defines: "`NAME` | `value`".
+fn limits(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in text.split("#[cfg(test)]").next().unwrap().split(";\n") {
+        let line = line.lines().skip_while(|line| !line.contains("const "));
+        let words: Vec<&str> = line.flat_map(str::split_whitespace).collect();
+        let line = words.join(" ");
+        let Some((name, value)) = line
+            .split_once("const ")
+            .filter(|(before, _)| before.is_empty() || before.trim_end().starts_with("pub"))
+            .and_then(|(_, rest)| rest.split_once(" = "))
+        else {
+            continue;
+        };
+        let name = name.split(':').next().unwrap();
+        if ["MAX", "WINDOW", "WAITING"]
+            .iter()
+            .any(|end| name.contains(end))
+        {
+            found.push(format!("`{name}` | `{value}`"));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_limit_of_the_programs_stands_in_the_table_with_its_cost() {
+    let table = std::fs::read_to_string(root().join(LIMITS)).unwrap();
+    let rows: Vec<&str> = table
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    let mut offences = Vec::new();
+    let mut found = 0;
+    for path in sources() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let path = path.strip_prefix(root()).unwrap().display().to_string();
+        let daemon = ["gateway/src", "gateway/link/src", "agent/src"];
+        let daemon = daemon.iter().any(|folder| path.starts_with(folder));
+        let other = NO_DAEMON.iter().any(|folder| path.starts_with(folder));
+        if !daemon || other || path.contains("tests") || path.contains("faults") {
+            continue;
+        }
+        for limit in limits(&text) {
+            let begins = format!("| {limit} | `{path}` | ");
+            let row = rows.iter().find(|row| row.starts_with(&begins));
+            let cells = row.map_or(0, |row| {
+                let cells = row.split(" | ").map(|cell| cell.trim_matches(['|', ' ']));
+                cells.filter(|cell| !cell.is_empty()).count()
+            });
+            match cells {
+                5 => found += 1,
+                _ => offences.push(format!("{LIMITS} lacks {begins}")),
+            }
+        }
+    }
+    report("limits that the table does not have", &offences);
+    assert_eq!(
+        found,
+        rows.len(),
+        "{LIMITS} has rows that are no limits any more"
+    );
+    assert_eq!(
+        limits("/// Most.\npub const A_MAX: u64 =\n    64;\nconst B: u8 = 1;\n"),
+        ["`A_MAX` | `64`"]
+    );
+}

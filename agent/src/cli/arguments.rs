@@ -98,6 +98,17 @@ Example:
         #[command(subcommand)]
         command: EvidenceCommand,
     },
+    /// Copy a gateway's directory while it works.
+    #[command(after_help = "\
+Example:
+  passerelle backup /media/backup/gateway-2026-11-28 --config gateway.toml
+
+The copy is the directory as it stands at one moment: log, packages, copies of partners'
+checkpoints, convention and sheets; keys and configuration are not in it. To restore it, stop the
+gateway, move its data_dir away, put the copy there and start. Where others have cosigned more of
+the log since, the gateway stops and says so: `passerelle audit reconcile` begins a new log then,
+and partners and agents offer again what is not receipted.")]
+    Backup(GatewayBackupArguments),
     /// Make keys, look at them, back them up, and print the letter that is compared on paper.
     #[command(after_help = "\
 Example:
@@ -315,6 +326,14 @@ the configuration names sheets, and run this. What is left of the old log is put
 the new one begins with its last known checkpoint. Start the gateway then: partners and agents keep
 every package until it is receipted, and offer again what is open.")]
     Reconcile(ReconcileArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GatewayBackupArguments {
+    /// A folder that is not there yet.
+    pub(super) folder: PathBuf,
+    #[command(flatten)]
+    pub(super) daemon: DaemonArguments,
 }
 
 #[derive(Debug, Args)]

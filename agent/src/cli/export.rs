@@ -29,8 +29,8 @@ const WHY_A_GATEWAY: &str = "the log is kept by gateways";
 
 /// Files that were written.
 #[derive(Debug, Serialize)]
-struct Written {
-    /// What was written: "proof", "evidence" or "log".
+pub(super) struct Written {
+    /// What was written: "proof", "evidence", "log" or "backup".
     kind: &'static str,
     /// The file, or the folder.
     path: PathBuf,
@@ -39,6 +39,14 @@ struct Written {
     /// Package that it is about, hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     package: Option<String>,
+}
+
+impl Written {
+    /// The same, in another place.
+    pub(super) fn at(self, path: &Path) -> Self {
+        let path = path.to_owned();
+        Self { path, ..self }
+    }
 }
 
 impl Display for Written {
@@ -58,6 +66,18 @@ impl Display for Written {
                 writeln!(
                     f,
                     "  whether it holds: passerelle audit verify {path} --root …"
+                )
+            }
+            "backup" => {
+                let files = count(self.files, "file", "files");
+                writeln!(f, "{path}: the gateway's directory, {files}, {bytes}")?;
+                writeln!(
+                    f,
+                    "  keys and configuration are not in it: passerelle keys backup"
+                )?;
+                writeln!(
+                    f,
+                    "  to restore: stop the gateway, put this where its data_dir is, start it"
                 )
             }
             _ => writeln!(f, "{path}: a proof, {bytes}"),
@@ -205,7 +225,7 @@ pub(super) async fn log(
     arguments: &ExportArguments,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
-    let mut folder = Folder::new(&arguments.folder)?;
+    let mut folder = Folder::new(&arguments.folder, "log")?;
     match &arguments.log {
         Some(dir) => {
             let directory = Configured::load(&arguments.daemon.config)?.trust()?;
@@ -316,7 +336,8 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// A folder that is being filled.
-struct Folder {
+pub(super) struct Folder {
+    kind: &'static str,
     path: PathBuf,
     // The file whose pieces come now.
     open: Option<(String, fs::File)>,
@@ -325,7 +346,8 @@ struct Folder {
 }
 
 impl Folder {
-    fn new(path: &Path) -> Result<Self, Failure> {
+    /// An empty one; `kind` is what it will be: see [`Written`].
+    pub(super) fn new(path: &Path, kind: &'static str) -> Result<Self, Failure> {
         let found = passerelle_disk::system()
             .entries(path)
             .map_err(|error| Failure::reading(path, &error.source))?;
@@ -337,6 +359,7 @@ impl Folder {
         let made = passerelle_disk::system().create_directories(path);
         made.map_err(|error| Failure::writing(path, &error.source))?;
         Ok(Self {
+            kind,
             path: path.to_owned(),
             open: None,
             files: 0,
@@ -345,7 +368,7 @@ impl Folder {
     }
 
     /// Writes what a gateway sends, to its end.
-    async fn take(&mut self, mut pieces: Streaming<FilePiece>) -> Result<(), Failure> {
+    pub(super) async fn take(&mut self, mut pieces: Streaming<FilePiece>) -> Result<(), Failure> {
         while let Some(piece) = pieces.message().await.map_err(|status| refused(&status))? {
             let again = self
                 .open
@@ -390,11 +413,11 @@ impl Folder {
     }
 
     /// Everything is on stable storage.
-    fn finish(self) -> Result<Written, Failure> {
+    pub(super) fn finish(self) -> Result<Written, Failure> {
         let synced = passerelle_disk::system().sync_tree(&self.path);
         synced.map_err(|error| Failure::writing(&self.path, &error.source))?;
         Ok(Written {
-            kind: "log",
+            kind: self.kind,
             path: self.path,
             files: self.files,
             bytes: self.bytes,

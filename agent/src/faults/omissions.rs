@@ -42,7 +42,10 @@ fn begin(root: &Path) -> MemoryDisk {
     }
     let outbox = root.join("outbox").join(FLOW);
     disk.create_directories(&outbox).unwrap();
-    disk.replace(&outbox.join("t.csv"), CONTENT).unwrap();
+    // Its dropper has not synced what is in it.
+    let dropped = outbox.join("t.csv");
+    disk.create(&dropped).unwrap().write_at(CONTENT, 0).unwrap();
+    disk.sync_parent(&dropped).unwrap();
     memory
 }
 

@@ -190,7 +190,8 @@ impl dyn Disk + '_ {
                 self.sync_dir(root).at("sync", root)
             }
             Kind::File => {
-                let file = self.open(root).at("open", root)?;
+                // It may be somebody else's, who lets us only read it.
+                let file = self.open_to_read(root).at("open", root)?;
                 file.sync().at("sync", root)
             }
             Kind::Link | Kind::Other => Ok(()),

@@ -83,7 +83,7 @@ impl Segments {
         &self.dir
     }
 
-    fn path(&self, first: u64) -> PathBuf {
+    pub(super) fn path(&self, first: u64) -> PathBuf {
         self.dir.join(format!("{first:016}.seg"))
     }
 
@@ -198,7 +198,8 @@ impl Segments {
         })
         .map_err(corrupt)?;
         let copy = path.with_extension("tmp");
-        let len = bytes.len() as u64;
+        // A copy from a backup ends where its last frame does.
+        let len = self.len.max(bytes.len() as u64);
         let file = begin(self.disk.as_ref(), &copy, &bytes[..end], len)?;
         crash_point!("start.copied");
         self.disk.rename_synced(&copy, &path)?;
@@ -241,6 +242,11 @@ impl Segment {
         self.end + bytes <= self.len
     }
 
+    /// Where what is committed ends, if this is the segment at `path`.
+    pub(super) fn end_of(&self, path: &Path) -> Option<u64> {
+        (self.path == path).then_some(self.end)
+    }
+
     /// Writes a frame and syncs it.
     pub(super) fn write(&mut self, frame: &[u8]) -> Result<(), Fatal> {
         let failed = io_at(&self.path);
@@ -258,7 +264,10 @@ impl Segment {
 ///
 /// A bad frame at the very end is torn and not counted; with an intact one behind it the offset
 /// of the bad one is the error.
-fn scan(bytes: &[u8], mut accept: impl FnMut(&Frame<'_>) -> bool) -> Result<usize, usize> {
+pub(super) fn scan(
+    bytes: &[u8],
+    mut accept: impl FnMut(&Frame<'_>) -> bool,
+) -> Result<usize, usize> {
     let mut at = HEAD_LEN;
     while let Some(frame) = bytes.get(at..).and_then(frame::decode) {
         if !accept(&frame) {

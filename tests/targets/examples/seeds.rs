@@ -15,15 +15,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use passerelle_proto::envelope::{sign_batch, sign_one};
+use passerelle_proto::evidence::{assemble, excerpt};
 use passerelle_proto::fixture::{
-    NOW, convention_text, keys, party, plan, seal_files, sheet, world,
+    NOW, convention_text, keys, party, plan, seal_files, sheet, sign_convention, world,
 };
+use passerelle_proto::merkle::leaf_hash;
 use passerelle_proto::session::{Answer, Event, PROTOCOL_MAX, Session};
-use passerelle_proto::tile::{encode_tile, push_entry};
+use passerelle_proto::tile::{encode_tile, push_entry, tile_path};
 use passerelle_proto::v1::statement::What;
 use passerelle_proto::v1::{self, Lane, ObjectType, Section};
 use passerelle_proto::{
-    Digest, LogSigner, PackLayout, Sealed, StatementDraft, UntrustedManifest, add_checkpoint_body,
+    Checkpoint, Digest, Directory, Hop, LogSigner, PackLayout, PackageId, Sealed, SheetLog,
+    StatementChain, StatementDraft, TileReader, UntrustedManifest, add_checkpoint_body,
+    with_cosignatures,
 };
 use passerelle_targets::{Chunk, Entry, Inside};
 use prost::Message;
@@ -55,6 +59,7 @@ fn main() {
     parts(&seeds, &sealed, &pack);
     texts(&seeds);
     logs(&seeds);
+    seeds.put("evidence", "accepted", evidence(&sealed));
     for lane in [Lane::Bulk, Lane::Control] {
         seeds.put(
             "session_frames",
@@ -258,6 +263,67 @@ fn logs(seeds: &Seeds) {
     seeds.put("tile_path", "large", [0xff; 10]);
     seeds.put("log_frames", "entries", [3, 1, 2, 3, 0, 2, 9, 9]);
     seeds.put("log_frames", "frame", frame());
+}
+
+/// Evidence from the log of a gateway that has accepted a package, which its partner has cosigned.
+fn evidence(sealed: &Sealed) -> Vec<u8> {
+    let log = |name: &str, seed| LogSigner::from_seed(&party(name), &[seed; 64]);
+    let (caf, dijon) = (log("caf21", 100), log("grand-dijon", 101));
+    let sheets = [
+        ("caf21", Some(&caf)),
+        ("grand-dijon", Some(&dijon)),
+        ("prestataire-obs", None),
+    ];
+    let sheets = sheets.map(|(name, log)| {
+        let mut sheet = sheet(name);
+        sheet.log = log.map(|log| SheetLog {
+            origin: log.verifier().name().to_owned(),
+            vkeys: log.verifier().to_vkeys(),
+        });
+        sheet.sign(&keys(name).root).unwrap()
+    });
+    let convention = sign_convention(&convention_text());
+    let directory = Directory::load(&world().roots, &[convention], &sheets).unwrap();
+    let manifest = sealed.manifest.signed().clone();
+    let package = PackageId(Digest::of(&manifest.body));
+    let receipt = StatementDraft {
+        issuer: party("caf21"),
+        destination: party("caf21"),
+        package,
+        at: NOW,
+        what: What::Accepted(v1::Accepted {
+            log_index: 0,
+            recipients: vec!["grand-dijon".into(), "prestataire-obs".into()],
+        }),
+    };
+    let entry = v1::Entry {
+        at_ms: NOW.as_ms(),
+        event: Some(v1::entry::Event::Accepted(v1::AcceptedEvent {
+            manifest: Some(manifest),
+            receipt: Some(receipt.sign(&keys("caf21").gateway, &mut StatementChain::default())),
+            previous_hop: Some(Hop::agent(party("caf21")).to_message()),
+            ..v1::AcceptedEvent::default()
+        })),
+    };
+    let entry = entry.encode_to_vec();
+    let leaf = leaf_hash(&entry);
+    let checkpoint = Checkpoint {
+        origin: caf.verifier().name().to_owned(),
+        size: 1,
+        root: leaf,
+    };
+    let signed = checkpoint.sign(&caf, NOW).unwrap();
+    let cosigned = with_cosignatures(&signed, &checkpoint.cosign(&dijon, NOW));
+    let tile = |path: &str| (path == tile_path(0, 0, 1)).then(|| encode_tile(&[leaf]));
+    let tiles = TileReader::new(&tile, 1);
+    let excerpt = excerpt(
+        &tiles,
+        &party("caf21"),
+        &signed,
+        &[cosigned],
+        vec![(0, entry)],
+    );
+    assemble(package, &directory, vec![excerpt.unwrap()]).unwrap()
 }
 
 /// A frame of the log with one entry, written down once more.

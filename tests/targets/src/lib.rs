@@ -5,6 +5,7 @@
 //! written again as it was read, and that its limits hold. `tests/fuzz` runs them under libFuzzer;
 //! the tests here feed them every seed and every input that once broke something.
 
+mod evidence;
 mod frames;
 mod lines;
 mod logs;
@@ -38,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     target("configuration", texts::configuration),
     target("checkpoint", lines::checkpoint),
     target("proof", lines::proof),
+    target("evidence", evidence::evidence),
     target("witness_request", lines::witness_request),
     target("vkey", lines::vkey),
     target("names", names::names),

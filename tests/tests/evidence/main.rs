@@ -3,6 +3,7 @@
 //! One program, since its tests spend most of their time in waiting and run side by side.
 
 mod anchor;
+mod backup;
 mod files;
 mod freshness;
 mod inquire;

@@ -12,18 +12,18 @@ use passerelle_tests::{
 };
 use serde_json::Value;
 
-const FLOW: &str = "signalement";
-const TABLE: &[u8] = b"code;nom\n21166;Chenove\n";
+pub(super) const FLOW: &str = "signalement";
+pub(super) const TABLE: &[u8] = b"code;nom\n21166;Chenove\n";
 /// Large enough for a pack file of its own.
-const LARGE: usize = 1_000_000;
-const ALL: [Process; 4] = [CAF_GATEWAY, DIJON_GATEWAY, CAF_AGENT, DIJON_AGENT];
+pub(super) const LARGE: usize = 1_000_000;
+pub(super) const ALL: [Process; 4] = [CAF_GATEWAY, DIJON_GATEWAY, CAF_AGENT, DIJON_AGENT];
 /// Every so many operations one fails; next to each other they are much alike.
 const STRIDE: usize = 7;
 /// `EX_DATAERR` and `EX_CONFIG` of sysexits.h.
 const EXIT_DATA: i32 = 65;
 const EXIT_CONFIG: i32 = 78;
 
-fn run(lab: &mut RunningLab, processes: &[Process]) {
+pub(super) fn run(lab: &mut RunningLab, processes: &[Process]) {
     for process in processes {
         lab.run(*process);
     }
@@ -35,7 +35,7 @@ fn run(lab: &mut RunningLab, processes: &[Process]) {
 }
 
 /// Waits until the sender's agent knows that the package of this name is so far.
-fn wait_for(lab: &RunningLab, sender: Process, title: &str, state: &str) -> String {
+pub(super) fn wait_for(lab: &RunningLab, sender: Process, title: &str, state: &str) -> String {
     eventually(&format!("{title} {state}"), LIMIT, || {
         let jobs = lab.ask(sender, &["queue"])?;
         let jobs = jobs["jobs"].as_array()?;
@@ -45,7 +45,7 @@ fn wait_for(lab: &RunningLab, sender: Process, title: &str, state: &str) -> Stri
     })
 }
 
-fn data_dir(lab: &RunningLab, party: &str) -> PathBuf {
+pub(super) fn data_dir(lab: &RunningLab, party: &str) -> PathBuf {
     lab.party(party).gateway.as_ref().unwrap().data_dir.clone()
 }
 
@@ -54,13 +54,13 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.unwrap().success());
 }
 
-fn kinds(lab: &RunningLab, gateway: Process) -> Vec<String> {
+pub(super) fn kinds(lab: &RunningLab, gateway: Process) -> Vec<String> {
     let log = lab.lines(gateway, &["audit", "log"]).unwrap();
     let kind = |entry: &Value| entry["kind"].as_str().unwrap().to_owned();
     log.iter().map(kind).collect()
 }
 
-fn passerelle(line: &[&str], more: &[(&str, &str)]) -> Output {
+pub(super) fn passerelle(line: &[&str], more: &[(&str, &str)]) -> Output {
     let mut command = Command::new(passerelle_tests::binary(Program::Passerelle));
     command.args(line).envs(more.iter().copied());
     command.output().unwrap()
@@ -96,7 +96,7 @@ fn name_a_new_log(lab: &RunningLab) {
 }
 
 /// Waits until a gateway's queue has something of this package.
-fn held(lab: &RunningLab, gateway: Process, package: &str) {
+pub(super) fn held(lab: &RunningLab, gateway: Process, package: &str) {
     eventually("a gateway with the package", LIMIT, || {
         let queue = lab.ask(gateway, &["queue"])?;
         let items = queue["items"].as_array()?.clone();
@@ -106,7 +106,7 @@ fn held(lab: &RunningLab, gateway: Process, package: &str) {
 
 /// Starts the producer's gateway and waits until it has found out that its log is not the one that
 /// its partner knows.
-fn found_out(lab: &mut RunningLab) {
+pub(super) fn found_out(lab: &mut RunningLab) {
     lab.run(CAF_GATEWAY);
     let ended = eventually("the end of the gateway", LIMIT, || {
         lab.process(CAF_GATEWAY).ended()
@@ -117,7 +117,7 @@ fn found_out(lab: &mut RunningLab) {
 }
 
 /// Begins the new log; what the command answers.
-fn reconcile(lab: &RunningLab) -> Value {
+pub(super) fn reconcile(lab: &RunningLab) -> Value {
     let config = lab.config(CAF_GATEWAY);
     let line = ["--json", "audit", "reconcile", "--config"];
     let line = [&line[..], &[config.to_str().unwrap()]].concat();
@@ -176,7 +176,7 @@ fn a_disk_that_fails_on_the_way_to_a_new_log_costs_a_repetition() {
     assert_eq!(kinds(&lab, CAF_GATEWAY)[0], "epoch");
 }
 
-fn verified(lab: &RunningLab, log: &Path) {
+pub(super) fn verified(lab: &RunningLab, log: &Path) {
     let config = lab.config(CAF_GATEWAY);
     let (log, config) = (log.to_str().unwrap(), config.to_str().unwrap());
     answer(&["--json", "audit", "verify", log, "--config", config]);

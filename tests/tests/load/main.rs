@@ -1,0 +1,5 @@
+//! More than anybody plans for: a queue of a million, and a next hop that takes nothing. Memory
+//! stays bounded, and who has nothing to do with it notices nothing.
+
+mod queued;
+mod stuck;
