@@ -18,7 +18,8 @@ lint:
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-# Every fuzz target for so many seconds, one after the other; what breaks one is kept.
+# Every fuzz target for so many seconds, as many at once as there are processors; what breaks one is
+# kept.
 fuzz seconds="60":
     bash tests/fuzz/run.sh {{seconds}}
 

@@ -1,5 +1,7 @@
 //! `passerelle backup`: a copy of a gateway's directory, while the gateway works.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use passerelle_proto::v1::BackupRequest;
@@ -37,6 +39,9 @@ pub(super) async fn run(
     // What was left by one that broke off.
     disk.remove_tree(&unfinished).map_err(failed(&unfinished))?;
     let mut folder = Folder::new(&unfinished, "backup")?;
+    // As the gateway's own: it tells who sends what to whom, and when.
+    fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o700))
+        .map_err(|error| Failure::writing(&unfinished, &error))?;
     let stream = gateway.backup(BackupRequest {}).await;
     let stream = stream.map_err(|status| refused(&status))?;
     folder.take(stream.into_inner()).await?;

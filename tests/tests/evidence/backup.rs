@@ -2,6 +2,7 @@
 //! knows more; where others do, a new log begins and no package is lost.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -44,6 +45,8 @@ fn whole_backup(lab: &RunningLab, name: &str) -> PathBuf {
     names.sort();
     let wanted = ["agents", "format", "log", "spool", "trust", "witness"];
     assert_eq!(names, wanted);
+    let mode = fs::metadata(&place).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "as the gateway's own directory");
     let unfinished = passerelle_disk::beside(&place, ".unfinished");
     assert!(!unfinished.exists());
     place
