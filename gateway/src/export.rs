@@ -80,8 +80,8 @@ impl Snapshot {
         })
     }
 
-    /// What partners have cosigned of it, and every tile and bundle, by path below the log. What has
-    /// rotted is made again, or named, before it is copied.
+    /// What partners have cosigned of it, and every tile and bundle, by path below the log. What
+    /// has rotted is made again, or named, before it is copied.
     pub(crate) fn copy_files(
         &self,
         node: &Node,

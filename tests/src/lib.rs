@@ -89,5 +89,5 @@ pub use outside::{
 };
 pub use process::{Program, Running, binary};
 pub use proxy::{CountingProxy, free_addresses};
-pub use rogue::{Outcome, Rogue};
+pub use rogue::{Outcome, Rogue, connect, hello, speak};
 pub use walk::{Faults, STEP_LIMIT, Walk};

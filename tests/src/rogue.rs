@@ -61,9 +61,9 @@ impl RunningLab {
             })
             .into();
         let convention = fs::read(&self.lab.convention).unwrap();
-        let sheets = self.lab.parties.iter();
+        let sheets = fs::read_dir(&self.lab.sheets).unwrap();
         let sheets: Vec<_> = sheets
-            .map(|party| fs::read(&party.sheet).unwrap())
+            .map(|note| fs::read(note.unwrap().path()).unwrap())
             .collect();
         Directory::load(&roots, &[convention], &sheets).unwrap()
     }
@@ -146,21 +146,7 @@ impl Rogue {
 
     /// How it introduces itself.
     pub fn hello(&self, lane: Lane) -> v1::Hello {
-        let convention = self.directory.convention();
-        v1::Hello {
-            protocol_min: PROTOCOL_MIN,
-            protocol_max: PROTOCOL_MAX,
-            intent: v1::Intent::Both as i32,
-            lane: lane as i32,
-            convention: convention.digest().0.to_vec(),
-            convention_version: convention.version(),
-            sheets: Vec::new(),
-            checkpoint: Vec::new(),
-            cosigned: Vec::new(),
-            now_ms: now().as_ms(),
-            software: "rogue".into(),
-            run: None,
-        }
+        hello(&self.directory, lane)
     }
 
     /// Runs something on the runtime that the connection lives on.
@@ -255,7 +241,31 @@ fn what(signed: &Signed) -> What {
     body.what.unwrap()
 }
 
-async fn connect(
+/// How a peer under this convention introduces itself.
+pub fn hello(directory: &Directory, lane: Lane) -> v1::Hello {
+    let convention = directory.convention();
+    v1::Hello {
+        protocol_min: PROTOCOL_MIN,
+        protocol_max: PROTOCOL_MAX,
+        intent: v1::Intent::Both as i32,
+        lane: lane as i32,
+        convention: convention.digest().0.to_vec(),
+        convention_version: convention.version(),
+        sheets: Vec::new(),
+        checkpoint: Vec::new(),
+        cosigned: Vec::new(),
+        now_ms: now().as_ms(),
+        software: "rogue".into(),
+        run: None,
+    }
+}
+
+/// Dials until it is answered.
+///
+/// # Panics
+///
+/// When nobody answers in [`LIMIT`].
+pub async fn connect(
     identity: Identity,
     directory: &Directory,
     hop: &Hop,
@@ -273,7 +283,8 @@ async fn connect(
     }
 }
 
-async fn speak(
+/// One lane: says what is sent, and hands over what is heard, until either side ends it.
+pub async fn speak(
     connection: Connection,
     lane: Lane,
     sent: mpsc::Receiver<Frame>,

@@ -16,7 +16,8 @@ static STRANGERS: LazyLock<Roots> = LazyLock::new(|| {
     ["caf21", "grand-dijon"].map(root).into()
 });
 
-/// It has one encoding, strangers' roots make nothing of it, and what verifies is about its package.
+/// It has one encoding, strangers' roots make nothing of it, and what verifies is about its
+/// package.
 pub(crate) fn evidence(data: &[u8]) {
     let Ok(evidence) = UntrustedEvidence::parse(data) else {
         return;

@@ -1,5 +1,6 @@
 //! More than anybody plans for: a queue of a million, and a next hop that takes nothing. Memory
 //! stays bounded, and who has nothing to do with it notices nothing.
 
+mod peers;
 mod queued;
 mod stuck;

@@ -17,8 +17,8 @@ use passerelle_tests::{
 };
 use prost::Message;
 
-/// Packages, unless `PASSERELLE_LOAD_PACKAGES` says otherwise; a night's run has 41,667, which are a
-/// million items.
+/// Packages, unless `PASSERELLE_LOAD_PACKAGES` says otherwise; a night's run has 41,667, which are
+/// a million items.
 const PACKAGES: u32 = 1_000;
 /// Flow from Grand Dijon to every commune.
 const FLOW: &str = "mise-a-disposition";
