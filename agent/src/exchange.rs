@@ -34,6 +34,9 @@ pub(crate) struct AgentExchange {
     // The gateway's checkpoint that we had before it showed one on this connection: a gateway must
     // not prove itself by what it has just told us.
     before: Mutex<Vec<u8>>,
+    // Whose checkpoint the gateway has shown last, and the note: the sheet that says with which keys
+    // it is signed may come later.
+    shown: Mutex<Option<(PartyId, Vec<u8>)>>,
     arrived: mpsc::UnboundedSender<PackageId>,
     // Statements that are being stored: an offer that came after them is judged after them.
     storing: RwLock<()>,
@@ -42,12 +45,28 @@ pub(crate) struct AgentExchange {
 impl AgentExchange {
     pub(crate) fn new(node: Arc<Node>, arrived: mpsc::UnboundedSender<PackageId>) -> Arc<Self> {
         let before = kept_checkpoint(&node);
-        Arc::new(Self {
+        let mut trust = node.trust.subscribe();
+        let exchange = Arc::new(Self {
             node,
             before: Mutex::new(before),
+            shown: Mutex::default(),
             arrived,
             storing: RwLock::default(),
-        })
+        });
+        let weak = Arc::downgrade(&exchange);
+        tokio::spawn(async move {
+            while trust.changed().await.is_ok() {
+                let Some(exchange) = weak.upgrade() else {
+                    return;
+                };
+                let shown = exchange.shown.lock().unwrap_or_else(|p| p.into_inner());
+                let shown = shown.clone();
+                if let Some((party, note)) = shown {
+                    exchange.keep_checkpoint(&party, &note);
+                }
+            }
+        });
+        exchange
     }
 
     /// What we tell the gateway that we know of its log; read anew once per connection.
@@ -60,11 +79,11 @@ impl AgentExchange {
     }
 
     /// Keeps the newest checkpoint of our gateway's log: it can tell a log that was rolled back.
-    fn keep_checkpoint(&self, peer: &Peer, note: &[u8]) {
+    fn keep_checkpoint(&self, gateway: &PartyId, note: &[u8]) {
         let directory = self.node.directory();
-        let known = directory.log_keys(&peer.hop.party);
-        let current = directory.log(&peer.hop.party);
-        let epoch = |checkpoint: &Checkpoint| log_epoch(&peer.hop.party, &checkpoint.origin);
+        let known = directory.log_keys(gateway);
+        let current = directory.log(gateway);
+        let epoch = |checkpoint: &Checkpoint| log_epoch(gateway, &checkpoint.origin);
         let Some(Ok(new)) = current.map(|log| Checkpoint::verify(note, log)) else {
             return;
         };
@@ -157,7 +176,9 @@ impl Exchange for AgentExchange {
         }
         self.node.outgoing.wake();
         if hello.lane() == Lane::Control {
-            self.keep_checkpoint(peer, &hello.checkpoint);
+            let shown = (peer.hop.party.clone(), hello.checkpoint.clone());
+            *self.shown.lock().unwrap_or_else(|p| p.into_inner()) = Some(shown);
+            self.keep_checkpoint(&peer.hop.party, &hello.checkpoint);
         }
         Ok(())
     }

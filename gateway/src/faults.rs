@@ -23,7 +23,7 @@ use crate::queue::{MemQueue, Queue};
 use crate::sequencer::{Committed, Sequencer, Signer, SubmitError};
 use crate::spool::{Spool, SpoolError};
 
-/// Behind its head, a batch takes more than half of a segment; a bundle fits into two of them.
+/// Behind its head, a batch takes more than half of a segment.
 const SEGMENT_LEN: u64 = (128 + 224) * 1024;
 /// Entries appended at once, twice, before anything else: with what follows they fill a tile, and
 /// a segment is no longer needed.

@@ -273,9 +273,7 @@ impl Log {
         }
         let last = numbers.len() - 1;
         let (segment, mut frontier, mut tiles) = segments.recover(numbers[last], dir)?;
-        if last > 0 {
-            tiles.read_previous(&segments, numbers[last - 1])?;
-        }
+        tiles.read_previous(&segments, &numbers[..last])?;
         segments.each_entry(numbers[last], |entry| {
             let hash = leaf_hash(entry);
             frontier.push(hash);

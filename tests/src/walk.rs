@@ -20,7 +20,7 @@ use crate::laboratory::{
 
 /// Longest wait for a process to die, or for everything to be in order again.
 pub const STEP_LIMIT: Duration = Duration::from_secs(120);
-/// Segments end after a few rounds; all entries of a bundle must fit into two of them.
+/// Segments end after a few rounds.
 const SEGMENT_LEN: &str = "3145728";
 /// Operations of a start and one round are fewer than this.
 const OPERATIONS_MAX: u64 = 8_000;

@@ -4,7 +4,8 @@
 //! so, and no append waits for the allocation.
 //!
 //! A segment begins with everything that is needed to go on from there: the frontier of the tree
-//! and the hashes of the tiles that are not full. Opening the log reads two segments at most.
+//! and the hashes of the tiles that are not full. Opening the log reads the newest one, and those
+//! before it with entries of the bundle that is not full: one, as a rule.
 
 use std::io;
 use std::path::{Path, PathBuf};

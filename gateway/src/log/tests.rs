@@ -46,6 +46,35 @@ fn verified(dir: &Path) -> BTreeMap<u64, Vec<u8>> {
 }
 
 #[test]
+fn a_bundle_that_lies_in_more_than_two_segments_is_read_whole() {
+    let long = |number: u64| [entry(number), vec![b'x'; 8_000]].concat();
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    // A segment has room for some of them only.
+    for number in 0..20 {
+        log.append(&[long(number)]).unwrap();
+    }
+    drop(log);
+    let mut log = open(dir.path()).unwrap();
+    log.append(&[long(20)]).unwrap();
+    for number in 0..21 {
+        assert_eq!(log.entry(number).unwrap(), long(number));
+    }
+    log.checkpoint(NOW).unwrap();
+    let entries = verified(dir.path());
+    assert!(entries.iter().all(|(index, bytes)| *bytes == long(*index)));
+    drop(log);
+    let segments = fs::read_dir(dir.path().join("wal")).unwrap();
+    let mut segments: Vec<_> = segments.map(|file| file.unwrap().path()).collect();
+    segments.retain(|file| file.extension().is_some_and(|end| end == "seg"));
+    segments.sort();
+    assert!(segments.len() > 4);
+    fs::remove_file(&segments[1]).unwrap();
+    let refused = open(dir.path()).err().unwrap();
+    assert!(matches!(refused, Fatal::Rotten { .. }), "{refused}");
+}
+
+#[test]
 fn a_log_over_many_segments_opens_again_and_verifies_from_its_files() {
     let dir = tempfile::tempdir().unwrap();
     let mut roots = Vec::new();

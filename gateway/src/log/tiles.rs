@@ -74,20 +74,34 @@ impl Tiles {
         self.full.first().copied().unwrap_or(0) * TILE_WIDTH
     }
 
-    /// Takes the entries of the bundle that is not full from the segment before the newest one.
-    pub(super) fn read_previous(&mut self, segments: &Segments, first: u64) -> Result<(), Fatal> {
+    /// Takes the entries of the bundle that is not full from the segments before the newest one,
+    /// which begin at `firsts`.
+    ///
+    /// # Errors
+    /// [`Fatal::Rotten`] when a segment with some of them is gone.
+    pub(super) fn read_previous(
+        &mut self,
+        segments: &Segments,
+        firsts: &[u64],
+    ) -> Result<(), Fatal> {
         let wanted = self.bundled();
-        let mut index = first;
+        let holding = firsts.partition_point(|first| *first <= wanted);
         let mut entries = Vec::new();
-        segments.each_entry(first, |entry| {
-            if index >= wanted {
-                entries.push(entry.to_vec());
-            }
-            index += 1;
-            Ok(())
-        })?;
+        for first in &firsts[holding.saturating_sub(1)..] {
+            let mut index = *first;
+            segments.each_entry(*first, |entry| {
+                if index >= wanted {
+                    entries.push(entry.to_vec());
+                }
+                index += 1;
+                Ok(())
+            })?;
+        }
         let pending = self.pending.first().map_or(0, Vec::len);
-        entries.truncate(pending);
+        if entries.len() != pending {
+            let path = segments.dir().to_owned();
+            return Err(Fatal::Rotten { path });
+        }
         self.entries = entries;
         Ok(())
     }

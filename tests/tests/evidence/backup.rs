@@ -19,7 +19,7 @@ use super::reconcile::{
 
 /// Packages whose entries fill more than a tile of the log.
 const MANY: usize = 48;
-/// All entries of a bundle must fit into two segments, and the log into more than two.
+/// The log lies in more than two segments, and so does a bundle of it.
 const SEGMENT_LEN: &str = "327680";
 /// `EX_CANTCREAT` of sysexits.h.
 const EXIT_CANNOT_CREATE: i32 = 73;
@@ -146,15 +146,20 @@ fn a_copy_that_was_made_while_packages_came_and_went_leads_to_a_new_log() {
 
 #[test]
 fn a_copy_is_asked_of_a_gateway_that_runs() {
-    let lab = RunningLab::make(&quick_options());
+    let mut lab = RunningLab::make(&quick_options());
     let place = data_dir(&lab, "caf21").with_extension("copy");
     let output = backup(&lab, &place);
     assert!(!output.status.success());
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("start the daemon"), "{told}");
     assert!(!place.exists());
+    lab.run(CAF_AGENT);
+    eventually("the agent's answer", LIMIT, || {
+        lab.ask(CAF_AGENT, &["status"])
+    });
     let config = lab.config(CAF_AGENT);
     let line = ["backup", place.to_str().unwrap(), "--config"];
     let output = passerelle(&[&line[..], &[config.to_str().unwrap()]].concat(), &[]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("keys backup"));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("keys backup"), "{told}");
 }
