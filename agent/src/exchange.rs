@@ -34,8 +34,8 @@ pub(crate) struct AgentExchange {
     // The gateway's checkpoint that we had before it showed one on this connection: a gateway must
     // not prove itself by what it has just told us.
     before: Mutex<Vec<u8>>,
-    // Whose checkpoint the gateway has shown last, and the note: the sheet that says with which keys
-    // it is signed may come later.
+    // The checkpoint that the gateway has shown last, and whose: the sheet that says with which
+    // keys it is signed may come later.
     shown: Mutex<Option<(PartyId, Vec<u8>)>>,
     arrived: mpsc::UnboundedSender<PackageId>,
     // Statements that are being stored: an offer that came after them is judged after them.

@@ -72,7 +72,7 @@ const UNMISSED: [(&str, &str); 14] = [
 ];
 
 /// A life, a start from what it has left, and entries that take a new segment, unless there was one
-/// just before: a bundle lies in two of them at most.
+/// just before.
 fn live_on(disk: &Arc<dyn Disk>, promised: &Promises) -> Result<(), String> {
     live(disk, promised)?;
     let parts = Parts::start(disk, promised)?;
