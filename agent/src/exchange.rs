@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,14 +59,17 @@ impl AgentExchange {
                 let Some(exchange) = weak.upgrade() else {
                     return;
                 };
-                let shown = exchange.shown.lock().unwrap_or_else(|p| p.into_inner());
-                let shown = shown.clone();
+                let shown = exchange.last_shown().clone();
                 if let Some((party, note)) = shown {
                     exchange.keep_checkpoint(&party, &note);
                 }
             }
         });
         exchange
+    }
+
+    fn last_shown(&self) -> MutexGuard<'_, Option<(PartyId, Vec<u8>)>> {
+        self.shown.lock().unwrap_or_else(|p| p.into_inner())
     }
 
     /// What we tell the gateway that we know of its log; read anew once per connection.
@@ -177,7 +180,7 @@ impl Exchange for AgentExchange {
         self.node.outgoing.wake();
         if hello.lane() == Lane::Control {
             let shown = (peer.hop.party.clone(), hello.checkpoint.clone());
-            *self.shown.lock().unwrap_or_else(|p| p.into_inner()) = Some(shown);
+            *self.last_shown() = Some(shown);
             self.keep_checkpoint(&peer.hop.party, &hello.checkpoint);
         }
         Ok(())

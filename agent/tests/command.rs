@@ -64,7 +64,7 @@ fn help_lists_all_commands_and_ends_with_an_example() {
 
 #[test]
 fn every_command_has_json_and_an_example() {
-    let commands: [&[&str]; 22] = [
+    let commands: [&[&str]; 23] = [
         &["agent", "run"],
         &["send"],
         &["status"],
@@ -75,6 +75,7 @@ fn every_command_has_json_and_an_example() {
         &["audit", "log"],
         &["audit", "verify"],
         &["audit", "anchor"],
+        &["backup"],
         &["keys", "new"],
         &["keys", "show"],
         &["keys", "letter"],

@@ -253,3 +253,31 @@ fn what_waits_in_a_gateway_that_is_lost_whole_comes_again_from_its_partner() {
     let first: BTreeSet<String> = kinds(&lab, CAF_GATEWAY).into_iter().take(2).collect();
     assert_eq!(first, ["epoch", "started"].map(str::to_owned).into());
 }
+
+#[test]
+fn an_agent_that_is_shown_the_new_log_before_the_sheet_that_names_it_offers_again() {
+    let mut lab = RunningLab::make(&quick_options());
+    // What its gateway is given it hears of over the wire only, after the greeting.
+    let own = lab.party("caf21").directory.join("own-sheets");
+    copy(&lab.lab.sheets, &own);
+    let config = lab.config(CAF_AGENT);
+    let quoted = |path: &Path| format!("\"{}\"", path.display());
+    let text = fs::read_to_string(&config).unwrap();
+    let edited = text.replace(&quoted(&lab.lab.sheets), &quoted(&own));
+    assert_ne!(edited, text);
+    fs::write(&config, edited).unwrap();
+    run(&mut lab, &ALL);
+    lab.drop_file("caf21", FLOW, "before.csv", TABLE);
+    wait_for(&lab, CAF_AGENT, "before.csv", "delivered");
+    lab.stop(DIJON_GATEWAY);
+    lab.drop_file("caf21", FLOW, "open.csv", TABLE);
+    wait_for(&lab, CAF_AGENT, "open.csv", "submitted");
+    lab.kill(CAF_GATEWAY);
+    fs::remove_dir_all(data_dir(&lab, "caf21")).unwrap();
+    lab.run(DIJON_GATEWAY);
+    found_out(&mut lab);
+    reconcile(&lab);
+    lab.run(CAF_GATEWAY);
+    wait_for(&lab, CAF_AGENT, "open.csv", "delivered");
+    assert_eq!(lab.received("grand-dijon", FLOW, "open.csv").len(), 1);
+}
