@@ -95,6 +95,22 @@ pub enum Fatal {
         /// Which file.
         path: PathBuf,
     },
+    /// Segments are gone, and with them entries that stand in no full bundle.
+    #[error(
+        "{path}: of the entries {from} to {until}, which segments here must hold, {found} are \
+         left: entries are missing; restore the log directory from a backup",
+        path = .path.display()
+    )]
+    Missing {
+        /// The directory of the segments.
+        path: PathBuf,
+        /// Index of the first of these entries.
+        from: u64,
+        /// Index behind the last of them.
+        until: u64,
+        /// How many were found.
+        found: u64,
+    },
     /// What remains is shorter than what was signed.
     #[error(
         "the log has {found} entries, and its checkpoint was signed for {signed}: entries are \

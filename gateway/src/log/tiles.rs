@@ -78,13 +78,17 @@ impl Tiles {
     /// which begin at `firsts`.
     ///
     /// # Errors
-    /// [`Fatal::Rotten`] when a segment with some of them is gone.
+    /// [`Fatal::Missing`] when a segment with some of them is gone.
     pub(super) fn read_previous(
         &mut self,
         segments: &Segments,
         firsts: &[u64],
     ) -> Result<(), Fatal> {
         let wanted = self.bundled();
+        let pending = self.pending.first().map_or(0, Vec::len);
+        if pending == 0 {
+            return Ok(());
+        }
         let holding = firsts.partition_point(|first| *first <= wanted);
         let mut entries = Vec::new();
         for first in &firsts[holding.saturating_sub(1)..] {
@@ -97,10 +101,13 @@ impl Tiles {
                 Ok(())
             })?;
         }
-        let pending = self.pending.first().map_or(0, Vec::len);
         if entries.len() != pending {
-            let path = segments.dir().to_owned();
-            return Err(Fatal::Rotten { path });
+            return Err(Fatal::Missing {
+                path: segments.dir().to_owned(),
+                from: wanted,
+                until: wanted + pending as u64,
+                found: entries.len() as u64,
+            });
         }
         self.entries = entries;
         Ok(())

@@ -278,8 +278,7 @@ fn segments(store: &mut Store) -> Vec<Row> {
     store.refused(&segment, Harm::Flip(last + 70), &shorter);
     store.quietly(&segment, Harm::Flip(end + 5_000));
     store.refused(&segment, Harm::Cut(last + 30), &shorter);
-    // The end of the log, and with it perhaps entries of a bundle whose earlier segments went.
-    store.refused(&segment, Harm::Gone, &["from a backup"]);
+    store.refused(&segment, Harm::Gone, &["restore the log"]);
     let kind = "segment of the log";
     vec![
         Row::new(kind, "a bit of its beginning", REFUSED),
