@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
+use indicatif::ProgressBar;
 use passerelle_proto::audit::AuditError;
 use passerelle_proto::evidence::{EVIDENCE_LEN_MAX, assemble, excerpt, log_proofs};
 use passerelle_proto::v1::{self, EvidenceRequest, ExportRequest, FilePiece, ProveRequest};
@@ -21,6 +22,7 @@ use super::configured::Configured;
 use super::endpoint::{Daemon, refused};
 use super::failure::{Exit, Failure};
 use super::output::Output;
+use super::progress::moving_bytes;
 use super::quantity::Bytes;
 use super::verification::{ReadLog, read_log_directory};
 use super::wording::count;
@@ -343,6 +345,7 @@ pub(super) struct Folder {
     open: Option<(String, fs::File)>,
     files: u64,
     bytes: u64,
+    bar: ProgressBar,
 }
 
 impl Folder {
@@ -364,6 +367,7 @@ impl Folder {
             open: None,
             files: 0,
             bytes: 0,
+            bar: moving_bytes(),
         })
     }
 
@@ -409,6 +413,7 @@ impl Folder {
                 .map_err(|error| Failure::writing(&path, &error))?;
         }
         self.bytes += bytes.len() as u64;
+        self.bar.set_position(self.bytes);
         Ok(())
     }
 

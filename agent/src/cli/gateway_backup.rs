@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use passerelle_proto::v1::BackupRequest;
 
@@ -21,9 +21,10 @@ pub(super) async fn run(
     arguments: &GatewayBackupArguments,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
-    // A name that ends in a slash, or none, has no place beside it.
     let place = std::path::absolute(&arguments.folder)
         .map_err(|error| Failure::writing(&arguments.folder, &error))?;
+    // With a slash at its end, as shells complete it, nothing would stand beside it.
+    let place: PathBuf = place.components().collect();
     if place.symlink_metadata().is_ok() {
         let what = format_args!("{} exists", place.display());
         let remedy = "nothing was overwritten; name a folder that is not there yet";

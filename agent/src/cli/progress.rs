@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use serde::Serialize;
 
 use super::failure::Failure;
@@ -13,6 +13,21 @@ use super::quantity::Elapsed;
 
 /// How often the moving sign moves.
 const TICK: Duration = Duration::from_millis(100);
+
+/// What shows on standard error how many bytes have come, if that is a terminal; it goes when it is
+/// dropped.
+pub(super) fn moving_bytes() -> ProgressBar {
+    let target = match io::stderr().is_terminal() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let bar = ProgressBar::with_draw_target(None, target).with_finish(ProgressFinish::AndClear);
+    // The template is a constant; without it the bar has its default look.
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {decimal_bytes} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
+}
 
 /// A step that is over.
 #[derive(Debug, Serialize)]
