@@ -40,6 +40,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use passerelle_host::BLOCKING_THREADS_MAX;
 use tokio::runtime::{Builder, Runtime};
 
 pub use self::arguments::DemoArguments;
@@ -147,7 +148,11 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
 
 fn runtime() -> Result<Runtime, Failure> {
     let mut builder = Builder::new_multi_thread();
-    let built = builder.worker_threads(WORKER_THREADS).enable_all().build();
+    let built = builder
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build();
     built.map_err(|error| {
         let what = format_args!("the runtime does not start: {error}");
         Failure::new(

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use passerelle_gateway::{Config, EXIT_CONFIG, EXIT_STOPPED, Gateway};
+use passerelle_host::BLOCKING_THREADS_MAX;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     logging(arguments.json);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build();
     let outcome = match runtime {

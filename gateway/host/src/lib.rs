@@ -17,4 +17,4 @@ pub use clock::{Clock, HostClock, Moment, monotonic};
 pub use signal::{Changes, Signal};
 #[cfg(feature = "simulation")]
 pub use simulation::{Simulated, simulate};
-pub use work::{Worker, blocking, is_in_place};
+pub use work::{BLOCKING_THREADS_MAX, Worker, blocking, is_in_place};

@@ -4,6 +4,10 @@ use std::thread;
 
 use tokio::task::JoinHandle;
 
+/// Threads that do blocking work at once; what is more waits for one of them. An export, an
+/// evidence file or a backup has one until it is read.
+pub const BLOCKING_THREADS_MAX: usize = 512;
+
 /// Does blocking work beside the runtime. It is done whether or not anybody waits for it.
 pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     #[cfg(feature = "simulation")]
