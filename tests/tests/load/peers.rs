@@ -8,19 +8,18 @@ use std::time::Duration;
 
 use passerelle_link::{Identity, TransportChoice};
 use passerelle_proto::v1::{self, Frame, Lane, frame};
-use passerelle_proto::{
-    Directory, Hop, KeyRole, Note, PartyId, RecipientSecret, Role, Sheet, SheetKey, SigningKey,
-    Timestamp, Tls, TlsName,
-};
+use passerelle_proto::{Directory, Hop, Note, PartyId, Role, SigningKey, Tls, TlsName};
 use passerelle_tests::{
     CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, RunningLab, connect, eventually,
-    hello, now, quick_options, speak,
+    hello, quick_options, speak,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
 };
 use tokio::sync::{Barrier, mpsc};
+
+use crate::enrolled;
 
 /// Parties behind one gateway, each with an agent.
 const PEERS: usize = 200;
@@ -36,7 +35,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(3);
 const FRAMES_MAX: usize = 16;
 /// Resident bytes of the gateway.
 const MEMORY_MAX: u64 = 256 * 1024 * 1024;
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 struct Peer {
     party: PartyId,
@@ -80,8 +78,6 @@ fn agree(lab: &RunningLab, peers: &[Peer]) {
 
 /// Certificates, keys and sheets of all of them; what each shows when it connects.
 fn enrol(lab: &RunningLab, peers: &[Peer], dir: &Path) -> BTreeMap<PartyId, Identity> {
-    let today = Timestamp::from_ms(now().as_ms() / 86_400_000 * 86_400_000);
-    let until = today.saturating_add(300 * DAY);
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -100,32 +96,15 @@ fn enrol(lab: &RunningLab, peers: &[Peer], dir: &Path) -> BTreeMap<PartyId, Iden
         let [pem, secret] = ["pem", "key"].map(|end| dir.join(format!("{party}.{end}")));
         fs::write(&pem, certificate.pem()).unwrap();
         passerelle_proto::write_secret_file(&secret, &key.serialize_pem()).unwrap();
-        let sheet = Sheet {
-            party: party.clone(),
-            seq: 1,
-            issued: today,
-            not_after: until,
-            addresses: Vec::new(),
-            recipients: vec![RecipientSecret::generate(party).public().clone()],
-            tls: Tls {
-                anchors: vec![authority.pem()],
-                pins: Vec::new(),
-                names: vec![TlsName {
-                    name,
-                    role: Role::Agent,
-                }],
-            },
-            log: None,
-            keys: vec![SheetKey {
-                key: SigningKey::generate(party).verifying_key().clone(),
-                roles: vec![KeyRole::Agent],
-                not_before: today,
-                not_after: until,
+        let tls = Tls {
+            anchors: vec![authority.pem()],
+            pins: Vec::new(),
+            names: vec![TlsName {
+                name,
+                role: Role::Agent,
             }],
-            revocations: Vec::new(),
         };
-        let note = lab.lab.sheets.join(format!("{party}.note"));
-        fs::write(note, sheet.sign(root).unwrap()).unwrap();
+        enrolled::enrol(lab, party, root, tls);
         (party.clone(), Identity::load(&pem, &secret).unwrap())
     };
     peers.iter().map(enrol).collect()

@@ -1,6 +1,5 @@
 //! A year of packages for each of the 24 communes, and not one commune that collects them.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use passerelle_proto::fixture::seal_files;
@@ -8,14 +7,16 @@ use passerelle_proto::v1::{
     self, BusyReason, Kind, Lane, ObjectType, Section, Signed, statement::What,
 };
 use passerelle_proto::{
-    Directory, FlowId, KeyRole, PackageId, PartyId, RecipientSecret, Role, SealPlan, Sheet,
-    SheetKey, SigningKey, Timestamp, Tls, envelope, read_secret_file,
+    Directory, FlowId, PackageId, PartyId, RecipientSecret, Role, SealPlan, SigningKey, Tls,
+    envelope, read_secret_file,
 };
 use passerelle_tests::{
     CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Outcome, Rogue, RunningLab,
     eventually, now, quick_options,
 };
 use prost::Message;
+
+use crate::enrolled;
 
 /// Packages, unless `PASSERELLE_LOAD_PACKAGES` says otherwise; a night's run has 41,667, which are
 /// a million items.
@@ -46,34 +47,12 @@ fn communes(directory: &Directory) -> Vec<PartyId> {
     flow.to.clone()
 }
 
-/// Signs a first sheet for each commune, which runs nothing; its recipient key.
+/// Has each commune sign a first sheet; none of them runs anything.
 fn enrol(lab: &RunningLab, communes: &[PartyId]) -> Vec<RecipientSecret> {
-    let today = Timestamp::from_ms(now().as_ms() / 86_400_000 * 86_400_000);
-    let until = today.saturating_add(300 * DAY);
     let enrol = |party: &PartyId| {
         let root = lab.lab.dir.join("roots").join(format!("{party}.secret"));
         let root = SigningKey::from_secret_text(&read_secret_file(&root).unwrap()).unwrap();
-        let recipient = RecipientSecret::generate(party);
-        let sheet = Sheet {
-            party: party.clone(),
-            seq: 1,
-            issued: today,
-            not_after: until,
-            addresses: Vec::new(),
-            recipients: vec![recipient.public().clone()],
-            tls: Tls::default(),
-            log: None,
-            keys: vec![SheetKey {
-                key: SigningKey::generate(party).verifying_key().clone(),
-                roles: vec![KeyRole::Agent],
-                not_before: today,
-                not_after: until,
-            }],
-            revocations: Vec::new(),
-        };
-        let note = lab.lab.sheets.join(format!("{party}.note"));
-        fs::write(note, sheet.sign(&root).unwrap()).unwrap();
-        recipient
+        enrolled::enrol(lab, party, &root, Tls::default())
     };
     communes.iter().map(enrol).collect()
 }

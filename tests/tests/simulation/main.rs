@@ -12,6 +12,10 @@
 //! went: nothing that was promised is missing, and nothing is twice. Then nothing goes wrong any
 //! more, and within bounded virtual time all is said, and nothing is left anywhere.
 //!
+//! Every sleep here is of virtual time: a frame that is late, an answer that takes a while, the
+//! next act. It costs nothing and races with nothing, since one thread does everything in the order
+//! that the seed says.
+//!
 //! A failure prints its seed and the end of its story. `PASSERELLE_SIM_SEED` runs that one again
 //! and tells all of it, with what the programs log where `PASSERELLE_SIM_LOG` says how much;
 //! `PASSERELLE_SIM_SEEDS` says how many seeds are run, and `PASSERELLE_SIM_SECONDS` for how long

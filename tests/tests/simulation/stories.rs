@@ -1,7 +1,5 @@
 //! Stories that seeds have told, each told again on purpose.
 
-use std::time::Duration;
-
 use passerelle_tests::{CAF_AGENT, DIJON_AGENT, DIJON_GATEWAY};
 
 use crate::run::{Run, simulated};
@@ -34,8 +32,11 @@ fn a_package_taken_back_while_it_arrives_leaves_nothing() {
             if blocked {
                 run.network.cut(|_, to| to == DIJON_GATEWAY);
                 run.drops[0].take_back(&run.world);
-                // The request overtakes the package: it has come to the last gateway by then.
-                tokio::time::sleep(Duration::from_secs(20)).await;
+                // The request overtakes the package.
+                run.until("the request at the last gateway", |run| {
+                    run.world.statements_for(DIJON_GATEWAY, "grand-dijon") > 0
+                })
+                .await?;
             }
         }
         assert!(run.world.runs(CAF_AGENT));

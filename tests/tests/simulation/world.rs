@@ -15,7 +15,9 @@ use passerelle_gateway::simulation::{LogReader, Machine as GatewayMachine, Simul
 use passerelle_host::Signal;
 use passerelle_proto::fixture::{NOW, seeded};
 use passerelle_proto::v1::{Entry, Signed, Statement};
-use passerelle_proto::{Directory, PackageId, Retention, Roots, Timestamp, statement_name};
+use passerelle_proto::{
+    Directory, Hop, PackageId, Retention, Role, Roots, Timestamp, statement_name,
+};
 use passerelle_tests::{
     CAF_AGENT, CAF_GATEWAY, CONTRACTOR_AGENT, DIJON_AGENT, DIJON_GATEWAY, Fact, Keeping, Place,
     Process, Witness,
@@ -334,6 +336,19 @@ impl World {
             }
         }
         words.join("; ")
+    }
+
+    /// Statements that a gateway has for the agent of a party.
+    pub fn statements_for(&self, gateway: Process, party: &str) -> u64 {
+        let Some(Program::Gateway(gateway)) = &self.machine(gateway).program else {
+            return 0;
+        };
+        let agent = |hop: &Hop| hop.role == Role::Agent && hop.party.as_str() == party;
+        let waiting = gateway.waiting().into_iter();
+        waiting
+            .filter(|(hop, _)| agent(hop))
+            .map(|(_, counts)| counts.statements)
+            .sum()
     }
 
     /// Packages of a party that are not over, with the names under which they were dropped.
