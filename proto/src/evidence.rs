@@ -8,6 +8,7 @@
 //! What it says is true of what it holds. That something was left out cannot always be seen:
 //! [`Missing`] tells what can.
 
+mod covers;
 mod excerpt;
 mod meaning;
 mod missing;
@@ -18,14 +19,17 @@ mod verify;
 
 use crate::envelope::{EnvelopeError, decode_exact};
 use crate::v1;
-use crate::{Checkpoint, CheckpointError, DirectoryError, KeyId, Note, PackageId, PartyId};
+use crate::{
+    Checkpoint, CheckpointError, DirectoryError, KeyId, Note, PackageId, PartyId, TimeStampError,
+};
 
+pub use covers::Covers;
 pub use excerpt::{ExcerptError, assemble, excerpt, log_proofs};
 pub use meaning::{MEANINGS, Meaning, meaning};
 pub use missing::Missing;
 pub use report::{
-    CosignedAt, Doubt, EvidenceReport, LogCheckpoints, ManifestReport, OtherEvent, Standing,
-    StatementReport,
+    CosignedAt, Doubt, EvidenceReport, LogCheckpoints, ManifestReport, OtherEvent, StampedAt,
+    Standing, StatementReport,
 };
 
 /// Longest evidence file in bytes.
@@ -38,6 +42,8 @@ pub const EVIDENCE_SHEETS_MAX: usize = 1024;
 pub const EVIDENCE_LOGS_MAX: usize = 16;
 /// Most checkpoints of one log in one file.
 pub const EVIDENCE_CHECKPOINTS_MAX: usize = 32;
+/// Most time-stamps over one checkpoint in one file.
+pub const EVIDENCE_TIME_STAMPS_MAX: usize = 4;
 /// Most entries of one log in one file.
 pub const EVIDENCE_ENTRIES_MAX: usize = 4096;
 
@@ -86,6 +92,14 @@ pub enum EvidenceError {
         place: String,
         /// What is wrong with it.
         error: CheckpointError,
+    },
+    /// A time-stamp under a checkpoint.
+    #[error("{place}: a time-stamp (RFC 3161) does not hold: {error}")]
+    TimeStamp {
+        /// Which checkpoint.
+        place: String,
+        /// What is wrong with it.
+        error: TimeStampError,
     },
     /// Two checkpoints that are not of one history.
     #[error(
@@ -184,7 +198,10 @@ impl EvidenceError {
             Self::LogKeys { .. } | Self::Signer { .. } => {
                 "ask for the file again from a gateway that has this party's sheets"
             }
-            Self::Checkpoint { .. } | Self::Role { .. } | Self::Object { .. } => {
+            Self::Checkpoint { .. }
+            | Self::TimeStamp { .. }
+            | Self::Role { .. }
+            | Self::Object { .. } => {
                 "the file was altered, or its signer never signed this: ask for it again, and \
                  keep this copy"
             }
@@ -262,6 +279,11 @@ fn check_log(log: &v1::LogEvidence) -> Result<(), EvidenceError> {
         EVIDENCE_CHECKPOINTS_MAX,
     )?;
     check_count(&name("entries"), &log.entries, EVIDENCE_ENTRIES_MAX)?;
+    let most = log.checkpoints.iter().map(|each| each.time_stamps.len());
+    if most.max().unwrap_or(0) > EVIDENCE_TIME_STAMPS_MAX {
+        let place = name("the time-stamps under a checkpoint");
+        return Err(malformed(&place, "there are too many"));
+    }
     if !log.entries.is_sorted_by(|one, next| one.index < next.index) {
         return Err(malformed(
             &name("the entries"),

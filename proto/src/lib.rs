@@ -43,6 +43,7 @@ mod statement;
 mod stored;
 pub mod tile;
 mod time;
+mod time_stamp;
 mod witness;
 
 pub use accepted_at::accepted_at;
@@ -107,6 +108,10 @@ pub use statement::{
 };
 pub use stored::{Damage, SoundReader, Soundness, Stored, StoredError};
 pub use time::{Timestamp, TimestampError};
+pub use time_stamp::{
+    TIME_AUTHORITIES_MAX, TIME_STAMP_LEN_MAX, TIME_STAMP_NONCE_LEN, TIME_STAMP_RESPONSE_LEN_MAX,
+    TimeAuthorities, TimeStamp, TimeStampError, TimeStampRequest,
+};
 pub use witness::{WITNESS_BODY_LEN_MAX, WitnessAnswer, add_checkpoint_body, witness};
 
 pub mod v1 {

@@ -28,6 +28,7 @@ pub fn package_of(entry: &v1::Entry) -> Option<PackageId> {
         | Event::Counted(_)
         | Event::Epoch(_)
         | Event::AgentState(_)
+        | Event::TimeStamped(_)
         | Event::HandedOver(_) => None,
     }
 }

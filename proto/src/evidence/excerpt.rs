@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use prost::Message;
 
 use super::{
-    EVIDENCE_CHECKPOINTS_MAX, EvidenceError, FORMAT, UntrustedEvidence, claimed_checkpoint,
+    Covers, EVIDENCE_CHECKPOINTS_MAX, EVIDENCE_TIME_STAMPS_MAX, EvidenceError, FORMAT,
+    UntrustedEvidence, claimed_checkpoint,
 };
 use crate::merkle::{StoredHashes, consistency_proof, inclusion_proof};
 use crate::v1::{self, entry::Event};
-use crate::{CheckpointError, Digest, Directory, LogProof, PackageId, PartyId, signed_objects};
+use crate::{
+    CheckpointError, Digest, Directory, LogProof, Note, PackageId, PartyId, signed_objects,
+};
 
 /// Why no excerpt of a log can be made.
 #[derive(Debug, thiserror::Error)]
@@ -41,24 +44,13 @@ pub fn excerpt<S: StoredHashes>(
     store: &S,
     party: &PartyId,
     newest: &[u8],
-    cosigned: &[Vec<u8>],
+    covers: &Covers,
     entries: Vec<(u64, Vec<u8>)>,
 ) -> Result<v1::LogEvidence, ExcerptError<S::Error>> {
     let first = entries.iter().map(|(index, _)| *index).min().unwrap_or(0);
     let last = entries.iter().map(|(index, _)| *index).max().unwrap_or(0);
-    let mut notes = Vec::new();
-    for note in cosigned {
-        notes.push((claimed_checkpoint(note)?.size, note.clone()));
-    }
-    notes.retain(|(size, _)| *size > first);
-    notes.sort();
-    notes.dedup();
     let size = claimed_checkpoint(newest)?.size;
-    if notes.last().is_none_or(|(covered, _)| *covered <= last) {
-        notes.push((size, newest.to_vec()));
-    }
-    let excess = notes.len().saturating_sub(EVIDENCE_CHECKPOINTS_MAX);
-    notes.drain(..excess);
+    let notes = notes(newest, size, covers, first, last)?;
     if last >= size || notes.iter().any(|(covered, _)| *covered > size) {
         return Err(ExcerptError::Behind { index: last, size });
     }
@@ -72,6 +64,7 @@ pub fn excerpt<S: StoredHashes>(
         checkpoints.push(v1::EvidenceCheckpoint {
             note: note.clone(),
             consistency: consistency.iter().map(|hash| hash.0.to_vec()).collect(),
+            time_stamps: tokens(note, &covers.stamped),
         });
         before = *size;
     }
@@ -94,6 +87,52 @@ pub fn excerpt<S: StoredHashes>(
         checkpoints,
         entries: entries.collect::<Result<_, ExcerptError<S::Error>>>()?,
     })
+}
+
+/// The checkpoints that an excerpt needs, by size.
+fn notes(
+    newest: &[u8],
+    size: u64,
+    covers: &Covers,
+    first: u64,
+    last: u64,
+) -> Result<Vec<(u64, Vec<u8>)>, CheckpointError> {
+    let mut notes = Vec::new();
+    for note in &covers.cosigned {
+        notes.push((claimed_checkpoint(note)?.size, note.clone()));
+    }
+    notes.retain(|(size, _)| *size > first);
+    if notes.iter().all(|(covered, _)| *covered <= last) {
+        notes.push((size, newest.to_vec()));
+    }
+    for event in &covers.stamped {
+        let text = |note: &[u8]| Note::parse(note).map(|note| note.text().to_owned());
+        let stamped = text(&event.checkpoint)?;
+        // A partner has cosigned just what was stamped, or it needs a checkpoint of its own.
+        let there = notes
+            .iter()
+            .any(|(_, note)| text(note).as_ref() == Ok(&stamped));
+        let covered = claimed_checkpoint(&event.checkpoint)?.size;
+        if !there && covered > first {
+            notes.push((covered, event.checkpoint.clone()));
+        }
+    }
+    notes.sort();
+    notes.dedup();
+    let excess = notes.len().saturating_sub(EVIDENCE_CHECKPOINTS_MAX);
+    notes.drain(..excess);
+    Ok(notes)
+}
+
+/// The tokens over the text of a checkpoint.
+fn tokens(note: &[u8], stamped: &[v1::TimeStampedEvent]) -> Vec<Vec<u8>> {
+    let text = |note: &[u8]| Note::parse(note).ok().map(|note| note.text().to_owned());
+    let wanted = text(note);
+    let over = stamped
+        .iter()
+        .filter(|event| text(&event.checkpoint) == wanted);
+    let tokens: BTreeSet<Vec<u8>> = over.map(|event| event.token.clone()).collect();
+    tokens.into_iter().take(EVIDENCE_TIME_STAMPS_MAX).collect()
 }
 
 /// The proof of each entry of an excerpt as a text of its own, the entry as its extra data.

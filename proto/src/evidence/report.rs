@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::Missing;
 use crate::v1::{self, statement::What};
-use crate::{Denial, Flow, PackageId, PartyId, Timestamp, VerifiedManifest, VerifiedStatement};
+use crate::{
+    Denial, Flow, PackageId, PartyId, TimeStamp, Timestamp, VerifiedManifest, VerifiedStatement,
+};
 
 /// Everything that a file proves. All signatures and proofs in it hold.
 #[derive(Debug, Clone)]
@@ -84,6 +86,17 @@ pub struct Standing {
     pub at: Timestamp,
     /// The first cosignature over it of each other institution that has cosigned.
     pub cosigned: Vec<CosignedAt>,
+    /// The first time-stamp over it of each authority.
+    pub stamped: Vec<StampedAt>,
+}
+
+impl Standing {
+    /// Whether somebody else's clock than its own gateway's shows that it was there before `at`.
+    pub fn was_there_before(&self, at: Timestamp) -> bool {
+        let believed = |stamp: &TimeStamp| stamp.doubt.is_none() && stamp.latest() < at;
+        self.cosigned.iter().any(|cosigned| cosigned.at < at)
+            || self.stamped.iter().any(|stamped| believed(&stamped.stamp))
+    }
 }
 
 /// A partner has cosigned a checkpoint.
@@ -95,6 +108,15 @@ pub struct CosignedAt {
     pub size: u64,
     /// When, by the partner's clock.
     pub at: Timestamp,
+}
+
+/// An authority has stamped a checkpoint (RFC 3161).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StampedAt {
+    /// Entries under it.
+    pub size: u64,
+    /// When, by which authority, and whether that is to be believed.
+    pub stamp: TimeStamp,
 }
 
 /// Why a signature that verifies may not be believed.
@@ -132,6 +154,60 @@ pub struct LogCheckpoints {
     pub size: u64,
     /// What partners have cosigned, by size.
     pub cosigned: Vec<CosignedAt>,
+    /// What authorities have stamped, by size.
+    pub stamped: Vec<StampedAt>,
     /// Entries of it about the package.
     pub entries: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fixture::{NOW, party};
+
+    fn standing(cosigned: Option<Timestamp>, stamped: Option<(Timestamp, bool)>) -> Standing {
+        let cosigned = cosigned.map(|at| CosignedAt {
+            partner: party("grand-dijon"),
+            size: 9,
+            at,
+        });
+        let stamped = stamped.map(|(at, believed)| StampedAt {
+            size: 9,
+            stamp: TimeStamp {
+                at,
+                accuracy: Some(Duration::from_secs(2)),
+                authority: "CN=authority".to_owned(),
+                policy: "1.2.3".to_owned(),
+                serial: "01".to_owned(),
+                doubt: (!believed).then(|| "nobody trusts it".to_owned()),
+            },
+        });
+        Standing {
+            log: party("caf21"),
+            index: 3,
+            at: NOW,
+            cosigned: cosigned.into_iter().collect(),
+            stamped: stamped.into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn a_cosignature_or_a_believed_time_stamp_shows_what_was_there_before_and_nothing_else_does() {
+        let before = |seconds| NOW.saturating_sub(Duration::from_secs(seconds));
+        for (cosigned, stamped, shown) in [
+            (None, None, false),
+            (Some(before(1)), None, true),
+            (Some(NOW), None, false),
+            (None, Some((before(3), true)), true),
+            // The authority's own accuracy reaches beyond that moment.
+            (None, Some((before(2), true)), false),
+            (None, Some((before(3), false)), false),
+            (Some(NOW), Some((before(3), true)), true),
+        ] {
+            let standing = standing(cosigned, stamped);
+            assert_eq!(standing.was_there_before(NOW), shown, "{standing:?}");
+        }
+    }
 }

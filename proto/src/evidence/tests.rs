@@ -16,7 +16,7 @@ use crate::v1::statement::What;
 use crate::v1::{Entry, Signed};
 use crate::{
     Digest, Directory, LogSigner, Roots, SheetLog, StatementChain, StatementDraft, TileReader,
-    Timestamp, with_cosignatures,
+    TimeAuthorities, Timestamp, with_cosignatures,
 };
 
 /// Two gateways with their logs, and a package that went from one to the other.
@@ -35,6 +35,7 @@ struct Log {
     signer: LogSigner,
     entries: Vec<Vec<u8>>,
     cosigned: Vec<Vec<u8>>,
+    stamped: Vec<v1::TimeStampedEvent>,
 }
 
 fn log_signer(name: &str) -> LogSigner {
@@ -75,6 +76,7 @@ impl Log {
             signer: log_signer(name),
             entries,
             cosigned: Vec::new(),
+            stamped: Vec::new(),
         }
     }
 
@@ -112,7 +114,10 @@ impl Log {
             .collect();
         let files = self.files();
         let tiles = TileReader::new(&files, self.entries.len() as u64);
-        excerpt(&tiles, &self.party, &self.sign(at), &self.cosigned, entries).unwrap()
+        let mut covers = Covers::default();
+        covers.cosigned.clone_from(&self.cosigned);
+        covers.stamped.clone_from(&self.stamped);
+        excerpt(&tiles, &self.party, &self.sign(at), &covers, entries).unwrap()
     }
 }
 
@@ -254,7 +259,7 @@ impl Scene {
     }
 
     fn verify(&self, evidence: &[u8]) -> Result<EvidenceReport, EvidenceError> {
-        UntrustedEvidence::parse(evidence)?.verify(&self.roots, None)
+        UntrustedEvidence::parse(evidence)?.verify(&self.roots, None, &TimeAuthorities::default())
     }
 }
 
@@ -406,7 +411,9 @@ fn a_key_that_was_revoked_counts_only_for_what_somebody_else_saw_before() {
         };
         // Whoever verifies knows more than the file.
         let parsed = UntrustedEvidence::parse(&evidence).unwrap();
-        let report = parsed.verify(&scene.roots, Some(&known)).unwrap();
+        let report = parsed
+            .verify(&scene.roots, Some(&known), &TimeAuthorities::default())
+            .unwrap();
         assert_eq!(
             report.statements[2].counts(),
             counts,
@@ -476,4 +483,67 @@ fn every_entry_of_an_excerpt_has_a_proof_of_its_own() {
         );
         assert!(checkpoint.size > entry.index);
     }
+}
+
+#[test]
+fn what_was_signed_with_an_earlier_key_of_a_log_still_verifies() {
+    let mut scene = Scene::delivered();
+    let note = sheet_note("caf21", 2);
+    let text = crate::Note::parse(&note).unwrap().text().to_owned();
+    let old = scene.caf.signer.verifier().to_vkeys();
+    let next = LogSigner::from_seed(&party("caf21"), &[77; 64]);
+    let new = next.verifier().to_vkeys();
+    let text = old
+        .iter()
+        .zip(&new)
+        .fold(text, |text, (old, new)| text.replace(old, new));
+    let sheet = crate::Sheet::parse(&text).unwrap();
+    let rotated = sheet.sign(&keys("caf21").root).unwrap();
+    let sheets: Vec<Vec<u8>> = PARTIES
+        .map(|name| sheet_note(name, 1))
+        .into_iter()
+        .chain([rotated])
+        .collect();
+    let convention = sign_convention(&fixture::convention_text());
+    scene.directory = Directory::load(&scene.roots, &[convention], &sheets).unwrap();
+    // Both of caf21's logs in it: its own checkpoint, and its cosignature over the other's.
+    let report = scene.verify(&scene.evidence()).unwrap();
+    assert!(report.statements.iter().all(StatementReport::counts));
+    assert_eq!(
+        report
+            .sheets
+            .iter()
+            .find(|sheet| sheet.0 == party("caf21"))
+            .unwrap()
+            .1,
+        2
+    );
+    // A checkpoint of its new key over the same entries is as good.
+    scene.caf.signer = next;
+    scene.caf.cosigned.clear();
+    assert!(scene.verify(&scene.evidence()).is_ok());
+}
+
+#[test]
+fn what_was_stamped_is_a_checkpoint_of_its_own_or_one_that_was_cosigned_too() {
+    let mut scene = Scene::delivered();
+    let stamped = |note: Vec<u8>| v1::TimeStampedEvent {
+        checkpoint: note,
+        token: vec![9],
+    };
+    let same = scene.caf.sign(scene.now());
+    scene.caf.stamped = vec![stamped(same.clone()), stamped(same)];
+    let excerpt = scene.caf.excerpt(scene.package, scene.now());
+    let tokens = |excerpt: &v1::LogEvidence| -> Vec<usize> {
+        let checkpoints = excerpt.checkpoints.iter();
+        checkpoints.map(|each| each.time_stamps.len()).collect()
+    };
+    assert_eq!(tokens(&excerpt), [1], "under what was cosigned");
+    let event = Event::Counted(v1::CountedEvent::default());
+    scene.append("caf21", event);
+    scene.caf.stamped = vec![stamped(scene.caf.sign(scene.now()))];
+    let excerpt = scene.caf.excerpt(scene.package, scene.now());
+    assert_eq!(tokens(&excerpt), [0, 1], "under a later one");
+    let inclusions = excerpt.entries.iter().map(|entry| entry.inclusions.len());
+    assert!(inclusions.into_iter().all(|count| count == 2));
 }

@@ -5,23 +5,24 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use super::report::{
-    CosignedAt, Doubt, EvidenceReport, LogCheckpoints, ManifestReport, OtherEvent, Standing,
-    StatementReport,
+    CosignedAt, Doubt, EvidenceReport, LogCheckpoints, ManifestReport, OtherEvent, StampedAt,
+    Standing, StatementReport,
 };
 use super::{EvidenceError, UntrustedEvidence, malformed, missing};
 use crate::merkle::{leaf_hash, verify_consistency, verify_inclusion};
 use crate::v1::{self, entry::Event, statement::What};
 use crate::{
-    Checkpoint, Digest, Directory, Facts, Hop, KeyId, KeyRole, LogVerifier, Note, PackageId,
-    PartyId, Place, Roots, SigningKeyEntry, Timestamp, UntrustedManifest, UntrustedStatement,
-    VerifiedManifest, VerifiedStatement, decide, package_of, signed_objects,
+    Checkpoint, Digest, Directory, Facts, Hop, KeyId, KeyRole, Note, PackageId, PartyId, Place,
+    Roots, SigningKeyEntry, TimeAuthorities, TimeStamp, Timestamp, UntrustedManifest,
+    UntrustedStatement, VerifiedManifest, VerifiedStatement, decide, package_of, signed_objects,
 };
 
 impl UntrustedEvidence {
     /// Verifies every signature and every proof in the file.
     ///
     /// Trust starts from `roots`, the fingerprints that were compared on paper. What the verifier
-    /// knows about parties besides (`known`) counts as well: a newer sheet may revoke a key.
+    /// knows about parties besides (`known`) counts as well: a newer sheet may revoke a key. A
+    /// time-stamp is believed when one of the `authorities` vouches for it.
     ///
     /// # Errors
     /// The first [`EvidenceError`]; nothing in the file may be believed then.
@@ -29,9 +30,10 @@ impl UntrustedEvidence {
         &self,
         roots: &Roots,
         known: Option<&Directory>,
+        authorities: &TimeAuthorities,
     ) -> Result<EvidenceReport, EvidenceError> {
         let directory = self.directory(roots, known)?;
-        let mut gathered = Gathered::new(self.package(), &directory);
+        let mut gathered = Gathered::new(self.package(), &directory, authorities);
         for log in &self.message.logs {
             gathered.log(log)?;
         }
@@ -60,12 +62,14 @@ impl UntrustedEvidence {
 struct Signed {
     checkpoint: Checkpoint,
     cosigned: Vec<CosignedAt>,
+    stamped: Vec<StampedAt>,
 }
 
 /// What was verified so far.
 struct Gathered<'d> {
     package: PackageId,
     directory: &'d Directory,
+    authorities: &'d TimeAuthorities,
     manifest: Option<VerifiedManifest>,
     accepted: Vec<(Standing, v1::AcceptedEvent)>,
     statements: BTreeMap<Digest, (VerifiedStatement, Vec<Standing>)>,
@@ -74,10 +78,11 @@ struct Gathered<'d> {
 }
 
 impl<'d> Gathered<'d> {
-    fn new(package: PackageId, directory: &'d Directory) -> Self {
+    fn new(package: PackageId, directory: &'d Directory, authorities: &'d TimeAuthorities) -> Self {
         Self {
             package,
             directory,
+            authorities,
             manifest: None,
             accepted: Vec::new(),
             statements: BTreeMap::new(),
@@ -92,25 +97,25 @@ impl<'d> Gathered<'d> {
         let signed = self.checkpoints(&party, &log.checkpoints)?;
         for entry in &log.entries {
             let place = format!("entry {} of the log of {party}", entry.index);
-            let cosigned = included(entry, &signed, &place)?;
-            self.entry(entry, &party, cosigned, &place)?;
+            let covered = included(entry, &signed, &place)?;
+            self.entry(entry, &party, covered, &place)?;
         }
-        let mut cosigned: Vec<CosignedAt> = Vec::new();
-        for each in signed.iter().flat_map(|signed| &signed.cosigned) {
-            // The largest of each partner, and the first one where it has cosigned it twice.
-            match cosigned
-                .iter_mut()
-                .find(|kept| kept.partner == each.partner)
-            {
-                Some(kept) if kept.size < each.size => *kept = each.clone(),
-                Some(_) => {}
-                None => cosigned.push(each.clone()),
-            }
-        }
+        let cosigned = signed.iter().flat_map(|signed| &signed.cosigned);
+        let stamped = signed.iter().flat_map(|signed| &signed.stamped);
         self.logs.push(LogCheckpoints {
             party,
             size: signed.last().map_or(0, |signed| signed.checkpoint.size),
-            cosigned,
+            // The largest of each, and the first one where there are two of it.
+            cosigned: best_of_each(
+                cosigned,
+                |each| &each.partner,
+                |one, kept| one.size > kept.size,
+            ),
+            stamped: best_of_each(
+                stamped,
+                |each| &each.stamp.authority,
+                |one, kept| one.size > kept.size,
+            ),
             entries: log.entries.len() as u64,
         });
         Ok(())
@@ -122,9 +127,11 @@ impl<'d> Gathered<'d> {
         party: &PartyId,
         checkpoints: &[v1::EvidenceCheckpoint],
     ) -> Result<Vec<Signed>, EvidenceError> {
-        let log = log_keys(self.directory, party).ok_or_else(|| EvidenceError::LogKeys {
-            party: party.clone(),
-        })?;
+        let keys = self.directory.log_keys(party);
+        if keys.is_empty() {
+            let party = party.clone();
+            return Err(EvidenceError::LogKeys { party });
+        }
         let mut signed: Vec<Signed> = Vec::new();
         for (number, evidence) in checkpoints.iter().enumerate() {
             let place = format!("checkpoint {} of the log of {party}", number + 1);
@@ -132,7 +139,7 @@ impl<'d> Gathered<'d> {
                 place: place.clone(),
                 error,
             };
-            let checkpoint = Checkpoint::verify(&evidence.note, &log).map_err(refuse)?;
+            let checkpoint = Checkpoint::verify_any(&evidence.note, keys).map_err(refuse)?;
             let hashes = digests(&evidence.consistency);
             let follows = match signed.last() {
                 None => hashes.is_empty(),
@@ -151,10 +158,12 @@ impl<'d> Gathered<'d> {
                     larger: checkpoint.size,
                 });
             }
-            let cosigned = self.cosigned(&log, evidence, &place)?;
+            let cosigned = self.cosigned(&checkpoint.origin, evidence, &place)?;
+            let stamped = self.stamped(checkpoint.size, evidence, &place)?;
             signed.push(Signed {
                 checkpoint,
                 cosigned,
+                stamped,
             });
         }
         Ok(signed)
@@ -164,7 +173,7 @@ impl<'d> Gathered<'d> {
     /// nobody has one whose log no sheet names.
     fn cosigned(
         &self,
-        owner: &LogVerifier,
+        owner: &str,
         evidence: &v1::EvidenceCheckpoint,
         place: &str,
     ) -> Result<Vec<CosignedAt>, EvidenceError> {
@@ -179,15 +188,14 @@ impl<'d> Gathered<'d> {
             .iter()
             .map(|line| line.name.as_str())
             .collect();
-        names.retain(|name| *name != owner.name());
+        names.retain(|name| *name != owner);
         let mut cosigned = Vec::new();
         for sheet in self.directory.sheets() {
-            let Some(partner) = log_keys(self.directory, &sheet.party) else {
-                continue;
-            };
-            if names.contains(&partner.name()) {
-                names.retain(|name| *name != partner.name());
-                let verified = Checkpoint::verify_cosigned(note, &partner);
+            let keys = self.directory.log_keys(&sheet.party);
+            let is_theirs = |name: &&str| keys.iter().any(|key| key.name() == *name);
+            if names.iter().any(is_theirs) {
+                names.retain(|name| !is_theirs(name));
+                let verified = Checkpoint::verify_cosigned_any(note, keys);
                 let (checkpoint, at) = verified.map_err(refuse)?;
                 cosigned.push(CosignedAt {
                     partner: sheet.party.clone(),
@@ -205,11 +213,33 @@ impl<'d> Gathered<'d> {
         }
     }
 
+    /// The time-stamps over a checkpoint. What they say must hold, whoever is trusted.
+    fn stamped(
+        &self,
+        size: u64,
+        evidence: &v1::EvidenceCheckpoint,
+        place: &str,
+    ) -> Result<Vec<StampedAt>, EvidenceError> {
+        let note = Note::parse(&evidence.note).map_err(|error| EvidenceError::Checkpoint {
+            place: place.to_owned(),
+            error: error.into(),
+        })?;
+        let verify = |token: &Vec<u8>| {
+            let stamp = TimeStamp::verify(token, note.text().as_bytes(), self.authorities);
+            let stamp = stamp.map_err(|error| EvidenceError::TimeStamp {
+                place: place.to_owned(),
+                error,
+            })?;
+            Ok(StampedAt { size, stamp })
+        };
+        evidence.time_stamps.iter().map(verify).collect()
+    }
+
     fn entry(
         &mut self,
         evidence: &v1::EvidenceEntry,
         log: &PartyId,
-        cosigned: Vec<CosignedAt>,
+        covered: (Vec<CosignedAt>, Vec<StampedAt>),
         place: &str,
     ) -> Result<(), EvidenceError> {
         let other = || EvidenceError::OtherPackage {
@@ -223,7 +253,8 @@ impl<'d> Gathered<'d> {
             log: log.clone(),
             index: evidence.index,
             at: Timestamp::from_ms(entry.at_ms),
-            cosigned,
+            cosigned: covered.0,
+            stamped: covered.1,
         };
         let event = entry.event.clone().ok_or_else(other)?;
         let objects = signed_objects(&event);
@@ -363,9 +394,10 @@ impl<'d> Gathered<'d> {
             .directory
             .signing_key(statement.issuer(), &statement.signer())?;
         if let Some(at) = key.revoked {
-            // Only somebody else's clock shows that it was there before its key was lost.
-            let mut cosigned = standings.iter().flat_map(|standing| &standing.cosigned);
-            if !cosigned.any(|cosigned| cosigned.at < at) {
+            if !standings
+                .iter()
+                .any(|standing| standing.was_there_before(at))
+            {
                 return Some(Doubt::Revoked { at });
             }
         }
@@ -425,18 +457,13 @@ fn role(place: &str, key: &SigningKeyEntry) -> EvidenceError {
     }
 }
 
-fn log_keys(directory: &Directory, party: &PartyId) -> Option<LogVerifier> {
-    let log = directory.sheet(party)?.log.as_ref()?;
-    LogVerifier::from_vkeys(&log.origin, &log.vkeys).ok()
-}
-
 /// Verifies that an entry is under every checkpoint that covers it; the first cosignature of each
-/// partner over it.
+/// partner over it, and the first time-stamp of each authority.
 fn included(
     entry: &v1::EvidenceEntry,
     signed: &[Signed],
     place: &str,
-) -> Result<Vec<CosignedAt>, EvidenceError> {
+) -> Result<(Vec<CosignedAt>, Vec<StampedAt>), EvidenceError> {
     let covering: Vec<&Signed> = signed
         .iter()
         .filter(|signed| signed.checkpoint.size > entry.index)
@@ -454,7 +481,6 @@ fn included(
         ));
     }
     let leaf = leaf_hash(&entry.entry);
-    let mut cosigned: Vec<CosignedAt> = Vec::new();
     for (signed, inclusion) in covering.iter().zip(&entry.inclusions) {
         let Checkpoint { size, root, .. } = &signed.checkpoint;
         let hashes = digests(&inclusion.hashes);
@@ -464,18 +490,37 @@ fn included(
                 size: *size,
             });
         }
-        for each in &signed.cosigned {
-            match cosigned
-                .iter_mut()
-                .find(|kept| kept.partner == each.partner)
-            {
-                Some(kept) if each.at < kept.at => *kept = each.clone(),
-                Some(_) => {}
-                None => cosigned.push(each.clone()),
-            }
+    }
+    let cosigned = covering.iter().flat_map(|signed| &signed.cosigned);
+    let stamped = covering.iter().flat_map(|signed| &signed.stamped);
+    // One that is believed stands before one that is not.
+    let rank = |each: &StampedAt| (each.stamp.doubt.is_some(), each.stamp.latest());
+    Ok((
+        best_of_each(cosigned, |each| &each.partner, |one, kept| one.at < kept.at),
+        best_of_each(
+            stamped,
+            |each| &each.stamp.authority,
+            |one, kept| rank(one) < rank(kept),
+        ),
+    ))
+}
+
+/// Of all that have one name, the one that no other is better than; in the order of the names'
+/// first appearance.
+fn best_of_each<'e, T: Clone + 'e, N: PartialEq + ?Sized + 'e>(
+    all: impl Iterator<Item = &'e T>,
+    name: impl Fn(&T) -> &N,
+    is_better: impl Fn(&T, &T) -> bool,
+) -> Vec<T> {
+    let mut best: Vec<T> = Vec::new();
+    for each in all {
+        match best.iter_mut().find(|kept| name(kept) == name(each)) {
+            Some(kept) if is_better(each, kept) => *kept = each.clone(),
+            Some(_) => {}
+            None => best.push(each.clone()),
         }
     }
-    Ok(cosigned)
+    best
 }
 
 fn digests(hashes: &[Vec<u8>]) -> Vec<Digest> {

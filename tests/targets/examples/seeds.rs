@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use passerelle_proto::envelope::{sign_batch, sign_one};
-use passerelle_proto::evidence::{assemble, excerpt};
+use passerelle_proto::evidence::{Covers, assemble, excerpt};
 use passerelle_proto::fixture::{
     NOW, convention_text, keys, party, plan, seal_files, sheet, sign_convention, world,
 };
@@ -60,6 +60,7 @@ fn main() {
     texts(&seeds);
     logs(&seeds);
     seeds.put("evidence", "accepted", evidence(&sealed));
+    time_stamps(&seeds);
     for lane in [Lane::Bulk, Lane::Control] {
         seeds.put(
             "session_frames",
@@ -316,14 +317,21 @@ fn evidence(sealed: &Sealed) -> Vec<u8> {
     let cosigned = with_cosignatures(&signed, &checkpoint.cosign(&dijon, NOW));
     let tile = |path: &str| (path == tile_path(0, 0, 1)).then(|| encode_tile(&[leaf]));
     let tiles = TileReader::new(&tile, 1);
-    let excerpt = excerpt(
-        &tiles,
-        &party("caf21"),
-        &signed,
-        &[cosigned],
-        vec![(0, entry)],
-    );
+    let mut covers = Covers::default();
+    covers.cosigned.push(cosigned);
+    let excerpt = excerpt(&tiles, &party("caf21"), &signed, &covers, vec![(0, entry)]);
     assemble(package, &directory, vec![excerpt.unwrap()]).unwrap()
+}
+
+/// Answers of an authority, and the token of one.
+fn time_stamps(seeds: &Seeds) {
+    let answers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto/vectors/time_stamp");
+    for name in ["rsa", "rsa_sha512", "ecdsa", "sha1"] {
+        let answer = fs::read(answers.join(name).with_extension("tsr")).unwrap();
+        // The token stands behind the nine bytes that grant it.
+        seeds.put("time_stamp", &format!("token-{name}"), answer[9..].to_vec());
+        seeds.put("time_stamp", name, answer);
+    }
 }
 
 /// A frame of the log with one entry, written down once more.

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use passerelle_proto::evidence::{EVIDENCE_LEN_MAX, UntrustedEvidence};
-use passerelle_proto::{Note, PartyId, Roots, SigningKey, UnsignedConvention, v1};
+use passerelle_proto::{Note, PartyId, Roots, SigningKey, TimeAuthorities, UnsignedConvention, v1};
 use prost::Message;
 
 /// Roots that have signed nothing.
@@ -25,8 +25,12 @@ pub(crate) fn evidence(data: &[u8]) {
     assert!(data.len() <= EVIDENCE_LEN_MAX);
     let message = v1::Evidence::decode(data).unwrap();
     assert_eq!(message.encode_to_vec(), data, "evidence has one form");
-    assert!(evidence.verify(&STRANGERS, None).is_err());
-    let Ok(report) = evidence.verify(&named(&message), None) else {
+    assert!(
+        evidence
+            .verify(&STRANGERS, None, &TimeAuthorities::default())
+            .is_err()
+    );
+    let Ok(report) = evidence.verify(&named(&message), None, &TimeAuthorities::default()) else {
         return;
     };
     assert_eq!(report.package, evidence.package());

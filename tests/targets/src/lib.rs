@@ -14,6 +14,7 @@ mod opening;
 mod parts;
 mod session;
 mod signed;
+mod stamps;
 mod texts;
 
 pub use opening::{Chunk, Entry, Inside};
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     target("checkpoint", lines::checkpoint),
     target("proof", lines::proof),
     target("evidence", evidence::evidence),
+    target("time_stamp", stamps::time_stamp),
     target("witness_request", lines::witness_request),
     target("vkey", lines::vkey),
     target("names", names::names),

@@ -316,7 +316,9 @@ fn a_sheet_of_another_root_and_another_convention_are_refused() {
     let mut roots = scene.roots.clone();
     roots.insert(party("caf21"), foreign.id());
     let parsed = UntrustedEvidence::parse(&scene.evidence()).unwrap();
-    let pinned = parsed.verify(&roots, None).unwrap_err();
+    let pinned = parsed
+        .verify(&roots, None, &TimeAuthorities::default())
+        .unwrap_err();
     assert!(matches!(pinned, EvidenceError::Trust(_)), "{pinned}");
     assert!(pinned.remedy().contains("signed letters"));
 }
@@ -339,4 +341,33 @@ fn a_gateway_that_puts_a_receipt_at_another_place_contradicts_itself() {
         matches!(refused, EvidenceError::Contradiction { .. }),
         "{refused}"
     );
+}
+
+#[test]
+fn a_time_stamp_that_does_not_hold_is_refused_whoever_is_trusted() {
+    let scene = Scene::delivered();
+    let add = |tokens: Vec<Vec<u8>>| {
+        refused(&scene, |file| {
+            file.logs[0].checkpoints[0].time_stamps = tokens
+        })
+    };
+    let garbage = add(vec![vec![0x30, 0]]);
+    assert!(
+        matches!(garbage, EvidenceError::TimeStamp { .. }),
+        "{garbage}"
+    );
+    let words = garbage.to_string();
+    assert!(
+        words.starts_with("checkpoint 1 of the log of caf21: a time-stamp"),
+        "{words}"
+    );
+    assert!(garbage.remedy().contains("ask for it again"));
+    // One of another text: behind the nine bytes of its status, an answer holds a token.
+    let answer = include_bytes!("../../../vectors/time_stamp/ecdsa.tsr");
+    let elsewhere = add(vec![answer[9..].to_vec()]);
+    let error = TimeStampError::Imprint;
+    let place = "checkpoint 1 of the log of caf21".to_owned();
+    assert_eq!(elsewhere, EvidenceError::TimeStamp { place, error });
+    let many = add(vec![vec![]; EVIDENCE_TIME_STAMPS_MAX + 1]);
+    assert!(matches!(many, EvidenceError::Malformed { .. }), "{many}");
 }
