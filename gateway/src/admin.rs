@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use passerelle_proto::v1::admin_server::Admin;
 use passerelle_proto::v1::{
-    AnchorRequest, AnchorResponse, BackupRequest, Cosigned, EntryProof, EvidenceRequest,
+    self, AnchorRequest, AnchorResponse, BackupRequest, Cosigned, EntryProof, EvidenceRequest,
     ExportRequest, FilePiece, Kept, LogRecord, LogRequest, PackageRequest, PackageResponse,
     ProveRequest, QueueItem, QueueRequest, QueueResponse, StatusRequest, StatusResponse,
 };
@@ -85,6 +85,12 @@ impl AdminService {
             anchored_by: held_by(node),
             expiries: node.expiry_messages(),
             cosignature_warning: node.freshness().words(),
+            stamped: node.stamps.newest().map(|newest| v1::Stamped {
+                authority: newest.stamp.authority,
+                size: newest.size,
+                at_ms: newest.stamp.at.as_ms(),
+            }),
+            time_stamp_warning: node.stamps.words(),
             kept: Some(Kept {
                 packages: kept.packages,
                 bytes: kept.bytes,

@@ -9,6 +9,8 @@ use passerelle_link::TransportChoice;
 use passerelle_proto::{Document, KEYS_HELD_MAX, PartyId, Section};
 pub use passerelle_proto::{Placed, Problem};
 
+pub use crate::time_stamp::TimeStampConfig;
+
 /// A configuration file is at most this long, in bytes.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 /// Seconds that open transfers get to finish after SIGTERM, unless configured.
@@ -68,6 +70,8 @@ pub struct Config {
     pub admin_socket: PathBuf,
     /// Loopback address of `/metrics`; absent: not served.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where our log is time-stamped; absent: nowhere.
+    pub time_stamp: Option<TimeStampConfig>,
     /// What may grow, and how far.
     pub limits: Limits,
 }
@@ -177,6 +181,7 @@ impl Config {
         let socket = document.optional(&mut admin, "socket", "\"/run/passerelle/admin.sock\"");
         document.close(admin);
         let metrics_listen = metrics_listen(&mut document, &mut root);
+        let time_stamp = TimeStampConfig::read(&mut document, &mut root, base);
         let limits = limits(&mut document, &mut root);
         document.close(root);
 
@@ -206,6 +211,7 @@ impl Config {
                     roots,
                     admin_socket: socket.map_or(data_dir.join("admin.sock"), |text| path(&text)),
                     metrics_listen,
+                    time_stamp,
                     limits,
                     data_dir,
                 })

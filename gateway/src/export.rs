@@ -8,18 +8,23 @@ use std::fs;
 use std::path::PathBuf;
 
 use passerelle_proto::audit::AuditError;
-use passerelle_proto::evidence::{assemble, excerpt, log_proofs};
+use passerelle_proto::evidence::{Covers, assemble, excerpt, log_proofs};
 use passerelle_proto::tile::TILE_WIDTH;
-use passerelle_proto::v1::{EntryProof, FilePiece, LogEvidence};
-use passerelle_proto::{Checkpoint, Directory, PackageId, TileReader, copy_log};
+use passerelle_proto::v1::entry::Event;
+use passerelle_proto::v1::{Entry, EntryProof, FilePiece, LogEvidence};
+use passerelle_proto::{Checkpoint, Directory, Note, PackageId, PartyId, TileReader, copy_log};
+use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::index::Mark;
 use crate::node::Node;
-use crate::witness::log_of;
 
 /// Longest piece of a file in one message, in bytes.
 pub(crate) const PIECE_LEN_MAX: usize = 1024 * 1024;
+
+/// Entries that are read to find out who has covered one of them first.
+const COVERS_READ_MAX: usize = 16;
 
 /// Where pieces of files go.
 pub(crate) type Pieces = mpsc::Sender<Result<FilePiece, Status>>;
@@ -37,8 +42,8 @@ pub(crate) struct Snapshot {
     dir: PathBuf,
     size: u64,
     pub(crate) checkpoint: Vec<u8>,
-    // By path below the log.
-    cosigned: Vec<(String, Vec<u8>)>,
+    // What partners have cosigned last, with who it was.
+    cosigned: Vec<(PartyId, Vec<u8>)>,
     directory: Directory,
 }
 
@@ -62,13 +67,10 @@ impl Snapshot {
         let mut cosigned = Vec::new();
         for sheet in directory.sheets() {
             let note = node.read_if_there(&node.cosigned_path(&sheet.party));
-            let partner = log_of(node, &sheet.party);
-            let signed = partner.and_then(|partner| {
-                let verified = Checkpoint::verify_cosigned(&note, &partner);
-                verified.ok().filter(|(signed, _)| signed.size <= size)
-            });
-            if signed.is_some() {
-                cosigned.push((format!("cosigned/{}.note", sheet.party), note));
+            let keys = directory.log_keys(&sheet.party);
+            let signed = Checkpoint::verify_cosigned_any(&note, keys);
+            if signed.is_ok_and(|(signed, _)| signed.size <= size) {
+                cosigned.push((sheet.party.clone(), note));
             }
         }
         Ok(Self {
@@ -87,8 +89,8 @@ impl Snapshot {
         node: &Node,
         mut put: impl FnMut(&str, &[u8]) -> Result<(), Status>,
     ) -> Result<(), Status> {
-        for (path, note) in &self.cosigned {
-            put(path, note)?;
+        for (party, note) in &self.cosigned {
+            put(&format!("cosigned/{party}.note"), note)?;
         }
         for first in (0..self.size).step_by(TILE_WIDTH as usize) {
             let ledger = node.sequencer.ledger();
@@ -131,11 +133,75 @@ impl Snapshot {
             let what = format!("the {size} entries under the newest checkpoint hold none of it");
             return Err(Status::not_found(what));
         }
-        let cosigned: Vec<Vec<u8>> = self.cosigned.iter().map(|(_, note)| note.clone()).collect();
+        let covers = self.covers(node, entries.iter().map(|(index, _)| *index))?;
         let read = |path: &str| fs::read(self.dir.join(path)).ok();
         let tiles = TileReader::new(&read, self.size);
-        let made = excerpt(&tiles, &node.party, &self.checkpoint, &cosigned, entries);
+        let made = excerpt(&tiles, &node.party, &self.checkpoint, &covers, entries);
         made.map_err(unavailable)
+    }
+}
+
+impl Snapshot {
+    /// What was said soon after each of these entries, as the log has it; and what partners have
+    /// cosigned last, where that is all there is.
+    fn covers(&self, node: &Node, wanted: impl Iterator<Item = u64>) -> Result<Covers, Status> {
+        let mut marks = vec![Mark::TimeStamped];
+        let partners = self.directory.sheets().map(|sheet| sheet.party.to_string());
+        marks.extend(partners.map(Mark::CosignedBy));
+        let mut covers = Covers::default();
+        for index in wanted {
+            covers.want(index);
+            for mark in &marks {
+                self.first_cover(node, mark, index, &mut covers)?;
+            }
+        }
+        for (party, note) in &self.cosigned {
+            covers.newest(party.as_str(), note);
+        }
+        Ok(covers)
+    }
+
+    /// The newest time-stamp in the log: entries under it, what was stamped, and the token.
+    fn newest_stamp(&self, node: &Node) -> Result<Option<(u64, String, Vec<u8>)>, Status> {
+        let ledger = node.sequencer.ledger();
+        let found = ledger.index.last(&Mark::TimeStamped);
+        let Some(index) = found.filter(|index| *index < self.size) else {
+            return Ok(None);
+        };
+        let entry = ledger.log.entry(index).map_err(unavailable)?;
+        let entry = Entry::decode(entry.as_slice()).map_err(unavailable)?;
+        let Some(Event::TimeStamped(event)) = entry.event else {
+            return Ok(None);
+        };
+        let note = Note::parse(&event.checkpoint).map_err(unavailable)?;
+        let checkpoint = Checkpoint::parse(note.text()).map_err(unavailable)?;
+        Ok(Some((checkpoint.size, note.text().to_owned(), event.token)))
+    }
+
+    /// Looks for the first entry with this mark that covers the entry at `wanted`.
+    fn first_cover(
+        &self,
+        node: &Node,
+        mark: &Mark,
+        wanted: u64,
+        covers: &mut Covers,
+    ) -> Result<(), Status> {
+        let mut from = wanted + 1;
+        // What is cosigned while entries are appended may end before them.
+        for _ in 0..COVERS_READ_MAX {
+            let ledger = node.sequencer.ledger();
+            let found = ledger.index.first_from(mark, from).map_err(unavailable)?;
+            let Some(index) = found.filter(|index| *index < ledger.log.size()) else {
+                return Ok(());
+            };
+            let entry = ledger.log.entry(index).map_err(unavailable)?;
+            let entry = Entry::decode(entry.as_slice()).map_err(unavailable)?;
+            if covers.follow(&entry) {
+                return Ok(());
+            }
+            from = index + 1;
+        }
+        Ok(())
     }
 }
 
@@ -166,6 +232,10 @@ pub(crate) fn export(node: &Node, to: &Pieces) -> Result<(), Status> {
         send(to, &path, note)?;
     }
     snapshot.copy_files(node, |path, bytes| send(to, path, bytes))?;
+    if let Some((size, text, token)) = snapshot.newest_stamp(node)? {
+        send(to, &format!("time-stamps/{size}.txt"), text.as_bytes())?;
+        send(to, &format!("time-stamps/{size}.tst"), &token)?;
+    }
     // Last: a folder without it is not complete.
     send(to, "checkpoint", &snapshot.checkpoint)
 }

@@ -41,6 +41,7 @@ use crate::renewal;
 use crate::room;
 use crate::sequencer::OpenError;
 use crate::spool::SpoolError;
+use crate::time_stamp;
 use crate::witness::{self, CHECKPOINT_EVERY, Partner, WitnessService};
 
 /// Exit code for a configuration, or a log, that cannot be used (`EX_CONFIG` of sysexits.h).
@@ -150,7 +151,8 @@ impl Gateway {
     /// [`StartError`]; nothing runs then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let disk = passerelle_disk::system();
-        let materials = Materials::load(&disk, &config)?;
+        let mut materials = Materials::load(&disk, &config)?;
+        let time_stamps = materials.time_stamps.take();
         let lock = lock_directory(disk.as_ref(), &config.data_dir)?;
         crash_point!("start.locked");
         room::wait(&disk, &config, &materials).await?;
@@ -197,6 +199,13 @@ impl Gateway {
         tasks.spawn(housekeeping(node.clone()));
         tasks.spawn(purge::keep_purging(node.clone()));
         tasks.spawn(renewal::keep_current(node.clone()));
+        if let (Some(authority), Some(stamping)) = (time_stamps, &config.time_stamp) {
+            tasks.spawn(time_stamp::keep_stamped(
+                node.clone(),
+                authority,
+                stamping.every,
+            ));
+        }
         crash_point!("start.listening");
         tracing::info!(party = %node.party, %address, "the gateway runs");
         if !node.anchor.is_held() {

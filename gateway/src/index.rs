@@ -5,6 +5,7 @@
 //! and the few files used last.
 
 mod filter;
+mod mark;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,6 +17,7 @@ use passerelle_disk::Disk;
 use passerelle_proto::{PackageId, package_of, v1};
 
 use self::filter::Filter;
+pub(crate) use self::mark::Mark;
 
 /// Log entries that one file covers.
 pub const INDEX_SPAN: u64 = 65_536;
@@ -130,6 +132,9 @@ impl PackageIndex {
         if let Some(package) = package_of(entry) {
             self.tail.insert(key(&package, self.next));
         }
+        if let Some(mark) = Mark::of(entry) {
+            self.tail.insert(key(&mark.id(), self.next));
+        }
         self.next += 1;
         if self.next.is_multiple_of(INDEX_SPAN) {
             self.write_file()?;
@@ -179,9 +184,58 @@ impl PackageIndex {
         };
         let found = self.range(&key(&from, 0), &key(&to, u64::MAX), |_| true)?;
         let mut found: Vec<PackageId> = found.into_iter().map(|(package, _)| package).collect();
+        found.retain(|package| !mark::is_mark(package));
         found.dedup();
         found.truncate(2);
         Ok(found)
+    }
+
+    /// Log index of the first entry with a mark, from `from` on.
+    ///
+    /// # Errors
+    /// As [`PackageIndex::find`].
+    pub(crate) fn first_from(&self, mark: &Mark, from: u64) -> io::Result<Option<u64>> {
+        let id = mark.id();
+        let (from_key, to_key) = (key(&id, from), key(&id, u64::MAX));
+        for (first, filter) in (0..).step_by(INDEX_SPAN as usize).zip(&self.filters) {
+            if first + INDEX_SPAN <= from || !filter.may_hold(&id) {
+                continue;
+            }
+            let keys = self.load(first)?;
+            let mut stream = keys.range().ge(from_key).le(to_key).into_stream();
+            if let Some((_, index)) = stream.next().and_then(parse) {
+                return Ok(Some(index));
+            }
+        }
+        let mut newest = self.tail.range(from_key..=to_key);
+        Ok(newest
+            .next()
+            .and_then(|key| parse(key))
+            .map(|(_, index)| index))
+    }
+
+    /// Log index of the newest entry with a mark; `None` also when a file is damaged.
+    pub(crate) fn last(&self, mark: &Mark) -> Option<u64> {
+        let id = mark.id();
+        let (from_key, to_key) = (key(&id, 0), key(&id, u64::MAX));
+        if let Some(newest) = self.tail.range(from_key..=to_key).next_back() {
+            return parse(newest).map(|(_, index)| index);
+        }
+        for (number, filter) in self.filters.iter().enumerate().rev() {
+            if !filter.may_hold(&id) {
+                continue;
+            }
+            let keys = self.load(number as u64 * INDEX_SPAN).ok()?;
+            let mut stream = keys.range().ge(from_key).le(to_key).into_stream();
+            let mut newest = None;
+            while let Some(key) = stream.next() {
+                newest = parse(key).map(|(_, index)| index);
+            }
+            if newest.is_some() {
+                return newest;
+            }
+        }
+        None
     }
 
     fn range(
@@ -309,5 +363,44 @@ mod tests {
             !file.exists(),
             "it is written again when the log has been read so far"
         );
+    }
+
+    fn cosigned(party: &str) -> v1::Entry {
+        v1::Entry {
+            at_ms: 0,
+            event: Some(Event::Cosigned(v1::CosignedEvent {
+                party: party.to_owned(),
+                ours: true,
+                ..v1::CosignedEvent::default()
+            })),
+        }
+    }
+
+    #[test]
+    fn who_has_covered_an_entry_first_is_found_in_files_and_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut index = PackageIndex::open(&passerelle_disk::system(), dir.path()).unwrap();
+        for number in 0..2 * INDEX_SPAN + 20 {
+            let entry = match number {
+                7 | 100_000 | 131_080 => cosigned("grand-dijon"),
+                9 => cosigned("prestataire-obs"),
+                _ => refused(number),
+            };
+            index.push(&entry).unwrap();
+        }
+        let of = |party: &str| Mark::CosignedBy(party.to_owned());
+        let dijon = |from| index.first_from(&of("grand-dijon"), from).unwrap();
+        assert_eq!(
+            [dijon(0), dijon(7), dijon(8)],
+            [Some(7), Some(7), Some(100_000)]
+        );
+        assert_eq!([dijon(100_001), dijon(131_081)], [Some(131_080), None]);
+        let last = |mark: &Mark| index.last(mark);
+        assert_eq!(last(&of("grand-dijon")), Some(131_080));
+        assert_eq!(last(&of("prestataire-obs")), Some(9));
+        assert_eq!(last(&Mark::TimeStamped), None);
+        // Nobody who looks for a package meets them.
+        let all_of_them = index.find_prefix("ffffffffffffffff").unwrap();
+        assert!(all_of_them.is_empty(), "{all_of_them:?}");
     }
 }

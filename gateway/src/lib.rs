@@ -47,6 +47,7 @@ mod sequences;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 mod spool;
+mod time_stamp;
 mod witness;
 
 pub use anchor::Anchor;

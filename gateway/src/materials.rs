@@ -12,6 +12,7 @@ use passerelle_proto::{
 
 use crate::config::{Config, ConfigError, Problem};
 use crate::log::LogKeys;
+use crate::time_stamp::Authority;
 
 /// The secret keys of one gateway.
 pub(crate) struct Keys {
@@ -72,6 +73,7 @@ pub(crate) struct Materials {
     pub(crate) keys: Keys,
     pub(crate) log_keys: LogKeys,
     pub(crate) trust: TrustStore,
+    pub(crate) time_stamps: Option<Authority>,
 }
 
 impl Materials {
@@ -105,6 +107,9 @@ impl Materials {
         let trust = TrustStore::open(disk, &source)
             .map_err(|found| problems.extend(found))
             .ok();
+        let time_stamps = config.time_stamp.as_ref();
+        let time_stamps = time_stamps.map(Authority::load).transpose();
+        let time_stamps = time_stamps.map_err(|found| problems.extend(found));
         if let (Some(keys), Some(identity), Some(trust)) = (keys, identity, trust) {
             check(config, &keys, &identity, &trust, &mut problems);
             let log_keys = log_keys(&keys.log, &trust.directory(), &config.party);
@@ -114,6 +119,7 @@ impl Materials {
                     keys,
                     log_keys,
                     trust,
+                    time_stamps: time_stamps.ok().flatten(),
                 });
             }
         }
@@ -211,7 +217,7 @@ fn secret<T, E: std::fmt::Display>(
     }
 }
 
-fn problem(file: &Path, what: String, remedy: &str) -> Problem {
+pub(crate) fn problem(file: &Path, what: String, remedy: &str) -> Problem {
     Problem {
         file: file.to_owned(),
         line: None,

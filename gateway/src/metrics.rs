@@ -65,6 +65,10 @@ pub enum Gauge {
     CosignatureLate,
     /// 1 while packages are put off because no partner has cosigned for too long.
     Uncosigned,
+    /// 1 while a time-stamp over the log is due and the authority gives none.
+    TimeStampLate,
+    /// Age of the newest time-stamp over the log in seconds.
+    TimeStampAgeSeconds,
     /// Bytes in the spool.
     SpoolBytes,
     /// Packages whose stored copy is damaged, waiting for a whole one.
@@ -156,7 +160,7 @@ const COUNTERS: [(Counter, &str, &str); 12] = [
     ),
 ];
 
-const GAUGES: [(Gauge, &str, &str); 21] = [
+const GAUGES: [(Gauge, &str, &str); 23] = [
     (
         Gauge::Serving,
         "passerelle_serving",
@@ -203,6 +207,16 @@ const GAUGES: [(Gauge, &str, &str); 21] = [
         "passerelle_uncosigned",
         "1 while packages are put off because no partner has cosigned for cosignature_age_stop_s: \
          alert at once.",
+    ),
+    (
+        Gauge::TimeStampLate,
+        "passerelle_time_stamp_late",
+        "1 while a time-stamp over the log is due and the authority gives none.",
+    ),
+    (
+        Gauge::TimeStampAgeSeconds,
+        "passerelle_time_stamp_age_seconds",
+        "Age of the newest time-stamp over the log.",
     ),
     (
         Gauge::SpoolBytes,

@@ -30,6 +30,7 @@ use crate::reconcile::FORKED;
 use crate::refusals::RefusalBudget;
 use crate::sequencer::{Committed, Sequencer};
 use crate::spool::Spool;
+use crate::time_stamp::Stamps;
 
 /// The parts.
 pub(crate) struct Node {
@@ -53,6 +54,7 @@ pub(crate) struct Node {
     pub(crate) host_clock: Arc<dyn Clock>,
     pub(crate) clock: Belief,
     pub(crate) freshness: Mutex<Freshness>,
+    pub(crate) stamps: Stamps,
     pub(crate) refusals: Mutex<RefusalBudget>,
     pub(crate) stop: CancellationToken,
     pub(crate) failure: watch::Sender<Option<Failure>>,

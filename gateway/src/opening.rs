@@ -27,6 +27,7 @@ use crate::reconcile::is_unfinished;
 use crate::refusals::RefusalBudget;
 use crate::sequencer::{Sequencer, Signer};
 use crate::spool::Spool;
+use crate::time_stamp::Stamps;
 
 pub(crate) type Opened = (Arc<Node>, Worker);
 
@@ -120,6 +121,7 @@ pub(crate) fn open(
         inquiries: Inquiries::default(),
         clock: Belief::default(),
         freshness: Mutex::default(),
+        stamps: Stamps::default(),
         refusals: Mutex::new(RefusalBudget::new(monotonic())),
         stop: CancellationToken::new(),
         failure,

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::freshness::renewal;
+use crate::log::Log;
 use crate::metrics::Gauge;
 use crate::node::Node;
 
@@ -277,17 +278,7 @@ fn prepare(node: &Node, party: &PartyId, due: bool) -> Result<Prepared, String> 
     if size == known && !due {
         return Ok(None);
     }
-    // What only says that something was cosigned need not be cosigned itself, or it never ends.
-    let look_from = known.max(size.saturating_sub(LOOK_BACK_MAX));
-    let entries = ledger
-        .log
-        .entries(look_from, size)
-        .map_err(|error| error.to_string())?;
-    let news = entries.iter().any(|bytes| {
-        let entry = Entry::decode(bytes.as_slice());
-        !entry.is_ok_and(|entry| matches!(entry.event, Some(Event::Cosigned(_))))
-    });
-    if !news && !due {
+    if !has_news(&ledger.log, known)? && !due {
         return Ok(None);
     }
     let note = ledger
@@ -297,6 +288,24 @@ fn prepare(node: &Node, party: &PartyId, due: bool) -> Result<Prepared, String> 
     drop(ledger);
     let body = proof_body(node, known, &note)?;
     Ok(Some((note, body)))
+}
+
+/// Whether entries from `known` on say anything but that the log was cosigned or stamped: that
+/// alone need not be cosigned or stamped itself, or it never ends.
+pub(crate) fn has_news(log: &Log, known: u64) -> Result<bool, String> {
+    let size = log.size();
+    let look_from = known.max(size.saturating_sub(LOOK_BACK_MAX));
+    let entries = log.entries(look_from, size);
+    let entries = entries.map_err(|error| error.to_string())?;
+    Ok(entries.iter().any(|bytes| {
+        let entry = Entry::decode(bytes.as_slice());
+        !entry.is_ok_and(|entry| {
+            matches!(
+                entry.event,
+                Some(Event::Cosigned(_) | Event::TimeStamped(_))
+            )
+        })
+    }))
 }
 
 fn proof_body(node: &Node, old: u64, note: &[u8]) -> Result<Vec<u8>, String> {

@@ -107,6 +107,7 @@ pub fn fold(items: &impl Items, index: u64, entry: &v1::Entry) -> Result<Vec<Cha
             | Event::Counted(_)
             | Event::Epoch(_)
             | Event::AgentState(_)
+            | Event::TimeStamped(_)
             | Event::Operator(_),
         ) => Ok(Vec::new()),
         None => Err(refuse("event")),
