@@ -30,6 +30,7 @@ mod send;
 mod serve;
 mod sheet;
 mod show;
+mod stamps;
 mod status;
 mod table;
 mod verification;
@@ -57,7 +58,7 @@ pub(crate) use self::progress::Steps;
 pub(crate) use self::quantity::{Bytes, Elapsed, now_ms};
 pub(crate) use self::send::{Parcel, drop_into};
 pub(crate) use self::serve::{listen, start_failure};
-pub(crate) use self::verification::{LogVerdict, verify_log_directory};
+pub(crate) use self::verification::{Judge, LogVerdict, verify_log_directory};
 
 /// Threads that run tasks; file and signature work has threads of its own.
 const WORKER_THREADS: usize = 2;

@@ -2,17 +2,18 @@
 
 use std::fmt::{self, Display};
 
-use passerelle_proto::PackagePrefix;
 use passerelle_proto::v1::{AnchorRequest, LogRequest};
+use passerelle_proto::{PackagePrefix, TimeAuthorities};
 use serde::Serialize;
 
-use super::arguments::{AnchorArguments, LogArguments, VerifyArguments};
+use super::arguments::{AnchorArguments, LogArguments, TrustArguments, VerifyArguments};
 use super::configured::{Configured, notes_in};
 use super::endpoint::{Daemon, refused};
 use super::failure::{Exit, Failure};
 use super::output::Output;
 use super::quantity::hex;
-use super::verification::verify_log_directory;
+use super::stamps::authorities;
+use super::verification::{Judge, verify_log_directory};
 use super::wording::{EntryView, count};
 
 /// Shows entries as they come.
@@ -98,6 +99,19 @@ pub(super) async fn anchor(
     })
 }
 
+impl TrustArguments {
+    /// Whose time-stamps are believed.
+    pub(super) fn authorities(&self) -> Result<TimeAuthorities, Failure> {
+        let mut files = self.time_authority.clone();
+        if self.root.is_empty()
+            && let Configured::Gateway(config) = Configured::load(&self.config)?
+        {
+            files.extend(config.time_stamp.map(|stamping| stamping.authority));
+        }
+        authorities(&files)
+    }
+}
+
 /// Verifies a log's directory.
 pub(super) fn verify(arguments: &VerifyArguments, output: &mut Output<'_>) -> Result<(), Failure> {
     let trust = &arguments.trust;
@@ -105,8 +119,12 @@ pub(super) fn verify(arguments: &VerifyArguments, output: &mut Output<'_>) -> Re
         true => Configured::load(&trust.config)?.trust()?,
         false => notes_in(&arguments.dir, &trust.root)?,
     };
-    let witnessed = &arguments.witness;
-    let verdict =
-        verify_log_directory(&arguments.dir, &directory, witnessed, arguments.signatures)?;
+    let judge = Judge {
+        directory: &directory,
+        witnessed: &arguments.witness,
+        signatures: arguments.signatures,
+        authorities: &trust.authorities()?,
+    };
+    let verdict = verify_log_directory(&arguments.dir, &judge)?;
     output.answer(&verdict)
 }

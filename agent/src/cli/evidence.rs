@@ -31,8 +31,10 @@ pub(super) fn verify(
     }
     let bytes = fs::read(file).map_err(|error| Failure::reading(file, &error))?;
     let (roots, known) = trust(&arguments.trust)?;
+    let authorities = arguments.trust.authorities()?;
     let evidence = UntrustedEvidence::parse(&bytes);
-    let report = evidence.and_then(|evidence| evidence.verify(&roots, known.as_ref()));
+    let report =
+        evidence.and_then(|evidence| evidence.verify(&roots, known.as_ref(), &authorities));
     let report = report.map_err(|error| {
         let what = format_args!("{} proves nothing: {error}", file.display());
         Failure::new(Exit::Data, what, error.remedy())

@@ -5,13 +5,14 @@ use std::fmt::{self, Display};
 use std::fs;
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
 
 use indicatif::ProgressBar;
 use passerelle_proto::audit::AuditError;
 use passerelle_proto::evidence::{EVIDENCE_LEN_MAX, assemble, excerpt, log_proofs};
 use passerelle_proto::v1::{self, EvidenceRequest, ExportRequest, FilePiece, ProveRequest};
 use passerelle_proto::{
-    Directory, PackageId, PackagePrefix, PartyId, TileReader, copy_log, package_of,
+    Directory, PackageId, PackagePrefix, PartyId, TileReader, TimeAuthorities, copy_log, package_of,
 };
 use prost::Message;
 use serde::Serialize;
@@ -24,7 +25,7 @@ use super::failure::{Exit, Failure};
 use super::output::Output;
 use super::progress::moving_bytes;
 use super::quantity::Bytes;
-use super::verification::{ReadLog, read_log_directory};
+use super::verification::{Judge, ReadLog, read_log_directory};
 use super::wording::count;
 
 const WHY_A_GATEWAY: &str = "the log is kept by gateways";
@@ -100,7 +101,7 @@ pub(super) async fn prove(
                 Some(prefix) => about(entry).is_some_and(|package| prefix.matches(&package)),
                 None => Some(index) == arguments.index,
             };
-            let mut read = read_log_directory(dir, &directory, &[], false, &wanted)?;
+            let mut read = read_log_directory(dir, &plainly(&directory), &wanted)?;
             if let Some(prefix) = &id {
                 let package = only(prefix, [&read])?;
                 read.entries
@@ -204,10 +205,7 @@ fn evidence_from(
     let wanted = |_: u64, entry: &[u8]| about(entry).is_some_and(|found| prefix.matches(&found));
     let mut logs = Vec::new();
     for dir in dirs {
-        logs.push((
-            dir,
-            read_log_directory(dir, directory, &[], false, &wanted)?,
-        ));
+        logs.push((dir, read_log_directory(dir, &plainly(directory), &wanted)?));
     }
     let package = only(prefix, logs.iter().map(|(_, read)| read))?;
     let mut excerpts = Vec::new();
@@ -248,7 +246,7 @@ fn copy_directory(dir: &Path, directory: &Directory, to: &mut Folder) -> Result<
         verdict,
         checkpoint,
         ..
-    } = read_log_directory(dir, directory, &[], false, &|_, _| false)?;
+    } = read_log_directory(dir, &plainly(directory), &|_, _| false)?;
     for (path, note) in directory.note_files() {
         to.put(&path, note)?;
     }
@@ -280,21 +278,30 @@ fn excerpt_of(dir: &Path, read: ReadLog) -> Result<v1::LogEvidence, Failure> {
         verdict,
         checkpoint,
         entries,
+        covers,
     } = read;
     if entries.is_empty() {
         let what = format_args!("the log in {} holds no such entry", dir.display());
         let remedy = "`passerelle audit log` shows what it holds";
         return Err(Failure::new(Exit::NoInput, what, remedy));
     }
-    let note = |path: &PathBuf| fs::read(path).map_err(|error| Failure::reading(path, &error));
-    let cosigned = verdict.cosigned.iter().map(|cosigned| note(&cosigned.note));
-    let cosigned = cosigned.collect::<Result<Vec<_>, _>>()?;
     let files = |path: &str| fs::read(dir.join(path)).ok();
     let tiles = TileReader::new(&files, verdict.size);
     let party = PartyId::parse(&verdict.party)
         .map_err(|error| Failure::new(Exit::Data, error, "ask whose log this is"))?;
-    excerpt(&tiles, &party, &checkpoint, &cosigned, entries)
+    excerpt(&tiles, &party, &checkpoint, &covers, entries)
         .map_err(|error| Failure::new(Exit::Data, error, "export it again"))
+}
+
+/// What is written out is judged by whoever reads it.
+fn plainly(directory: &Directory) -> Judge<'_> {
+    static NOBODY: LazyLock<TimeAuthorities> = LazyLock::new(TimeAuthorities::default);
+    Judge {
+        directory,
+        witnessed: &[],
+        signatures: false,
+        authorities: &NOBODY,
+    }
 }
 
 fn about(entry: &[u8]) -> Option<PackageId> {

@@ -159,9 +159,19 @@ struct GatewayView {
     cosigned: Vec<CosignedView>,
     expiries: Vec<ExpiryView>,
     cosignature_warning: String,
+    stamped: Option<StampedView>,
+    time_stamp_warning: String,
     damaged_packages: u64,
     missing_warning: String,
     kept: KeptView,
+}
+
+/// The newest time-stamp of an authority over the log.
+#[derive(Debug, Serialize)]
+struct StampedView {
+    authority: String,
+    size: u64,
+    at_ms: i64,
 }
 
 /// Packages that are over and still kept.
@@ -228,6 +238,12 @@ impl GatewayView {
             cosigned: cosigned.collect(),
             expiries: ExpiryView::all(answer.expiries),
             cosignature_warning: answer.cosignature_warning,
+            stamped: answer.stamped.map(|stamped| StampedView {
+                authority: stamped.authority,
+                size: stamped.size,
+                at_ms: stamped.at_ms,
+            }),
+            time_stamp_warning: answer.time_stamp_warning,
             missing_warning: answer.missing_warning,
             damaged_packages: answer.damaged_packages,
             party: answer.party,
@@ -259,7 +275,17 @@ impl GatewayView {
                 cosigned.party
             )?;
         }
-        for warning in [&self.cosignature_warning, &self.missing_warning] {
+        if let Some(stamped) = &self.stamped {
+            let entries = count(stamped.size, "entry", "entries");
+            let at = When(stamped.at_ms);
+            writeln!(f, "  time-stamped {entries} by {}, {at}", stamped.authority)?;
+        }
+        let warnings = [
+            &self.cosignature_warning,
+            &self.time_stamp_warning,
+            &self.missing_warning,
+        ];
+        for warning in warnings {
             if !warning.is_empty() {
                 writeln!(f, "  WARNING      {warning}")?;
             }

@@ -5,17 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use passerelle_proto::audit::{verify_cosigned, verify_log};
-use passerelle_proto::evidence::EVIDENCE_ENTRIES_MAX;
+use passerelle_proto::evidence::{Covers, EVIDENCE_ENTRIES_MAX};
 use passerelle_proto::v1::{self, Entry};
 use passerelle_proto::{
-    Checkpoint, Digest, Directory, KeyId, LogVerifier, Note, PartyId, envelope, log_epoch,
-    signed_objects,
+    Checkpoint, Digest, Directory, KeyId, LogVerifier, Note, PartyId, TimeAuthorities, envelope,
+    log_epoch, signed_objects,
 };
 use prost::Message;
 use serde::Serialize;
 
 use super::failure::{Exit, Failure};
 use super::quantity::When;
+use super::stamps::{StampVerdict, Stamps};
 
 /// How often a log that grows while it is read is read again.
 const READINGS_MAX: u32 = 8;
@@ -44,6 +45,8 @@ pub(crate) struct LogVerdict {
     pub(crate) root: String,
     /// What partners have cosigned, and both of their signatures hold.
     pub(crate) cosigned: Vec<CosignedVerdict>,
+    /// What authorities have stamped of it.
+    pub(crate) stamped: Vec<StampVerdict>,
     /// Manifests and statements whose signatures were verified; `None` when not asked for.
     pub(crate) signatures: Option<u64>,
 }
@@ -76,6 +79,9 @@ impl Display for LogVerdict {
                 When(*at_ms)
             )?;
         }
+        self.stamped
+            .iter()
+            .try_for_each(|stamped| write!(f, "{stamped}"))?;
         let covered = self.cosigned.iter().map(|cosigned| cosigned.size).max();
         match covered.unwrap_or(0) {
             0 => writeln!(
@@ -99,18 +105,48 @@ pub(super) struct ReadLog {
     pub(super) checkpoint: Vec<u8>,
     /// The entries that were wanted, by index.
     pub(super) entries: Vec<(u64, Vec<u8>)>,
+    /// What was said about each of them soon after.
+    pub(super) covers: Covers,
 }
 
-/// Verifies the log in `dir`: checkpoint, entries, tiles, every cosigned copy below it and those
-/// of `witnessed`, and with `signatures` what is signed in it.
-pub(crate) fn verify_log_directory(
-    dir: &Path,
-    directory: &Directory,
-    witnessed: &[PathBuf],
-    signatures: bool,
-) -> Result<LogVerdict, Failure> {
+/// How a log is judged.
+pub(crate) struct Judge<'j> {
+    /// Whose signatures count.
+    pub(crate) directory: &'j Directory,
+    /// Copies of its checkpoints that partners keep themselves.
+    pub(crate) witnessed: &'j [PathBuf],
+    /// Whether what is signed in it is verified as well.
+    pub(crate) signatures: bool,
+    /// Whose time-stamps are believed.
+    pub(crate) authorities: &'j TimeAuthorities,
+}
+
+/// What is gathered of a log while it is read.
+#[derive(Default)]
+struct Gathered {
+    entries: Vec<(u64, Vec<u8>)>,
+    covers: Covers,
+    stamps: Stamps,
+}
+
+impl Gathered {
+    fn take(&mut self, index: u64, bytes: &[u8], is_wanted: bool) {
+        if is_wanted && self.entries.len() < EVIDENCE_ENTRIES_MAX {
+            self.entries.push((index, bytes.to_vec()));
+            self.covers.want(index);
+        }
+        if let Ok(entry) = Entry::decode(bytes) {
+            self.covers.follow(&entry);
+            self.stamps.follow(index, entry);
+        }
+    }
+}
+
+/// Verifies the log in `dir`: checkpoint, entries, tiles, every time-stamp in it, every cosigned
+/// copy below it and the witnessed ones, and if that is asked for what is signed in it.
+pub(crate) fn verify_log_directory(dir: &Path, judge: &Judge<'_>) -> Result<LogVerdict, Failure> {
     let nothing = |_: u64, _: &[u8]| false;
-    read_log_directory(dir, directory, witnessed, signatures, &nothing).map(|read| read.verdict)
+    read_log_directory(dir, judge, &nothing).map(|read| read.verdict)
 }
 
 /// Verifies the log in `dir`, and hands over the entries that are `wanted`.
@@ -118,39 +154,37 @@ pub(crate) fn verify_log_directory(
 /// A log that grows meanwhile is read again; any other difference is a failure.
 pub(super) fn read_log_directory(
     dir: &Path,
-    directory: &Directory,
-    witnessed: &[PathBuf],
-    signatures: bool,
+    judge: &Judge<'_>,
     wanted: &dyn Fn(u64, &[u8]) -> bool,
 ) -> Result<ReadLog, Failure> {
     let path = dir.join("checkpoint");
     let mut readings = 0;
     loop {
         let checkpoint = fs::read(&path).map_err(|error| Failure::reading(&path, &error))?;
-        let mut entries = Vec::new();
-        let mut keep = |index: u64, bytes: &[u8]| {
-            if entries.len() < EVIDENCE_ENTRIES_MAX && wanted(index, bytes) {
-                entries.push((index, bytes.to_vec()));
-            }
-        };
-        let result = verify_once(
-            dir,
-            &checkpoint,
-            directory,
-            witnessed,
-            signatures,
-            &mut keep,
-        );
+        let result = verify_once(dir, &checkpoint, judge, wanted);
         readings += 1;
         let grew = fs::read(&path).is_ok_and(|after| after != checkpoint);
         match result {
             Err(_) if grew && readings < READINGS_MAX => {}
             Err(failure) => return Err(failure),
-            Ok(verdict) => {
+            Ok((
+                verdict,
+                Gathered {
+                    entries,
+                    mut covers,
+                    ..
+                },
+            )) => {
+                for cosigned in &verdict.cosigned {
+                    let note = fs::read(&cosigned.note);
+                    let note = note.map_err(|error| Failure::reading(&cosigned.note, &error))?;
+                    covers.newest(&cosigned.partner, &note);
+                }
                 return Ok(ReadLog {
                     verdict,
                     checkpoint,
                     entries,
+                    covers,
                 });
             }
         }
@@ -160,11 +194,15 @@ pub(super) fn read_log_directory(
 fn verify_once(
     dir: &Path,
     checkpoint: &[u8],
-    directory: &Directory,
-    witnessed: &[PathBuf],
-    signatures: bool,
-    keep: &mut dyn FnMut(u64, &[u8]),
-) -> Result<LogVerdict, Failure> {
+    judge: &Judge<'_>,
+    wanted: &dyn Fn(u64, &[u8]) -> bool,
+) -> Result<(LogVerdict, Gathered), Failure> {
+    let Judge {
+        directory,
+        witnessed,
+        signatures,
+        authorities,
+    } = *judge;
     let party = party_of(dir, checkpoint)?;
     let logs = logs_of(directory, &party)?;
     let log = key_of(checkpoint, logs);
@@ -172,6 +210,7 @@ fn verify_once(
     let mut sizes: Vec<u64> = copies.iter().map(|copy| copy.size).collect();
     sizes.sort_unstable();
     sizes.dedup();
+    let mut gathered = Gathered::default();
     let mut counted = 0;
     let mut unsigned = None;
     let read = |path: &str| match path {
@@ -180,7 +219,7 @@ fn verify_once(
         path => fs::read(dir.join(path)).ok(),
     };
     let verified = verify_log(&read, log, &sizes, |index, bytes| {
-        keep(index, bytes);
+        gathered.take(index, bytes, wanted(index, bytes));
         if signatures && unsigned.is_none() {
             match check_signatures(bytes, directory) {
                 Ok(count) => counted += count,
@@ -218,13 +257,17 @@ fn verify_once(
             note: copy.path,
         });
     }
-    Ok(LogVerdict {
+    let stamps = std::mem::take(&mut gathered.stamps);
+    let stamped = stamps.verify(dir, report.size, logs, authorities);
+    let verdict = LogVerdict {
         party: party.to_string(),
         size: report.size,
         root: report.root.to_string(),
         cosigned,
+        stamped: stamped.map_err(|why| unbelievable(dir, &why))?,
         signatures: signatures.then_some(counted),
-    })
+    };
+    Ok((verdict, gathered))
 }
 
 fn party_of(dir: &Path, checkpoint: &[u8]) -> Result<PartyId, Failure> {

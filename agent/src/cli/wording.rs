@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Display};
 
-use passerelle_proto::{Digest, busy_words, purged_words, reason_words, v1};
+use passerelle_proto::{
+    Checkpoint, Digest, Note, TimeAuthorities, TimeStamp, busy_words, purged_words, reason_words,
+    v1,
+};
 use prost::Message;
 use serde::Serialize;
 use v1::entry::Event;
@@ -297,6 +300,7 @@ fn told(event: &Event) -> Told {
             "the damaged copy here is whole again".into(),
         ),
         Event::Cosigned(e) => ("cosigned", Vec::new(), cosigned(e)),
+        Event::TimeStamped(e) => ("time-stamped", Vec::new(), time_stamped(e)),
         Event::Counted(e) => {
             let says = format!("{} more were refused: {}", e.count, e.class);
             ("counted", Vec::new(), says)
@@ -310,6 +314,23 @@ fn told(event: &Event) -> Told {
             ("operator", e.package.clone(), says)
         }
         Event::PurgeDecided(e) => ("purge-decided", e.package.clone(), purge_decided(e)),
+    }
+}
+
+fn time_stamped(event: &v1::TimeStampedEvent) -> String {
+    let read = || {
+        let note = Note::parse(&event.checkpoint).ok()?;
+        let size = Checkpoint::parse(note.text()).ok()?.size;
+        let nobody = TimeAuthorities::default();
+        let stamp = TimeStamp::verify(&event.token, note.text().as_bytes(), &nobody).ok()?;
+        Some((size, stamp))
+    };
+    match read() {
+        None => "a time-stamp that does not hold: passerelle audit verify says why".to_owned(),
+        Some((size, TimeStamp { at, authority, .. })) => {
+            let entries = count(size, "entry", "entries");
+            format!("{authority} has stamped the first {entries} ({at}, RFC 3161)")
+        }
     }
 }
 

@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use passerelle_proto::TimeAuthorities;
+
 use super::site::gateway_of;
-use crate::cli::{Configured, Exit, Failure, LogVerdict, verify_log_directory};
+use crate::cli::{Configured, Exit, Failure, Judge, LogVerdict, verify_log_directory};
 use crate::lab::LabParty;
 
 /// Bytes compared at once.
@@ -103,7 +105,13 @@ pub(super) fn believe_log(
         .data_dir
         .join("witness")
         .join(format!("{}.note", owner.id));
-    let verdict = verify_log_directory(&ours.data_dir.join("log"), &directory, &[kept], true)?;
+    let judge = Judge {
+        directory: &directory,
+        witnessed: &[kept],
+        signatures: true,
+        authorities: &TimeAuthorities::default(),
+    };
+    let verdict = verify_log_directory(&ours.data_dir.join("log"), &judge)?;
     let covered = verdict.cosigned.iter().filter(|c| c.size >= size).count();
     if covered < 2 {
         let what = format_args!("{} has not cosigned the first {size} entries", partner.id);

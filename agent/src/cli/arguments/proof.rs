@@ -21,6 +21,10 @@ pub(in crate::cli) struct TrustArguments {
     /// the two. No configuration is read then.
     #[arg(long, value_name = "PARTY=FINGERPRINT", value_parser = root, conflicts_with = "config")]
     pub(in crate::cli) root: Vec<(PartyId, KeyId)>,
+    /// Certificates (PEM) of a time-stamping authority to believe, besides those that a gateway's
+    /// configuration names; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::cli) time_authority: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! A report about evidence, for people and for programs.
 
 use std::fmt::{self, Display};
+use std::time::Duration;
 
 use passerelle_proto::PartyId;
 use passerelle_proto::evidence::{
@@ -73,6 +74,21 @@ struct StandingView {
     index: u64,
     at_ms: i64,
     cosigned: Vec<CosignedView>,
+    stamped: Vec<StampedView>,
+}
+
+/// An authority has stamped it (RFC 3161).
+#[derive(Debug, Serialize)]
+struct StampedView {
+    authority: String,
+    policy: String,
+    serial: String,
+    size: u64,
+    at_ms: i64,
+    /// How far that may be off, as the authority says.
+    accuracy_ms: Option<u64>,
+    /// Why the authority is not believed.
+    doubt: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,6 +104,7 @@ struct LogView {
     size: u64,
     entries: u64,
     cosigned: Vec<CosignedView>,
+    stamped: Vec<StampedView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,6 +126,7 @@ impl EvidenceView {
             size: log.size,
             entries: log.entries,
             cosigned: log.cosigned.iter().map(CosignedView::of).collect(),
+            stamped: log.stamped.iter().map(StampedView::of).collect(),
         });
         let entry = |event: &passerelle_proto::evidence::OtherEvent| {
             let record = v1::LogRecord {
@@ -218,6 +236,7 @@ impl StandingView {
             index: standing.index,
             at_ms: standing.at.as_ms(),
             cosigned: standing.cosigned.iter().map(CosignedView::of).collect(),
+            stamped: standing.stamped.iter().map(StampedView::of).collect(),
         }
     }
 }
@@ -228,6 +247,47 @@ impl CosignedView {
             partner: cosigned.partner.to_string(),
             size: cosigned.size,
             at_ms: cosigned.at.as_ms(),
+        }
+    }
+}
+
+impl StampedView {
+    fn of(stamped: &passerelle_proto::evidence::StampedAt) -> Self {
+        let stamp = &stamped.stamp;
+        let millis = |accuracy: Duration| u64::try_from(accuracy.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            authority: stamp.authority.clone(),
+            policy: stamp.policy.clone(),
+            serial: stamp.serial.clone(),
+            size: stamped.size,
+            at_ms: stamp.at.as_ms(),
+            accuracy_ms: stamp.accuracy.map(millis),
+            doubt: stamp.doubt.clone(),
+        }
+    }
+}
+
+impl Display for StampedView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            authority,
+            size,
+            at_ms,
+            ..
+        } = self;
+        let at = When(*at_ms);
+        write!(f, "time-stamped (RFC 3161) with the first {size} entries: ")?;
+        match &self.doubt {
+            None => write!(
+                f,
+                "it was there at the latest {at} by the clock of {authority}, who has no part in \
+                 this exchange"
+            )?,
+            Some(doubt) => write!(f, "{at}, NOT BELIEVED: {doubt}")?,
+        }
+        match self.accuracy_ms {
+            Some(millis) => write!(f, " (give or take {millis} ms)"),
+            None => Ok(()),
         }
     }
 }
@@ -339,6 +399,7 @@ impl EvidenceView {
             }
             writeln!(f)?;
         }
+        self.times(f)?;
         writeln!(f, "\nwhat is missing")?;
         for missing in &self.missing {
             writeln!(f, "  {missing}")?;
@@ -362,6 +423,48 @@ impl EvidenceView {
             )?;
         }
         Ok(())
+    }
+}
+
+impl EvidenceView {
+    /// Which kinds of time stand in the file, and what each is worth.
+    fn times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let said = self.statements.iter().flat_map(|said| &said.standings);
+        let stamped = said.clone().flat_map(|standing| &standing.stamped);
+        let believed = stamped.clone().any(|stamped| stamped.doubt.is_none());
+        let cosigned = said
+            .flat_map(|standing| &standing.cosigned)
+            .next()
+            .is_some();
+        writeln!(f, "\nwhat the times are")?;
+        writeln!(
+            f,
+            "  by a signer's or a gateway's own clock: that it says so, no more"
+        )?;
+        if cosigned {
+            writeln!(
+                f,
+                "  by a partner's clock: another institution, which has a part in this exchange, \
+                 has signed that it was there by then"
+            )?;
+        }
+        match (believed, stamped.count()) {
+            (true, _) => writeln!(
+                f,
+                "  by an authority's clock (RFC 3161): somebody without a part in it has signed \
+                 that it was there by then; whether the authority is a qualified one (eIDAS, \
+                 article 42) the trusted lists say"
+            ),
+            (false, 0) => writeln!(
+                f,
+                "  by nobody without a part in it: there is no time-stamp (RFC 3161)"
+            ),
+            (false, _) => writeln!(
+                f,
+                "  by an authority's clock (RFC 3161): not believed until its certificate is \
+                 named with --time-authority"
+            ),
+        }
     }
 }
 
@@ -432,6 +535,10 @@ impl Display for SaidView {
                      the latest {at} by the clock of {partner}"
                 )?;
             }
+        }
+        let stamped = self.standings.iter().flat_map(|standing| &standing.stamped);
+        for stamped in stamped {
+            writeln!(f, "     {stamped}")?;
         }
         match &self.why_not {
             None => write!(f, "   it counts as evidence"),
