@@ -650,7 +650,7 @@ def verify_quoted(trust, log, origin, entry, index):
             (lost, _, _), _ = verify_checkpoint(trust, party, last)
             known = [epoch_of(party, keys.name) for keys in trust.logs[party]]
             newer = epoch_of(log, origin) if party == log else max(known)
-            need(epoch_of(party, lost) < newer, f"entry {index} ends a log by an older one")
+            need(epoch_of(party, lost) < newer, f"entry {index}: no older log was lost")
         return []
     ours = one(event, 2, 0)
     whose, witness = (log, party) if ours else (party, log)
