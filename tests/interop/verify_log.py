@@ -13,9 +13,16 @@ the party sheets (c2sp.org/signed-note). What is checked:
   every sheet, signed by its party's root key; both halves of every composite signature
   (draft-ietf-lamps-pq-composite-sigs, ML-DSA-65 and Ed25519);
 - checkpoints (c2sp.org/tlog-checkpoint), Ed25519 and ML-DSA-44, and cosignatures
-  (c2sp.org/tlog-cosignature), again both;
+  (c2sp.org/tlog-cosignature), again both, under any keys that the sheets of a log's owner have
+  listed for it;
 - every entry, bundle, tile and root (RFC 6962), proofs of inclusion and consistency (RFC 9162);
-- every manifest and statement, with its place in its batch.
+- every manifest and statement, with its place in its batch, and whether its key may say it; every
+  receipt, by its place in the log;
+- every checkpoint that an entry quotes: of this log, of a partner's, and of a log that was lost and
+  whose place another one has taken. What was in a lost log is to be verified with that log.
+
+An entry or a statement of a kind that is not in the tables below is refused, with its number: what
+it means is not known here.
 
 Prints one line of JSON about what was verified. Exits 0 only when all of it holds, 1 when something
 does not, with the reason on standard error.
@@ -39,6 +46,7 @@ LABEL = b"COMPSIG-MLDSA65-Ed25519-SHA512"
 ALGORITHM = b"mldsa65-ed25519"
 WIDTH = 256
 MANIFEST, STATEMENT = 1, 2
+INQUIRE_MAX = 256
 ED25519, COSIGNATURE, MLDSA44 = 0x01, 0x04, 0x06
 
 
@@ -99,7 +107,18 @@ def fields(data):
 
 
 def one(message, number, default=b""):
-    return message.get(number, [default])[0]
+    found = message.get(number, [default])
+    need(len(found) == 1, f"field {number} stands in a message {len(found)} times")
+    return found[0]
+
+
+def chosen(message, others, known, what):
+    """The only field of a message besides the `others`: its number, which must be a known one."""
+    numbers = set(message) - others
+    unknown = sorted(numbers - set(known))
+    need(not unknown, f"{what} holds number {unknown[0] if unknown else 0}, which is unknown here")
+    need(len(numbers) == 1, f"{what} says {len(numbers)} things at once")
+    return min(numbers)
 
 
 # --- keys and signed notes
@@ -149,55 +168,99 @@ def verify_note(note, party, public):
     verify_composite(public, text, found[0], f"a note by {party}")
 
 
+def toml(note):
+    return tomllib.loads(split_note(note)[0].decode())
+
+
+def root_of(convention, party):
+    """The root key that a convention names for a party."""
+    roots = [each.get("root") for each in convention["party"] if each["id"] == party]
+    need(roots and roots[0], f"the convention names no root key of {party}")
+    owner, public = public_key(roots[0])
+    need(owner == party, f"the convention names a key of {owner} as the root key of {party}")
+    return public
+
+
+def any_of(keys, verify, none="there is no key"):
+    """What the first key that fits says; the refusal of the first one when none does."""
+    refused = None
+    for each in keys:
+        try:
+            return verify(each)
+        except Refused as error:
+            refused = refused or error
+    raise refused or Refused(none)
+
+
 class Trust:
     """The convention, the sheets, and the keys in them."""
 
     def __init__(self, roots, conventions, sheets):
         need(conventions, "there is no convention")
-        texts = [(tomllib.loads(split_note(note)[0].decode()), note) for note in conventions]
-        texts.sort(key=lambda pair: pair[0]["version"])
-        before = None
-        self.conventions, self.roots = set(), {}
-        for convention, note in texts:
-            named = {party["id"]: party.get("root") for party in convention["party"]}
-            for party in (before or convention)["signatories"]:
-                if before is None:
-                    _, public = public_key(named[party])
-                    pinned = key_id(public) == roots.get(party)
-                    need(pinned, f"the root key of {party} is not pinned")
-                else:
-                    _, public = public_key(self.named[party])
-                verify_note(note, party, public)
-            self.named, before = named, convention
-            for party, root in named.items():
-                if root:
-                    self.roots.setdefault(party, []).append(public_key(root)[1])
-            self.conventions.add(sha256(split_note(note)[0]))
-        self.keys, self.logs = {}, {}
-        seen = {}
-        for note in sheets:
-            self.add_sheet(note, seen)
+        self.pinned, self.roots, self.keys, self.logs = roots, {}, {}, {}
+        self.conventions, before = {}, None
+        for version, text, note in self.binding(conventions):
+            before = self.add_convention(version, text, note, before)
+        sheets = [(toml(note), note) for note in sheets]
+        sheets.sort(key=lambda pair: (pair[0]["party"], pair[0]["seq"]))
+        texts = {}
+        for sheet, note in sheets:
+            number, text = (sheet["party"], sheet["seq"]), split_note(note)[0]
+            need(texts.setdefault(number, text) == text, f"two texts are sheet {number}")
+            self.add_sheet(sheet, note)
 
-    def add_sheet(self, note, seen):
-        text, _ = split_note(note)
-        sheet = tomllib.loads(text.decode())
-        party = sheet["party"]
-        refused = Refused(f"{party} has no root key in the convention")
-        for root in reversed(self.roots.get(party, [])):
+    def binding(self, notes):
+        """Versions in their order, from the lowest one on that binds under the pinned roots."""
+        texts = sorted(((toml(note), note) for note in notes), key=lambda pair: pair[0]["version"])
+        refused = None
+        for at, (text, note) in enumerate(texts):
             try:
-                verify_note(note, party, root)
-                break
+                for party in text["signatories"]:
+                    verify_note(note, party, self.pinned_root(text, party))
+                return [(text["version"], text, note) for text, note in texts[at:]]
             except Refused as error:
-                refused = error
-        else:
-            raise refused
+                refused = refused or error
+        raise refused
+
+    def pinned_root(self, convention, party):
+        public = root_of(convention, party)
+        need(key_id(public) == self.pinned.get(party), f"the root key of {party} is not pinned")
+        return public
+
+    def add_convention(self, version, convention, note, before):
+        digest = sha256(split_note(note)[0])
+        if version in self.conventions:
+            need(self.conventions[version] == digest, f"two texts are convention version {version}")
+            return before
+        if before:
+            need(convention["id"] == before["id"], "there are two conventions")
+            for party in before["signatories"]:
+                verify_note(note, party, root_of(before, party))
+            if version == before["version"] + 1:
+                superseded = self.conventions[before["version"]].hex()
+                need(convention["supersedes"] == superseded, f"{version} supersedes another text")
+        for party in convention["party"]:
+            if party.get("root"):
+                public = root_of(convention, party["id"])
+                self.roots.setdefault(party["id"], []).append(public)
+        self.conventions[version] = digest
+        return convention
+
+    def add_sheet(self, sheet, note):
+        party = sheet["party"]
+        roots = list(reversed(self.roots.get(party, [])))
+        why = f"{party} has no root key in the convention"
+        any_of(roots, lambda public: verify_note(note, party, public), why)
         for listed in sheet.get("key", []):
             owner, public = public_key(listed["key"])
             need(owner == party, f"the sheet of {party} lists a key of {owner}")
             self.keys[party, key_id(public)] = public, set(listed["roles"])
-        if "log" in sheet and sheet["seq"] >= seen.get(party, 0):
-            self.logs[party] = LogKeys(sheet["log"])
-            seen[party] = sheet["seq"]
+        if "log" in sheet:
+            vkeys = sheet["log"]["vkeys"]
+            pairs = [vkeys[at : at + 2] for at in range(0, len(vkeys), 2)]
+            newest = [LogKeys(sheet["log"]["origin"], pair) for pair in pairs]
+            known = self.logs.get(party, [])
+            self.logs[party] = newest + [keys for keys in known if keys not in newest]
 
     def verify_object(self, kind, signed):
         """A manifest or a statement in its batch; its decoded body and the party that signed."""
@@ -209,7 +272,11 @@ class Trust:
         signer = one(content, 1)
         need((party, signer) in self.keys, f"no sheet of {party} lists the key {signer.hex()}")
         public, roles = self.keys[party, signer]
-        need(may_say(roles, kind, content), f"a key of {party} may not say this")
+        if kind == MANIFEST:
+            need("agent" in roles, f"a key of {party} may not say this")
+        else:
+            name, speakers = STATEMENTS[what_is_said(content)]
+            need(speakers & roles, f"a key of {party} may not say this: {name}")
         size = one(message, 4, 0)
         leaf = sha256(b"\0", bytes([kind]), body)
         root = root_of_path(leaf, one(message, 3, 0), size, message.get(5, []))
@@ -219,19 +286,33 @@ class Trust:
         return party, body, content
 
 
-def may_say(roles, kind, content):
-    if kind == MANIFEST:
-        return "agent" in roles
-    said = next((number for number in range(16, 24) if number in content), None)
-    return {
-        16: "gateway" in roles,
-        17: "gateway" in roles,
-        18: "agent" in roles,
-        19: "agent" in roles,
-        20: bool({"agent", "gateway"} & roles),
-        22: "gateway" in roles,
-        23: "gateway" in roles,
-    }.get(said, False)
+# What a statement can say (statement.proto), by its number: its name, and the roles of which a key
+# must have one to say it. Nobody's `busy` is kept as evidence of anything.
+STATEMENTS = {
+    16: ("accepted", {"gateway"}),
+    17: ("forwarded", {"gateway"}),
+    18: ("delivered", {"agent"}),
+    19: ("acknowledged", {"agent"}),
+    20: ("refused", {"agent", "gateway"}),
+    21: ("busy", set()),
+    22: ("not-collected", {"gateway"}),
+    23: ("not-receipted", {"gateway"}),
+    24: ("cancel", {"agent"}),
+    25: ("damaged", {"agent", "gateway"}),
+    26: ("inquire", {"gateway"}),
+    27: ("purged", {"gateway"}),
+}
+
+
+def what_is_said(content):
+    """The number of what a statement says; all of its fields are known ones."""
+    said = chosen(content, set(range(1, 9)), STATEMENTS, "a statement")
+    need(len(one(content, 8)) == 32, "a statement is about no package")
+    if said == 26:
+        inquiry = fields(one(content, said))
+        first, last = one(inquiry, 4, 0), one(inquiry, 5, 0)
+        need(0 < first <= last < first + INQUIRE_MAX, "an inquiry asks for no range of numbers")
+    return said
 
 
 # --- Merkle trees (RFC 6962, RFC 9162)
@@ -254,6 +335,23 @@ def tree_hash(leaves):
         pairs = [node_hash(*level[at : at + 2]) for at in range(0, len(level) - 1, 2)]
         level = pairs + level[len(pairs) * 2 :]
     return level[0]
+
+
+def roots_at(leaves, sizes):
+    """The root of the first so many leaves, for each of these sizes that there is."""
+    if 0 in sizes:
+        yield 0, sha256()
+    peaks = []
+    for size, leaf in enumerate(leaves, 1):
+        peaks.append((1, leaf))
+        while len(peaks) > 1 and peaks[-1][0] == peaks[-2][0]:
+            (_, right), (width, left) = peaks.pop(), peaks.pop()
+            peaks.append((2 * width, node_hash(left, right)))
+        if size in sizes:
+            root = peaks[-1][1]
+            for _, left in reversed(peaks[:-1]):
+                root = node_hash(left, root)
+            yield size, root
 
 
 def root_of_path(leaf, index, size, path):
@@ -302,18 +400,21 @@ def verify_consistency(first, first_root, second, second_root, path):
 
 
 class LogKeys:
-    """The two verifier keys of a log."""
+    """A pair of verifier keys of a log."""
 
-    def __init__(self, sheet_log):
-        self.name = sheet_log["origin"]
+    def __init__(self, origin, vkeys):
+        self.name = origin
         self.keys = {}
-        for vkey in sheet_log["vkeys"]:
+        for vkey in vkeys:
             name, check, encoded = vkey.split("+", 2)
             typed = unbase64(encoded, "a verifier key")
             digest = sha256(name.encode(), b"\n", typed)[:4]
             need(name == self.name and digest.hex() == check, "a verifier key is damaged")
             self.keys[typed[0]] = typed[1:]
         need(set(self.keys) == {ED25519, MLDSA44}, "a log has not one key of each kind")
+
+    def __eq__(self, other):
+        return (self.name, self.keys) == (other.name, other.keys)
 
     def line(self, lines, kind):
         key = self.keys[MLDSA44 if kind == MLDSA44 else ED25519]
@@ -362,23 +463,35 @@ def read_checkpoint(text):
 
 def verify_checkpoint(trust, party, note):
     """The checkpoint, and who else has cosigned it."""
-    need(party in trust.logs, f"no sheet says with which keys {party} signs its log")
-    checkpoint = trust.logs[party].verify_own(note)
-    _, lines = split_note(note)
-    others = {keys.name: other for other, keys in trust.logs.items() if other != party}
-    names = {name for name, _, _ in lines} - {trust.logs[party].name}
-    need(names <= set(others), "somebody unknown has signed a checkpoint")
-    partners = sorted(others[name] for name in names)
-    for partner in partners:
-        trust.logs[partner].verify_cosigned(note)
+    why = f"no sheet says with which keys {party} signs its log"
+    checkpoint = any_of(trust.logs.get(party, []), lambda keys: keys.verify_own(note), why)
+    names = {name for name, _, _ in split_note(note)[1]} - {checkpoint[0]}
+    partners = []
+    for partner in sorted(set(trust.logs) - {party}):
+        named = [keys for keys in trust.logs[partner] if keys.name in names]
+        if named:
+            any_of(named, lambda keys: keys.verify_cosigned(note))
+            names -= {keys.name for keys in named}
+            partners.append(partner)
+    need(not names, "somebody unknown has signed a checkpoint")
     return checkpoint, partners
 
 
-def owner(trust, note):
-    origin, _, _ = read_checkpoint(split_note(note)[0])
-    found = [party for party, keys in trust.logs.items() if keys.name == origin]
+def owner(trust, origin):
+    found = [party for party in trust.logs if origin in {keys.name for keys in trust.logs[party]}]
     need(found, f"no sheet says with which keys {origin} is signed")
     return found[0]
+
+
+def epoch_of(party, origin):
+    """Which log of its owner it is: 1, or the number of one that has taken another's place."""
+    first = f"{party}.passerelle/log"
+    if origin == first:
+        return 1
+    number = origin.removeprefix(first + "/")
+    numbered = number.isdecimal() and f"{first}/{int(number)}" == origin
+    need(numbered and int(number) > 1, f"{origin} is no log of {party}")
+    return int(number)
 
 
 # --- a log's folder
@@ -415,8 +528,9 @@ def widths(count):
 
 def verify_log(folder, trust):
     note = (folder / "checkpoint").read_bytes()
-    party = owner(trust, note)
-    (_, size, root), _ = verify_checkpoint(trust, party, note)
+    origin, size, root = read_checkpoint(split_note(note)[0])
+    party = owner(trust, origin)
+    verify_checkpoint(trust, party, note)
     entries = []
     for index, width in enumerate(widths(size)):
         entries += entries_of(tile(folder, "entries", index, width), width)
@@ -438,37 +552,114 @@ def verify_log(folder, trust):
         need(covered <= size, f"{path}: more entries were cosigned than there are")
         need(tree_hash(leaves[:covered]) == signed, f"{path}: another history was cosigned")
         cosigned.update({partner: covered for partner in partners})
-    objects = sum(verify_entry(trust, entry)[0] for entry in entries)
-    return {"log": party, "size": size, "cosigned": cosigned, "signatures": objects}
+    if epoch_of(party, origin) > 1:
+        first, _ = event_of(entries[0])
+        need(EVENTS[first][0] == "epoch", f"{origin} does not say which log's place it has taken")
+    signatures, said, quoted = 0, {}, []
+    for index, entry in enumerate(entries):
+        objects, _, statements = verify_entry(trust, party, entry, index)
+        signatures += objects
+        for _, _, content in statements:
+            name, _ = STATEMENTS[what_is_said(content)]
+            said[name] = said.get(name, 0) + 1
+        quoted += verify_quoted(trust, party, origin, entry, index)
+    roots = dict(roots_at(leaves, {covered for covered, _ in quoted}))
+    for covered, found in quoted:
+        need(roots[covered] == found, f"an entry quotes another history of {covered} entries")
+    return {
+        "log": party, "size": size, "cosigned": cosigned, "signatures": signatures,
+        "statements": said, "quoted": len(quoted),
+    }
 
 
-def verify_entry(trust, entry):
+# What an entry can be (log.proto), by the number of its event: its name, and the number of the
+# field that names a package. Manifests and statements name one themselves.
+EVENTS = {
+    2: ("accepted", None),
+    3: ("forwarded", 1),
+    4: ("statement", None),
+    5: ("refused", 2),
+    6: ("started", None),
+    7: ("stopped", None),
+    8: ("configured", None),
+    9: ("held", 1),
+    10: ("released", 1),
+    11: ("retried", 1),
+    12: ("cosigned", None),
+    13: ("counted", None),
+    14: ("operator", 3),
+    15: ("handed-over", None),
+    16: ("epoch", None),
+    17: ("resent", 1),
+    18: ("agent-state", None),
+    19: ("repaired", 1),
+    20: ("purge-decided", 1),
+}
+
+
+def event_of(entry):
+    """The number of an entry's event, and its fields."""
+    message = fields(entry)
+    number = chosen(message, {1}, EVENTS, "an entry")
+    return number, fields(one(message, number))
+
+
+def verify_entry(trust, log, entry, index):
     """Verifies what is signed in an entry: how many objects, the package, and the statements."""
-    event = fields(entry)
-    objects, package, said = 0, None, []
-    if 2 in event:
-        accepted = fields(one(event, 2))
-        _, body, _ = trust.verify_object(MANIFEST, one(accepted, 1))
-        package, objects = sha256(body), 1
-        said = accepted.get(2, [])
-    elif 3 in event:
-        forwarded = fields(one(event, 3))
-        package, said = one(forwarded, 1), forwarded.get(3, [])
-    elif 4 in event:
-        said = fields(one(event, 4)).get(1, [])
-    elif 5 in event or 14 in event:
-        number, place = (5, 2) if 5 in event else (14, 3)
-        package = one(fields(one(event, number)), place) or None
-    elif {9, 10, 11} & set(event):
-        number = min({9, 10, 11} & set(event))
-        package = one(fields(one(event, number)), 1)
+    number, event = event_of(entry)
+    name, place = EVENTS[number]
+    objects, said = 0, []
+    package = one(event, place) if place else None
+    if name == "accepted":
+        _, body, _ = trust.verify_object(MANIFEST, one(event, 1))
+        package, objects, said = sha256(body), 1, [one(event, 2)]
+    elif name == "forwarded":
+        said = event.get(3, [])
+    elif name == "statement":
+        said = [one(event, 1)]
+    need(package is None or len(package) in (0, 32), f"entry {index} names a malformed package")
     statements = []
     for signed in said:
         issuer, body, content = trust.verify_object(STATEMENT, signed)
         need(package in (None, one(content, 8)), "a statement is about another package")
         package = one(content, 8)
         statements.append((issuer, sha256(body), content))
-    return objects + len(statements), package, statements
+    if name == "accepted":
+        issuer, _, content = statements[0]
+        own = issuer == log and receipt(content) == index
+        need(own, f"entry {index} does not hold the receipt of {log} for it")
+    return objects + len(statements), package or None, statements
+
+
+def receipt(content):
+    """At which index its issuer says that it has accepted a package; nothing else says any."""
+    return one(fields(one(content, 16)), 1, 0) if 16 in content else None
+
+
+def verify_quoted(trust, log, origin, entry, index):
+    """Verifies a checkpoint that an entry quotes: size and root, where it is of this very log."""
+    number, event = event_of(entry)
+    name, _ = EVENTS[number]
+    if name not in ("cosigned", "epoch"):
+        return []
+    party = one(event, 1).decode()
+    if name == "epoch":
+        need(party != log or index == 0, f"entry {index} begins a log that has begun")
+        last = one(event, 2)
+        if last:
+            (lost, _, _), _ = verify_checkpoint(trust, party, last)
+            known = [epoch_of(party, keys.name) for keys in trust.logs[party]]
+            newer = epoch_of(log, origin) if party == log else max(known)
+            need(epoch_of(party, lost) < newer, f"entry {index}: no older log was lost")
+        return []
+    ours = one(event, 2, 0)
+    whose, witness = (log, party) if ours else (party, log)
+    (signed, size, root), partners = verify_checkpoint(trust, whose, one(event, 3))
+    need(witness in partners, f"entry {index}: {witness} has not cosigned what it quotes")
+    if not ours:
+        return []
+    need(signed == origin and size <= index, f"entry {index} quotes a checkpoint of what follows")
+    return [(size, root)]
 
 
 # --- proofs and evidence
@@ -483,11 +674,13 @@ def verify_proof(text, trust):
     entry = unbase64(lines[1][6:], "the entry")
     index = int(lines[2][6:])
     path = [unbase64(line, "a hash") for line in lines[3:]]
-    party = owner(trust, checkpoint)
-    (_, size, root), partners = verify_checkpoint(trust, party, checkpoint)
+    origin, size, root = read_checkpoint(split_note(checkpoint)[0])
+    party = owner(trust, origin)
+    _, partners = verify_checkpoint(trust, party, checkpoint)
     found = root_of_path(leaf_hash(entry), index, size, path)
     need(found == root, f"the proof does not show entry {index}")
-    verify_entry(trust, entry)
+    verify_entry(trust, party, entry, index)
+    verify_quoted(trust, party, origin, entry, index)
     return {"log": party, "index": index, "size": size, "cosigned": partners}
 
 
@@ -498,6 +691,7 @@ def verify_log_evidence(trust, package, message):
         evidence = fields(raw)
         checkpoint, partners = verify_checkpoint(trust, party, one(evidence, 1))
         if before:
+            need(before[0] == checkpoint[0], f"there are checkpoints of two logs of {party}")
             verify_consistency(*before[1:], *checkpoint[1:], evidence.get(2, []))
         before = checkpoint
         checkpoints.append((checkpoint, partners))
@@ -514,12 +708,23 @@ def verify_log_evidence(trust, package, message):
             path = fields(inclusion).get(1, [])
             found = root_of_path(leaf_hash(entry), index, size, path)
             need(found == root, f"entry {index} of the log of {party} is not under its checkpoint")
-        _, about, said = verify_entry(trust, entry)
+        _, about, said = verify_entry(trust, party, entry, index)
         need(about == package, f"entry {index} is about another package")
+        verify_convention(trust, entry)
         partners = sorted({partner for _, partners in covering for partner in partners})
         for issuer, digest, content in said:
+            placed = issuer != party or receipt(content) in (None, index)
+            need(placed, f"entry {index} of the log of {party} has the receipt of another")
             statements.setdefault(digest, (issuer, content, set()))[2].update(partners)
     return party, statements
+
+
+def verify_convention(trust, entry):
+    """The convention that a manifest was made under is one that binds."""
+    number, event = event_of(entry)
+    if EVENTS[number][0] == "accepted":
+        named = one(fields(one(fields(one(event, 1)), 2)), 7)
+        need(named in trust.conventions.values(), "a manifest names an unknown convention")
 
 
 def verify_sequences(statements):
@@ -532,15 +737,10 @@ def verify_sequences(statements):
             need(seq not in sequence, f"two statements have the number {seq}")
             sequence[seq] = (digest, one(content, 6))
     for sequence in numbered.values():
-        for seq, (_, previous) in sequence.items():
-            if seq - 1 in sequence:
-                need(previous == sequence[seq - 1][0], f"number {seq} follows another statement")
-
-
-KINDS = {
-    16: "accepted", 17: "forwarded", 18: "delivered", 19: "acknowledged", 20: "refused",
-    22: "not-collected", 23: "not-receipted",
-}
+        numbers = sorted(sequence)
+        for before, seq in zip(numbers, numbers[1:]):
+            follows = sequence[seq][1] == sequence[before][0]
+            need(follows == (seq == before + 1), f"number {seq} follows another statement")
 
 
 def verify_evidence(data, roots):
@@ -558,7 +758,7 @@ def verify_evidence(data, roots):
     verify_sequences(statements)
     told = []
     for issuer, content, partners in statements.values():
-        kind = next(KINDS[number] for number in KINDS if number in content)
+        kind, _ = STATEMENTS[what_is_said(content)]
         told.append({"kind": kind, "issuer": issuer, "cosigned": sorted(partners)})
     told.sort(key=lambda each: (each["kind"], each["issuer"]))
     return {"package": package.hex(), "logs": logs, "statements": told}

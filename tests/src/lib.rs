@@ -2,7 +2,8 @@
 //!
 //! A [`Program`] is run as the real process that an institution runs; a [`CountingProxy`] stands
 //! in front of a gateway and counts what crosses; [`eventually`] waits on a condition with a
-//! deadline; [`violations`] tells from what all parties hold whether anything went wrong.
+//! deadline; [`violations`] tells from what all parties hold whether anything went wrong; the
+//! [`Judges`] say whether anybody else would believe what is exported.
 //!
 //! # The fault model
 //!
@@ -70,6 +71,7 @@
 mod deadline;
 mod facts;
 mod history;
+mod judges;
 mod laboratory;
 mod outside;
 mod process;
@@ -80,6 +82,7 @@ mod walk;
 pub use deadline::eventually;
 pub use facts::{Keeping, Place, Witness};
 pub use history::{Fact, Said, breaches, violations};
+pub use judges::{Judges, kinds, printed, refused};
 pub use laboratory::{
     CAF_AGENT, CAF_GATEWAY, CONTRACTOR_AGENT, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process,
     RunningLab, noise, now, quick_options,

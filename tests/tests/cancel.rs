@@ -3,8 +3,8 @@
 use std::fs;
 
 use passerelle_tests::{
-    CAF_AGENT, CAF_GATEWAY, CONTRACTOR_AGENT, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process, Program,
-    RunningLab, eventually, quick_options,
+    CAF_AGENT, CAF_GATEWAY, CONTRACTOR_AGENT, DIJON_AGENT, DIJON_GATEWAY, Judges, LIMIT, Process,
+    Program, RunningLab, eventually, quick_options,
 };
 use serde_json::Value;
 
@@ -84,6 +84,10 @@ fn a_recipient_that_has_not_opened_it_refuses_it_and_one_that_has_keeps_it() {
     let said = said["statements"].as_array().unwrap();
     let requests = said.iter().filter(|one| one["kind"] == "cancel").count();
     assert_eq!(requests, 1, "{said:?}");
+    let judges = Judges::of(&lab);
+    for gateway in [CAF_GATEWAY, DIJON_GATEWAY] {
+        judges.believe(&lab, gateway, package, &["cancel", "refused"]);
+    }
     // What is over cannot be taken back.
     let config = lab.config(CAF_AGENT);
     let line = ["cancel", package, "--config", config.to_str().unwrap()];

@@ -6,8 +6,8 @@ use std::process::Output;
 
 use passerelle_link::TransportChoice;
 use passerelle_tests::{
-    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process, Program, RunningLab,
-    eventually, quick_options,
+    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Judges, LIMIT, Process, Program,
+    RunningLab, eventually, quick_options,
 };
 use serde_json::Value;
 
@@ -295,6 +295,7 @@ fn an_acknowledgement_reaches_the_sender_with_its_comment() {
         !said.contains('\u{1b}'),
         "a partner's text does not steer the terminal"
     );
+    Judges::of(&lab).believe(&lab, CAF_GATEWAY, &package, &["acknowledged"]);
 }
 
 /// Entries that `audit log` prints as JSON lines.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use passerelle_agent::lab::LabOptions;
 use passerelle_proto::Retention;
 use passerelle_tests::{
-    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process, Program, RunningLab,
-    eventually, noise, quick_options,
+    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Judges, LIMIT, Process, Program,
+    RunningLab, eventually, noise, quick_options,
 };
 use serde_json::Value;
 
@@ -106,6 +106,10 @@ fn chunks_go_once_cosigned_and_both_gateways_agents_and_evidence_say_so() {
     let counted = "passerelle_purged_total{gateway=\"grand-dijon\",early=\"no\"} 1";
     assert!(page.contains(counted), "{page}");
     evidence(&lab, &package);
+    let judges = Judges::of(&lab);
+    for gateway in [CAF_GATEWAY, DIJON_GATEWAY] {
+        judges.believe(&lab, gateway, &package, &["purged"]);
+    }
 }
 
 /// One file proves it, to whoever has the two fingerprints.

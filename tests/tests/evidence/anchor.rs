@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use passerelle_tests::{
-    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process, Program, RunningLab,
-    eventually, noise, quick_options,
+    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Judges, LIMIT, Process, Program,
+    RunningLab, eventually, noise, quick_options,
 };
 use serde_json::Value;
 
@@ -404,4 +404,5 @@ fn an_agent_that_was_put_back_to_an_earlier_state_is_noticed_by_its_gateway() {
         entry["says"].as_str().unwrap().contains("caf21/agent"),
         "{entry}"
     );
+    Judges::of(&lab).believe_log(&lab, CAF_GATEWAY, &["accepted"]);
 }

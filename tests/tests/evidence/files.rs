@@ -3,12 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
-use passerelle_proto::SigningKey;
 use passerelle_tests::{
-    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process, Program, RunningLab,
-    eventually, quick_options,
+    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Judges, LIMIT, Process, Program,
+    RunningLab, eventually, kinds, printed, quick_options, refused,
 };
 use serde_json::Value;
 
@@ -18,10 +16,10 @@ const TABLE: &[u8] = b"code;nom\n21166;Chenove\n";
 const EXIT_DATA: i32 = 65;
 const EXIT_CANNOT_CREATE: i32 = 73;
 
-/// A laboratory with a folder for what is exported.
+/// A laboratory, and who judges what is exported.
 struct Scene {
     lab: RunningLab,
-    out: tempfile::TempDir,
+    judges: Judges,
 }
 
 impl Scene {
@@ -35,8 +33,8 @@ impl Scene {
                 lab.ask(*process, &["status"])
             });
         }
-        let out = tempfile::tempdir().unwrap();
-        Self { lab, out }
+        let judges = Judges::of(&lab);
+        Self { lab, judges }
     }
 
     /// Both sides, and a package that was delivered and cosigned; its id.
@@ -69,7 +67,7 @@ impl Scene {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.out.path().join(name)
+        self.judges.path(name)
     }
 
     fn log_dir(&self, party: &str) -> PathBuf {
@@ -81,36 +79,6 @@ impl Scene {
         for process in [CAF_AGENT, DIJON_AGENT, CAF_GATEWAY, DIJON_GATEWAY] {
             self.lab.stop(process);
         }
-    }
-
-    /// The fingerprints of the two root keys, as arguments.
-    fn roots(&self) -> Vec<String> {
-        let root = |party: &str| {
-            let text = fs::read_to_string(&self.lab.party(party).root_key).unwrap();
-            let key = SigningKey::from_secret_text(text.trim()).unwrap();
-            format!("--root={party}={}", key.id().fingerprint())
-        };
-        vec![root("caf21"), root("grand-dijon")]
-    }
-
-    /// Runs our command with the two roots and nothing else.
-    fn ours(&self, arguments: &[&str]) -> Output {
-        let roots = self.roots();
-        Program::Passerelle.run(
-            arguments
-                .iter()
-                .copied()
-                .chain(roots.iter().map(String::as_str)),
-        )
-    }
-
-    /// Runs the program that has no code of ours.
-    fn theirs(&self, what: &str, path: &Path, more: &[&str]) -> Output {
-        let python = std::env::var("PASSERELLE_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/verify_log.py");
-        let mut command = Command::new(python);
-        command.arg(script).arg(what).arg(path).args(more);
-        command.args(self.roots()).output().unwrap()
     }
 
     /// Asks a running gateway for evidence.
@@ -130,37 +98,18 @@ impl Scene {
 
     /// What a file proves, by our own command; `None` when it is refused.
     fn verified(&self, file: &Path) -> Option<Value> {
-        let output = self.ours(&["evidence", "verify", file.to_str().unwrap(), "--json"]);
+        let output = self
+            .judges
+            .ours(&["evidence", "verify", file.to_str().unwrap(), "--json"]);
         let told = output.status.success().then_some(output.stdout)?;
         Some(serde_json::from_slice(&told).unwrap())
     }
-}
-
-fn printed(output: &Output) -> String {
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{error}");
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// The message of a program that must refuse what it was given, and not fail for another reason.
-fn refusal(output: &Output, status: i32) -> String {
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(status), "{error}");
-    error
 }
 
 fn flip(file: &Path, at: usize) -> Vec<u8> {
     let mut bytes = fs::read(file).unwrap();
     bytes[at] ^= 1;
     bytes
-}
-
-fn kinds(told: &Value) -> Vec<String> {
-    let said = told["statements"].as_array().unwrap();
-    let kind = |one: &Value| format!("{} by {}", one["kind"], one["issuer"]).replace('"', "");
-    let mut kinds: Vec<String> = said.iter().map(kind).collect();
-    kinds.sort();
-    kinds
 }
 
 /// Everything that is said about a package on its way.
@@ -198,7 +147,7 @@ fn evidence_says_what_it_proves_without_any_server_and_another_program_agrees() 
         assert_eq!(told["logs"].as_array().unwrap().len(), logs);
         assert_eq!(told["recipients"][0]["state"], "delivered");
         assert_eq!(told["manifest"]["denied"], Value::Null);
-        let theirs = printed(&scene.theirs("evidence", file, &[]));
+        let theirs = printed(&scene.judges.theirs("evidence", file, &[]));
         let theirs: Value = serde_json::from_str(&theirs).unwrap();
         assert_eq!(kinds(&theirs), WAY);
         let all = theirs["statements"].as_array().unwrap();
@@ -208,7 +157,11 @@ fn evidence_says_what_it_proves_without_any_server_and_another_program_agrees() 
             "{theirs}"
         );
     }
-    let words = printed(&scene.ours(&["evidence", "verify", both.to_str().unwrap()]));
+    let words = printed(
+        &scene
+            .judges
+            .ours(&["evidence", "verify", both.to_str().unwrap()]),
+    );
     for part in [
         "every signature and every proof in this file holds",
         "from caf21 to grand-dijon",
@@ -235,16 +188,18 @@ fn tampered_evidence_is_refused(scene: &Scene, file: &Path) {
     for part in 0..12 {
         let at = length * (2 * part + 1) / 24;
         fs::write(&altered, flip(file, at)).unwrap();
-        let ours = scene.ours(&["evidence", "verify", altered.to_str().unwrap()]);
-        let why = refusal(&ours, EXIT_DATA);
+        let ours = scene
+            .judges
+            .ours(&["evidence", "verify", altered.to_str().unwrap()]);
+        let why = refused(&ours, EXIT_DATA);
         assert!(
             why.contains("proves nothing") && why.contains("what to do"),
             "{why}"
         );
-        let theirs = refusal(&scene.theirs("evidence", &altered, &[]), 1);
+        let theirs = refused(&scene.judges.theirs("evidence", &altered, &[]), 1);
         assert!(theirs.starts_with("refused: "), "byte {at}: {theirs}");
     }
-    let roots = scene.roots();
+    let roots = scene.judges.roots();
     let swapped = [
         roots[0].replace("caf21", "grand-dijon"),
         roots[1].replace("grand-dijon", "caf21"),
@@ -252,7 +207,7 @@ fn tampered_evidence_is_refused(scene: &Scene, file: &Path) {
     let line = ["evidence", "verify", file.to_str().unwrap()];
     let swapped = swapped.iter().map(String::as_str);
     let output = Program::Passerelle.run(line.into_iter().chain(swapped));
-    let why = refusal(&output, EXIT_DATA);
+    let why = refused(&output, EXIT_DATA);
     assert!(why.contains("compare the root fingerprints"), "{why}");
     let log = scene.log_dir("caf21");
     let config = scene.lab.config(CAF_GATEWAY);
@@ -268,7 +223,7 @@ fn tampered_evidence_is_refused(scene: &Scene, file: &Path) {
         "--out",
         file.to_str().unwrap(),
     ]);
-    let why = refusal(&output, EXIT_CANNOT_CREATE);
+    let why = refused(&output, EXIT_CANNOT_CREATE);
     assert!(why.contains("nothing was overwritten"), "{why}");
 }
 
@@ -296,9 +251,11 @@ fn an_exported_log_verifies_alone_and_so_does_the_proof_of_each_entry() {
     scene.lab.ask(CAF_GATEWAY, &line).unwrap();
     for exported in [&folder, &again] {
         let path = exported.to_str().unwrap();
-        let ours = scene.ours(&["audit", "verify", path, "--signatures", "--json"]);
+        let ours = scene
+            .judges
+            .ours(&["audit", "verify", path, "--signatures", "--json"]);
         let ours: Value = serde_json::from_str(&printed(&ours)).unwrap();
-        let theirs = printed(&scene.theirs("log", exported, &[]));
+        let theirs = printed(&scene.judges.theirs("log", exported, &[]));
         let theirs: Value = serde_json::from_str(&theirs).unwrap();
         assert_eq!(
             (&ours["party"], &ours["size"]),
@@ -311,13 +268,13 @@ fn an_exported_log_verifies_alone_and_so_does_the_proof_of_each_entry() {
     let notes = ["--notes", folder.to_str().unwrap()];
     for file in fs::read_dir(&proofs).unwrap() {
         let file = file.unwrap().path();
-        let told = printed(&scene.theirs("proof", &file, &notes));
+        let told = printed(&scene.judges.theirs("proof", &file, &notes));
         assert!(told.contains("\"cosigned\": [\"grand-dijon\"]"), "{told}");
         let text = fs::read_to_string(&file).unwrap();
         let (head, _) = text.split_once("\nindex ").unwrap();
         let altered = scene.path("altered.tlog-proof");
         fs::write(&altered, flip(&file, head.len() - 40)).unwrap();
-        let why = refusal(&scene.theirs("proof", &altered, &notes), 1);
+        let why = refused(&scene.judges.theirs("proof", &altered, &notes), 1);
         assert!(why.starts_with("refused: "), "{why}");
     }
     let first = scene.path("first");
@@ -333,7 +290,11 @@ fn an_exported_log_verifies_alone_and_so_does_the_proof_of_each_entry() {
         .lab
         .lines(CAF_GATEWAY, &[&first_line[..], &from].concat())
         .unwrap();
-    printed(&scene.theirs("proof", &first.join("entry-0.tlog-proof"), &notes));
+    printed(
+        &scene
+            .judges
+            .theirs("proof", &first.join("entry-0.tlog-proof"), &notes),
+    );
     tampered_logs_are_refused(&scene, &folder);
 }
 
@@ -363,8 +324,8 @@ fn tampered_logs_are_refused(scene: &Scene, folder: &Path) {
                 Some(bytes) => fs::write(&file, bytes).unwrap(),
                 None => fs::remove_file(&file).unwrap(),
             }
-            let ours = scene.ours(&["audit", "verify", path]);
-            let theirs = scene.theirs("log", folder, &[]);
+            let ours = scene.judges.ours(&["audit", "verify", path]);
+            let theirs = scene.judges.theirs("log", folder, &[]);
             fs::write(&file, &whole).unwrap();
             let gone = altered.is_none();
             // Without a partner's copy a log is believed as far as its own signature goes.
@@ -379,18 +340,18 @@ fn tampered_logs_are_refused(scene: &Scene, folder: &Path) {
                 "{}, gone: {gone}: {error}",
                 file.display()
             );
-            let why = refusal(&theirs, 1);
+            let why = refused(&theirs, 1);
             assert!(why.starts_with("refused: "), "{}: {why}", file.display());
         }
     }
-    printed(&scene.ours(&["audit", "verify", path]));
+    printed(&scene.judges.ours(&["audit", "verify", path]));
     // A folder that holds something is left as it is.
     let line = ["audit", "export", path, "--config"];
     let config = scene.lab.config(CAF_GATEWAY);
     let log = scene.log_dir("caf21");
     let from = [config.to_str().unwrap(), "--log", log.to_str().unwrap()];
     let output = Program::Passerelle.run(line.into_iter().chain(from));
-    assert!(refusal(&output, EXIT_CANNOT_CREATE).contains("is not empty"));
+    assert!(refused(&output, EXIT_CANNOT_CREATE).contains("is not empty"));
 }
 
 #[test]
@@ -402,7 +363,11 @@ fn what_no_partner_has_cosigned_yet_is_said_not_to_count() {
     let told = scene.verified(&evidence).unwrap();
     assert_eq!(kinds(&told), ["accepted by caf21"]);
     assert_eq!(told["statements"][0]["counts"], false);
-    let words = printed(&scene.ours(&["evidence", "verify", evidence.to_str().unwrap()]));
+    let words = printed(
+        &scene
+            .judges
+            .ours(&["evidence", "verify", evidence.to_str().unwrap()]),
+    );
     for part in [
         "it DOES NOT COUNT as evidence: it is not yet cosigned",
         "cosigned by nobody",
@@ -410,6 +375,6 @@ fn what_no_partner_has_cosigned_yet_is_said_not_to_count() {
     ] {
         assert!(words.contains(part), "{part} in\n{words}");
     }
-    let theirs = printed(&scene.theirs("evidence", &evidence, &[]));
+    let theirs = printed(&scene.judges.theirs("evidence", &evidence, &[]));
     assert!(theirs.contains("\"cosigned\": []"), "{theirs}");
 }

@@ -9,8 +9,8 @@ use passerelle_proto::{
     Digest, PackLayout, PackageId, Role, StatementChain, StatementDraft, statement_name,
 };
 use passerelle_tests::{
-    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Rogue, RunningLab, eventually, now,
-    quick_options,
+    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Judges, LIMIT, Rogue, RunningLab,
+    eventually, now, quick_options,
 };
 
 const FLOW: &str = "signalement";
@@ -92,6 +92,8 @@ fn a_dropped_statement_raises_an_alert_is_asked_for_and_ends_the_alert_when_it_c
     eventually("the end of the alert", LIMIT, || {
         (missing(&lab) == Some(0) && warning(&lab)?.is_empty()).then_some(())
     });
+    let package = package.to_string();
+    Judges::of(&lab).believe(&lab, CAF_GATEWAY, &package, &["inquire", "forwarded"]);
 }
 
 /// Asks Dijon's gateway, as the CAF's, for what its party has said.
@@ -142,4 +144,7 @@ fn whoever_asks_gets_all_that_is_stored_for_it_again_and_nothing_that_is_said_to
     eventually("the second inquiry", LIMIT, || {
         printed().contains("it asks too often").then_some(())
     });
+    // What is asked outside of any sequence is proof as well.
+    let package = package.to_string();
+    Judges::of(&lab).believe(&lab, DIJON_GATEWAY, &package, &["inquire", "delivered"]);
 }

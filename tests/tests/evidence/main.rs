@@ -4,7 +4,9 @@
 
 mod anchor;
 mod backup;
+mod expired;
 mod files;
 mod freshness;
 mod inquire;
 mod reconcile;
+mod unknown;

@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 
 use passerelle_disk::FAIL_AT;
 use passerelle_tests::{
-    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process, Program, RunningLab,
-    eventually, noise, quick_options,
+    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Judges, LIMIT, Process, Program,
+    RunningLab, eventually, noise, quick_options,
 };
 use serde_json::Value;
 
@@ -222,11 +222,26 @@ fn what_a_gateway_accepted_after_its_backup_is_offered_to_its_new_log_again() {
     }
     assert_eq!(kinds(&lab, CAF_GATEWAY)[0], "epoch");
     assert!(kinds(&lab, DIJON_GATEWAY).contains(&"epoch".to_owned()));
+    let judges = Judges::of(&lab);
+    for gateway in [CAF_GATEWAY, DIJON_GATEWAY] {
+        judges.believe(&lab, gateway, &package, &["accepted", "delivered"]);
+    }
     for process in ALL {
         lab.stop(process);
     }
     verified(&lab, &data.join("log"));
-    verified(&lab, &data.join("epoch-1/log"));
+    let lost = data.join("epoch-1/log");
+    verified(&lab, &lost);
+    let folder = judges.path("lost");
+    let line = [
+        "audit",
+        "export",
+        folder.to_str().unwrap(),
+        "--log",
+        lost.to_str().unwrap(),
+    ];
+    lab.ask(CAF_GATEWAY, &line).unwrap();
+    judges.agree_on_log(&folder);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use passerelle_proto::{
     write_secret_file,
 };
 use passerelle_tests::{
-    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, eventually, now,
+    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Judges, LIMIT, eventually, now,
 };
 use prost::Message;
 
@@ -148,17 +148,16 @@ fn every_key_is_replaced_while_packages_flow_and_all_that_was_signed_stays_verif
     }
     scene.send("fourth.csv");
     scene.receive("fourth.csv");
+    let id = Digest::of(&first.encode_to_vec()).to_string();
     let shown = eventually("the first package", LIMIT, || {
-        let id: String = hex(&Digest::of(&first.encode_to_vec()).0);
         scene.lab.ask(CAF_AGENT, &["package", "show", &id])
     });
     assert!(shown.to_string().contains("delivered"), "{shown}");
-    scene.verify_log(CAF_GATEWAY);
-    scene.verify_log(DIJON_GATEWAY);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let judges = Judges::of(&scene.lab);
+    for gateway in [CAF_GATEWAY, DIJON_GATEWAY] {
+        scene.verify_log(gateway);
+        judges.believe(&scene.lab, gateway, &id, &["delivered"]);
+    }
 }
 
 /// Version 2 of the laboratory's convention, with another root key for the producer.
@@ -209,4 +208,5 @@ fn a_root_key_is_replaced_by_an_amendment_and_the_pins_stay_as_they_are() {
     scene.send("second.csv");
     scene.receive("second.csv");
     scene.verify_log(DIJON_GATEWAY);
+    Judges::of(&scene.lab).believe_log(&scene.lab, DIJON_GATEWAY, &["delivered"]);
 }

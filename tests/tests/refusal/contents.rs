@@ -4,7 +4,7 @@
 use passerelle_proto::ENTRY_NAME_LEN_MAX;
 use passerelle_proto::fixture::{Flaw, forge};
 use passerelle_proto::v1::{Lane, Reason, statement::What};
-use passerelle_tests::{CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Outcome};
+use passerelle_tests::{CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Judges, Outcome};
 
 use crate::scene::{Scene, offer};
 
@@ -50,4 +50,6 @@ fn names_contents_and_bombs_are_refused_by_the_recipient_and_the_sender_learns_w
         scene.printed(DIJON_AGENT, &[&id[..12], words]);
     }
     scene.expect_only_an_honest_package_arrives(&mut rogue);
+    let judges = Judges::of(&scene.lab);
+    judges.believe_log(&scene.lab, DIJON_GATEWAY, &["refused"]);
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use passerelle_proto::v1::Section;
 use passerelle_tests::{
-    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Process, eventually,
+    CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Judges, LIMIT, Process, eventually,
 };
 
 use crate::harm::{Harm, Row};
@@ -161,6 +161,11 @@ fn at_the_partner(scene: &mut Scene) -> Vec<Row> {
     }
     is_whole_again(scene, DIJON_GATEWAY, 2);
     is_whole_again(scene, CAF_GATEWAY, before + 1);
+    let judges = Judges::of(&scene.lab);
+    for gateway in [CAF_GATEWAY, DIJON_GATEWAY] {
+        let package = both.manifest.id().to_string();
+        judges.believe(&scene.lab, gateway, &package, &["damaged"]);
+    }
     vec![
         Row::new(OWN, "a bit, at the partner's gateway", AGAIN),
         Row::new(OWN, "a bit, at two gateways in a row", AGAIN),
