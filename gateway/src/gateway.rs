@@ -156,13 +156,7 @@ impl Gateway {
         let lock = lock_directory(disk.as_ref(), &config.data_dir)?;
         crash_point!("start.locked");
         room::wait(&disk, &config, &materials).await?;
-        let opened = {
-            let (ground, config) = (Ground::host(&disk), config.clone());
-            let open = move || open(&ground, &config, materials, open_queue);
-            passerelle_host::blocking(open).await
-        };
-        let stopped = |_| StartError::Queue("the start was interrupted".into());
-        let (node, committer) = opened.map_err(stopped)??;
+        let (node, committer) = open_node(&disk, &config, materials).await?;
         let lonely = anchor::is_lonely(&node.sequencer.ledger().log)?;
         if lonely && let Err(error) = anchor::lift(&node, Hold::Fresh).await {
             node.fail(format!("the start was not recorded: {error}"));
@@ -196,9 +190,7 @@ impl Gateway {
         serve_admin(admin, &node.stop, &tasks, &config.admin_socket)?;
         let page = node.metrics.clone();
         let metrics = serve_metrics(page, &node.stop, &tasks, config.metrics_listen).await?;
-        tasks.spawn(housekeeping(node.clone()));
-        tasks.spawn(purge::keep_purging(node.clone()));
-        tasks.spawn(renewal::keep_current(node.clone()));
+        spawn_keepers(&node, &tasks);
         if let (Some(authority), Some(stamping)) = (time_stamps, &config.time_stamp) {
             tasks.spawn(time_stamp::keep_stamped(
                 node.clone(),
@@ -338,6 +330,25 @@ pub(crate) fn lock_directory(disk: &dyn Disk, dir: &Path) -> Result<Lock, StartE
             Ok(file)
         }
     }
+}
+
+/// Opens log, queue and spool, on a thread that may block.
+async fn open_node(
+    disk: &Arc<dyn Disk>,
+    config: &Config,
+    materials: Materials,
+) -> Result<(Arc<Node>, Worker), StartError> {
+    let (ground, config) = (Ground::host(disk), config.clone());
+    let open = move || open(&ground, &config, materials, open_queue);
+    let opened = passerelle_host::blocking(open).await;
+    opened.map_err(|_| StartError::Queue("the start was interrupted".into()))?
+}
+
+/// What a gateway does by itself, from its start to its end.
+fn spawn_keepers(node: &Arc<Node>, tasks: &TaskTracker) {
+    tasks.spawn(housekeeping(node.clone()));
+    tasks.spawn(purge::keep_purging(node.clone()));
+    tasks.spawn(renewal::keep_current(node.clone()));
 }
 
 /// Gateways of other parties that can be dialled.

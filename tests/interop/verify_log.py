@@ -18,6 +18,8 @@ the party sheets (c2sp.org/signed-note). What is checked:
 - every entry, bundle, tile and root (RFC 6962), proofs of inclusion and consistency (RFC 9162);
 - every manifest and statement, with its place in its batch, and whether its key may say it; every
   receipt, by its place in the log;
+- every time-stamp of an authority over a checkpoint (RFC 3161), and whether one of those that
+  `--time-authority` names vouches for it;
 - every checkpoint that an entry quotes: of this log, of a partner's, and of a log that was lost and
   whose place another one has taken. What was in a lost log is to be verified with that log.
 
@@ -31,6 +33,7 @@ does not, with the reason on standard error.
 import argparse
 import base64
 import binascii
+import functools
 import hashlib
 import json
 import pathlib
@@ -40,6 +43,9 @@ import tomllib
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey, MLDSA65PublicKey
+from cryptography.x509 import load_pem_x509_certificates
+
+import time_stamp
 
 CONTEXT = b"passerelle/v1"
 LABEL = b"COMPSIG-MLDSA65-Ed25519-SHA512"
@@ -526,7 +532,7 @@ def widths(count):
     return [min(WIDTH, count - first) for first in range(0, count, WIDTH)]
 
 
-def verify_log(folder, trust):
+def verify_log(folder, trust, authorities):
     note = (folder / "checkpoint").read_bytes()
     origin, size, root = read_checkpoint(split_note(note)[0])
     party = owner(trust, origin)
@@ -555,7 +561,7 @@ def verify_log(folder, trust):
     if epoch_of(party, origin) > 1:
         first, _ = event_of(entries[0])
         need(EVENTS[first][0] == "epoch", f"{origin} does not say which log's place it has taken")
-    signatures, said, quoted = 0, {}, []
+    signatures, said, quoted, stamped = 0, {}, [], {}
     for index, entry in enumerate(entries):
         objects, _, statements = verify_entry(trust, party, entry, index)
         signatures += objects
@@ -563,12 +569,18 @@ def verify_log(folder, trust):
             name, _ = STATEMENTS[what_is_said(content)]
             said[name] = said.get(name, 0) + 1
         quoted += verify_quoted(trust, party, origin, entry, index)
+        number, event = event_of(entry)
+        if EVENTS[number][0] == "time-stamped":
+            text, _ = split_note(one(event, 1))
+            authority, _, believed = time_stamp.verify(one(event, 2), text, authorities)
+            if believed:
+                stamped[authority] = read_checkpoint(text)[1]
     roots = dict(roots_at(leaves, {covered for covered, _ in quoted}))
     for covered, found in quoted:
         need(roots[covered] == found, f"an entry quotes another history of {covered} entries")
     return {
         "log": party, "size": size, "cosigned": cosigned, "signatures": signatures,
-        "statements": said, "quoted": len(quoted),
+        "statements": said, "quoted": len(quoted), "stamped": stamped,
     }
 
 
@@ -594,6 +606,7 @@ EVENTS = {
     18: ("agent-state", None),
     19: ("repaired", 1),
     20: ("purge-decided", 1),
+    21: ("time-stamped", None),
 }
 
 
@@ -640,6 +653,10 @@ def verify_quoted(trust, log, origin, entry, index):
     """Verifies a checkpoint that an entry quotes: size and root, where it is of this very log."""
     number, event = event_of(entry)
     name, _ = EVENTS[number]
+    if name == "time-stamped":
+        (signed, size, root), _ = verify_checkpoint(trust, log, one(event, 1))
+        need(signed == origin and size <= index, f"entry {index} stamps what follows")
+        return [(size, root)]
     if name not in ("cosigned", "epoch"):
         return []
     party = one(event, 1).decode()
@@ -684,7 +701,14 @@ def verify_proof(text, trust):
     return {"log": party, "index": index, "size": size, "cosigned": partners}
 
 
-def verify_log_evidence(trust, package, message):
+def verify_stamps(note, tokens, authorities):
+    """The authorities that are believed and have stamped the text of a checkpoint."""
+    text, _ = split_note(note)
+    stamps = [time_stamp.verify(token, text, authorities) for token in tokens]
+    return {authority for authority, _, believed in stamps if believed}
+
+
+def verify_log_evidence(trust, package, message, authorities):
     party = one(message, 1).decode()
     checkpoints, before = [], None
     for raw in message.get(2, []):
@@ -694,7 +718,8 @@ def verify_log_evidence(trust, package, message):
             need(before[0] == checkpoint[0], f"there are checkpoints of two logs of {party}")
             verify_consistency(*before[1:], *checkpoint[1:], evidence.get(2, []))
         before = checkpoint
-        checkpoints.append((checkpoint, partners))
+        stamped = verify_stamps(one(evidence, 1), evidence.get(3, []), authorities)
+        checkpoints.append((checkpoint, set(partners), stamped))
     statements, last = {}, -1
     for raw in message.get(3, []):
         evidence = fields(raw)
@@ -704,18 +729,21 @@ def verify_log_evidence(trust, package, message):
         covering = [each for each in checkpoints if each[0][1] > index]
         inclusions = evidence.get(3, [])
         need(covering and len(covering) == len(inclusions), f"entry {index} is not proven")
-        for ((_, size, root), _), inclusion in zip(covering, inclusions):
+        for ((_, size, root), _, _), inclusion in zip(covering, inclusions):
             path = fields(inclusion).get(1, [])
             found = root_of_path(leaf_hash(entry), index, size, path)
             need(found == root, f"entry {index} of the log of {party} is not under its checkpoint")
         _, about, said = verify_entry(trust, party, entry, index)
         need(about == package, f"entry {index} is about another package")
         verify_convention(trust, entry)
-        partners = sorted({partner for _, partners in covering for partner in partners})
+        partners = set().union(*(each[1] for each in covering))
+        stamped = set().union(*(each[2] for each in covering))
         for issuer, digest, content in said:
             placed = issuer != party or receipt(content) in (None, index)
             need(placed, f"entry {index} of the log of {party} has the receipt of another")
-            statements.setdefault(digest, (issuer, content, set()))[2].update(partners)
+            known = statements.setdefault(digest, (issuer, content, set(), set()))
+            known[2].update(partners)
+            known[3].update(stamped)
     return party, statements
 
 
@@ -730,7 +758,7 @@ def verify_convention(trust, entry):
 def verify_sequences(statements):
     """No two statements under one number; whoever follows names whom it follows."""
     numbered = {}
-    for digest, (_, content, _) in statements.items():
+    for digest, (_, content, _, _) in statements.items():
         seq = one(content, 5, 0)
         if seq:
             sequence = numbered.setdefault((one(content, 1), one(content, 4)), {})
@@ -743,23 +771,28 @@ def verify_sequences(statements):
             need(follows == (seq == before + 1), f"number {seq} follows another statement")
 
 
-def verify_evidence(data, roots):
+def verify_evidence(data, roots, authorities):
     message = fields(data)
     need(one(message, 1) == b"passerelle/v1 evidence", "this is no evidence")
     package = one(message, 2)
     trust = Trust(roots, message.get(3, []), message.get(4, []))
     statements, logs = {}, []
     for raw in message.get(5, []):
-        party, said = verify_log_evidence(trust, package, fields(raw))
+        party, said = verify_log_evidence(trust, package, fields(raw), authorities)
         logs.append(party)
-        for digest, (issuer, content, partners) in said.items():
-            statements.setdefault(digest, (issuer, content, set()))[2].update(partners)
+        for digest, (issuer, content, partners, stamped) in said.items():
+            known = statements.setdefault(digest, (issuer, content, set(), set()))
+            known[2].update(partners)
+            known[3].update(stamped)
     need(logs, "there is no log in it")
     verify_sequences(statements)
     told = []
-    for issuer, content, partners in statements.values():
+    for issuer, content, partners, stamped in statements.values():
         kind, _ = STATEMENTS[what_is_said(content)]
-        told.append({"kind": kind, "issuer": issuer, "cosigned": sorted(partners)})
+        told.append({
+            "kind": kind, "issuer": issuer, "cosigned": sorted(partners),
+            "stamped": sorted(stamped),
+        })
     told.sort(key=lambda each: (each["kind"], each["issuer"]))
     return {"package": package.hex(), "logs": logs, "statements": told}
 
@@ -779,16 +812,22 @@ def main():
     parser.add_argument("path", type=pathlib.Path)
     parser.add_argument("--root", action="append", type=root, required=True)
     parser.add_argument("--notes", type=pathlib.Path, help="folder with conventions/ and sheets/")
+    parser.add_argument(
+        "--time-authority", action="append", type=pathlib.Path, default=[],
+        help="certificates (PEM) of an authority whose time-stamps are believed",
+    )
     arguments = parser.parse_args()
     roots = dict(arguments.root)
     try:
+        read = [load_pem_x509_certificates(path.read_bytes()) for path in arguments.time_authority]
+        authorities = functools.reduce(list.__add__, read, [])
         if arguments.what == "evidence":
-            answer = verify_evidence(arguments.path.read_bytes(), roots)
+            answer = verify_evidence(arguments.path.read_bytes(), roots, authorities)
         else:
             folder = arguments.notes or arguments.path
             trust = Trust(roots, notes(folder, "conventions"), notes(folder, "sheets"))
             if arguments.what == "log":
-                answer = verify_log(arguments.path, trust)
+                answer = verify_log(arguments.path, trust, authorities)
             else:
                 answer = verify_proof(arguments.path.read_bytes(), trust)
     except Exception as error:  # Whatever a damaged file leads to, it is not verified.

@@ -77,6 +77,7 @@ mod outside;
 mod process;
 mod proxy;
 mod rogue;
+mod time_authority;
 mod walk;
 
 pub use deadline::eventually;
@@ -93,4 +94,5 @@ pub use outside::{
 pub use process::{Program, Running, binary};
 pub use proxy::{CountingProxy, free_addresses};
 pub use rogue::{Outcome, Rogue, connect, hello, speak};
+pub use time_authority::{Manner, TimeAuthority, openssl};
 pub use walk::{Faults, STEP_LIMIT, Walk};

@@ -55,7 +55,8 @@ impl TimeAuthority {
         fs::write(dir.join("openssl.cnf"), CONFIG).unwrap();
         fs::write(dir.join("serial"), "01\n").unwrap();
         for line in [
-            "req -x509 -newkey rsa:2048 -nodes -subj /CN=root -days 2 -keyout root.key -out root.pem",
+            "req -x509 -newkey rsa:2048 -nodes -subj /CN=root -days 2 -keyout root.key \
+             -out root.pem",
             "req -newkey rsa:2048 -nodes -subj /CN=authority -keyout tsa.key -out tsa.csr",
             "x509 -req -in tsa.csr -CA root.pem -CAkey root.key -CAcreateserial -days 2 \
              -extfile openssl.cnf -extensions stamps -out tsa.pem",
@@ -105,7 +106,8 @@ pub fn openssl(dir: &Path, arguments: &[&str]) -> String {
         .args(arguments)
         .output()
         .unwrap();
-    let told = [output.stdout, output.stderr].map(|part| String::from_utf8_lossy(&part).into());
+    let told =
+        [output.stdout, output.stderr].map(|part| String::from_utf8_lossy(&part).into_owned());
     let told: String = told.concat();
     assert!(output.status.success(), "openssl {arguments:?}: {told}");
     told

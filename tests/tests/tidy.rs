@@ -188,7 +188,12 @@ const LIMITS: &str = "deploy/LIMITS.md";
 /// Limits that a source defines: "`NAME` | `value`".
 fn limits(text: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for line in text.split("#[cfg(test)]").next().unwrap().split(";\n") {
+    for line in text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap()
+        .split(";\n")
+    {
         let line = line.lines().skip_while(|line| !line.contains("const "));
         let words: Vec<&str> = line.flat_map(str::split_whitespace).collect();
         let line = words.join(" ");

@@ -123,17 +123,28 @@ pub(crate) struct Judge<'j> {
 
 /// What is gathered of a log while it is read.
 #[derive(Default)]
-struct Gathered {
+struct Gathered<'g> {
+    /// Whose signatures count, where they are asked for.
+    signatures: Option<&'g Directory>,
+    counted: u64,
+    /// The first entry with a signature that does not hold, and why.
+    unsigned: Option<String>,
     entries: Vec<(u64, Vec<u8>)>,
     covers: Covers,
     stamps: Stamps,
 }
 
-impl Gathered {
+impl Gathered<'_> {
     fn take(&mut self, index: u64, bytes: &[u8], is_wanted: bool) {
         if is_wanted && self.entries.len() < EVIDENCE_ENTRIES_MAX {
             self.entries.push((index, bytes.to_vec()));
             self.covers.want(index);
+        }
+        if let Some(directory) = self.signatures.filter(|_| self.unsigned.is_none()) {
+            match check_signatures(bytes, directory) {
+                Ok(count) => self.counted += count,
+                Err(why) => self.unsigned = Some(format!("entry {index}: {why}")),
+            }
         }
         if let Ok(entry) = Entry::decode(bytes) {
             self.covers.follow(&entry);
@@ -191,12 +202,12 @@ pub(super) fn read_log_directory(
     }
 }
 
-fn verify_once(
+fn verify_once<'j>(
     dir: &Path,
     checkpoint: &[u8],
-    judge: &Judge<'_>,
+    judge: &Judge<'j>,
     wanted: &dyn Fn(u64, &[u8]) -> bool,
-) -> Result<(LogVerdict, Gathered), Failure> {
+) -> Result<(LogVerdict, Gathered<'j>), Failure> {
     let Judge {
         directory,
         witnessed,
@@ -210,9 +221,10 @@ fn verify_once(
     let mut sizes: Vec<u64> = copies.iter().map(|copy| copy.size).collect();
     sizes.sort_unstable();
     sizes.dedup();
-    let mut gathered = Gathered::default();
-    let mut counted = 0;
-    let mut unsigned = None;
+    let mut gathered = Gathered {
+        signatures: signatures.then_some(directory),
+        ..Gathered::default()
+    };
     let read = |path: &str| match path {
         // One and the same checkpoint, however the file changes meanwhile.
         "checkpoint" => Some(checkpoint.to_vec()),
@@ -220,43 +232,27 @@ fn verify_once(
     };
     let verified = verify_log(&read, log, &sizes, |index, bytes| {
         gathered.take(index, bytes, wanted(index, bytes));
-        if signatures && unsigned.is_none() {
-            match check_signatures(bytes, directory) {
-                Ok(count) => counted += count,
-                Err(why) => unsigned = Some(format!("entry {index}: {why}")),
-            }
-        }
     });
     let (report, roots) = verified.map_err(|error| unbelievable(dir, &error))?;
-    if let Some(why) = unsigned {
-        return Err(unbelievable(dir, &why));
+    if let Some(why) = &gathered.unsigned {
+        return Err(unbelievable(dir, why));
     }
     let root_at = |size: u64| -> Option<Digest> {
         let at = sizes.iter().position(|known| *known == size)?;
         roots.get(at).copied()
     };
-    let mut cosigned = Vec::new();
-    for copy in copies {
+    let cosigned = copies.into_iter().map(|copy| {
         if copy.size > report.size {
+            let (path, size) = (copy.path.display(), copy.size);
             let why = format!(
-                "{}: {} entries were cosigned, and the log has {}",
-                copy.path.display(),
-                copy.size,
+                "{path}: {size} entries were cosigned, and the log has {}",
                 report.size
             );
             return Err(unbelievable(dir, &why));
         }
-        let path = copy.path.display().to_string();
-        let log = key_of(&copy.note, logs);
-        let found = verify_cosigned(&path, &copy.note, log, &copy.partner, root_at);
-        let found = found.map_err(|error| unbelievable(dir, &error))?;
-        cosigned.push(CosignedVerdict {
-            partner: copy.party.to_string(),
-            size: found.size,
-            at_ms: found.at.as_ms(),
-            note: copy.path,
-        });
-    }
+        copy.verdict(dir, logs, root_at)
+    });
+    let cosigned = cosigned.collect::<Result<_, _>>()?;
     let stamps = std::mem::take(&mut gathered.stamps);
     let stamped = stamps.verify(dir, report.size, logs, authorities);
     let verdict = LogVerdict {
@@ -265,7 +261,7 @@ fn verify_once(
         root: report.root.to_string(),
         cosigned,
         stamped: stamped.map_err(|why| unbelievable(dir, &why))?,
-        signatures: signatures.then_some(counted),
+        signatures: signatures.then_some(gathered.counted),
     };
     Ok((verdict, gathered))
 }
@@ -316,6 +312,26 @@ struct Copy {
     party: PartyId,
     partner: LogVerifier,
     size: u64,
+}
+
+impl Copy {
+    fn verdict(
+        self,
+        dir: &Path,
+        logs: &[LogVerifier],
+        root_at: impl Fn(u64) -> Option<Digest>,
+    ) -> Result<CosignedVerdict, Failure> {
+        let path = self.path.display().to_string();
+        let log = key_of(&self.note, logs);
+        let found = verify_cosigned(&path, &self.note, log, &self.partner, root_at);
+        let found = found.map_err(|error| unbelievable(dir, &error))?;
+        Ok(CosignedVerdict {
+            partner: self.party.to_string(),
+            size: found.size,
+            at_ms: found.at.as_ms(),
+            note: self.path,
+        })
+    }
 }
 
 /// The copies below the log, and those that partners keep themselves. Each must bear a partner's

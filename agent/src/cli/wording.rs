@@ -179,7 +179,7 @@ fn refused(refused: &v1::Refused) -> String {
 }
 
 /// Every kind of log entry.
-pub const ENTRY_KINDS: [&str; 19] = [
+pub const ENTRY_KINDS: [&str; 20] = [
     "accepted",
     "forwarded",
     "handed-over",
@@ -195,6 +195,7 @@ pub const ENTRY_KINDS: [&str; 19] = [
     "purge-decided",
     "resent",
     "cosigned",
+    "time-stamped",
     "counted",
     "operator",
     "agent-state",

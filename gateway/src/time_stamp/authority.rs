@@ -1,5 +1,8 @@
 //! Asking an authority over HTTP (RFC 3161, 3.4).
 
+#[cfg(test)]
+mod tests;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

@@ -10,36 +10,61 @@ use passerelle_tests::{
 };
 use serde_json::Value;
 
-const FLOW: &str = "signalement";
-const TABLE: &[u8] = b"code;nom\n21166;Chenove\n";
+pub const FLOW: &str = "signalement";
+pub const TABLE: &[u8] = b"code;nom\n21166;Chenove\n";
 /// `EX_DATAERR` and `EX_CANTCREAT` of sysexits.h.
-const EXIT_DATA: i32 = 65;
+pub const EXIT_DATA: i32 = 65;
 const EXIT_CANNOT_CREATE: i32 = 73;
 
 /// A laboratory, and who judges what is exported.
-struct Scene {
-    lab: RunningLab,
-    judges: Judges,
+pub struct Scene {
+    pub lab: RunningLab,
+    pub judges: Judges,
 }
 
 impl Scene {
-    fn start(processes: &[Process]) -> Self {
-        let mut lab = RunningLab::make(&quick_options());
-        for process in processes {
-            lab.run(*process);
-        }
-        for process in processes {
-            eventually("a daemon's answer", LIMIT, || {
-                lab.ask(*process, &["status"])
-            });
-        }
+    /// Nobody runs yet.
+    pub fn make() -> Self {
+        let lab = RunningLab::make(&quick_options());
         let judges = Judges::of(&lab);
         Self { lab, judges }
     }
 
+    fn start(processes: &[Process]) -> Self {
+        let mut scene = Self::make();
+        scene.run(processes);
+        scene
+    }
+
+    /// Runs these until they answer.
+    pub fn run(&mut self, processes: &[Process]) {
+        for process in processes {
+            self.lab.run(*process);
+        }
+        for process in processes {
+            eventually("a daemon's answer", LIMIT, || {
+                self.lab.ask(*process, &["status"])
+            });
+        }
+    }
+
+    /// Adds to the configuration of one that does not run yet.
+    pub fn configure(&self, process: Process, more: &str) {
+        let config = self.lab.config(process);
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(&config, text + more).unwrap();
+    }
+
     /// Both sides, and a package that was delivered and cosigned; its id.
     fn delivered() -> (Self, String) {
-        let scene = Self::start(&[CAF_GATEWAY, DIJON_GATEWAY, CAF_AGENT, DIJON_AGENT]);
+        Self::delivered_with(CAF_GATEWAY, "")
+    }
+
+    /// The same, with more in the configuration of one of them.
+    pub fn delivered_with(process: Process, more: &str) -> (Self, String) {
+        let mut scene = Self::make();
+        scene.configure(process, more);
+        scene.run(&[CAF_GATEWAY, DIJON_GATEWAY, CAF_AGENT, DIJON_AGENT]);
         scene.lab.drop_file("caf21", FLOW, "table.csv", TABLE);
         let package = scene.package("delivered");
         for gateway in [CAF_GATEWAY, DIJON_GATEWAY] {
@@ -57,7 +82,7 @@ impl Scene {
     }
 
     /// Waits until the only package that was sent has come so far; its id.
-    fn package(&self, state: &str) -> String {
+    pub fn package(&self, state: &str) -> String {
         eventually(state, LIMIT, || {
             let jobs = self.lab.ask(CAF_AGENT, &["queue"])?;
             let job = jobs["jobs"].as_array()?.first()?.clone();
@@ -66,7 +91,7 @@ impl Scene {
         })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.judges.path(name)
     }
 
@@ -82,7 +107,7 @@ impl Scene {
     }
 
     /// Asks a running gateway for evidence.
-    fn export(&self, gateway: Process, package: &str, name: &str) -> PathBuf {
+    pub fn export(&self, gateway: Process, package: &str, name: &str) -> PathBuf {
         let file = self.path(name);
         let line = [
             "evidence",
@@ -97,10 +122,14 @@ impl Scene {
     }
 
     /// What a file proves, by our own command; `None` when it is refused.
-    fn verified(&self, file: &Path) -> Option<Value> {
-        let output = self
-            .judges
-            .ours(&["evidence", "verify", file.to_str().unwrap(), "--json"]);
+    pub fn verified(&self, file: &Path) -> Option<Value> {
+        self.verified_with(file, &[])
+    }
+
+    /// The same, told more.
+    pub fn verified_with(&self, file: &Path, more: &[&str]) -> Option<Value> {
+        let line = ["evidence", "verify", file.to_str().unwrap(), "--json"];
+        let output = self.judges.ours(&[&line[..], more].concat());
         let told = output.status.success().then_some(output.stdout)?;
         Some(serde_json::from_slice(&told).unwrap())
     }

@@ -9,4 +9,5 @@ mod files;
 mod freshness;
 mod inquire;
 mod reconcile;
+mod time_stamp;
 mod unknown;
