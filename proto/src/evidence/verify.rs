@@ -12,9 +12,9 @@ use super::{EvidenceError, UntrustedEvidence, malformed, missing};
 use crate::merkle::{leaf_hash, verify_consistency, verify_inclusion};
 use crate::v1::{self, entry::Event, statement::What};
 use crate::{
-    Checkpoint, Digest, Directory, Facts, Hop, KeyId, KeyRole, LogVerifier, Note, PackageId,
-    PartyId, Place, Roots, SigningKeyEntry, Timestamp, UntrustedManifest, UntrustedStatement,
-    VerifiedManifest, VerifiedStatement, decide, package_of, signed_objects,
+    Checkpoint, Digest, Directory, Facts, Hop, KeyId, KeyRole, Note, PackageId, PartyId, Place,
+    Roots, SigningKeyEntry, Timestamp, UntrustedManifest, UntrustedStatement, VerifiedManifest,
+    VerifiedStatement, decide, package_of, signed_objects,
 };
 
 impl UntrustedEvidence {
@@ -122,9 +122,12 @@ impl<'d> Gathered<'d> {
         party: &PartyId,
         checkpoints: &[v1::EvidenceCheckpoint],
     ) -> Result<Vec<Signed>, EvidenceError> {
-        let log = log_keys(self.directory, party).ok_or_else(|| EvidenceError::LogKeys {
-            party: party.clone(),
-        })?;
+        // Keys are replaced, and what earlier ones have signed is proof still.
+        let logs = self.directory.log_keys(party);
+        if logs.is_empty() {
+            let party = party.clone();
+            return Err(EvidenceError::LogKeys { party });
+        }
         let mut signed: Vec<Signed> = Vec::new();
         for (number, evidence) in checkpoints.iter().enumerate() {
             let place = format!("checkpoint {} of the log of {party}", number + 1);
@@ -132,7 +135,7 @@ impl<'d> Gathered<'d> {
                 place: place.clone(),
                 error,
             };
-            let checkpoint = Checkpoint::verify(&evidence.note, &log).map_err(refuse)?;
+            let checkpoint = Checkpoint::verify_any(&evidence.note, logs).map_err(refuse)?;
             let hashes = digests(&evidence.consistency);
             let follows = match signed.last() {
                 None => hashes.is_empty(),
@@ -151,7 +154,7 @@ impl<'d> Gathered<'d> {
                     larger: checkpoint.size,
                 });
             }
-            let cosigned = self.cosigned(&log, evidence, &place)?;
+            let cosigned = self.cosigned(party, &checkpoint, evidence, &place)?;
             signed.push(Signed {
                 checkpoint,
                 cosigned,
@@ -164,7 +167,8 @@ impl<'d> Gathered<'d> {
     /// nobody has one whose log no sheet names.
     fn cosigned(
         &self,
-        owner: &LogVerifier,
+        owner: &PartyId,
+        checkpoint: &Checkpoint,
         evidence: &v1::EvidenceCheckpoint,
         place: &str,
     ) -> Result<Vec<CosignedAt>, EvidenceError> {
@@ -179,18 +183,18 @@ impl<'d> Gathered<'d> {
             .iter()
             .map(|line| line.name.as_str())
             .collect();
-        names.retain(|name| *name != owner.name());
+        names.retain(|name| *name != checkpoint.origin);
         let mut cosigned = Vec::new();
-        for sheet in self.directory.sheets() {
-            let Some(partner) = log_keys(self.directory, &sheet.party) else {
-                continue;
-            };
-            if names.contains(&partner.name()) {
-                names.retain(|name| *name != partner.name());
-                let verified = Checkpoint::verify_cosigned(note, &partner);
+        let others = self.directory.sheets().map(|sheet| &sheet.party);
+        for partner in others.filter(|party| *party != owner) {
+            let keys = self.directory.log_keys(partner);
+            let is_theirs = |name: &&str| keys.iter().any(|key| key.name() == *name);
+            if names.iter().any(is_theirs) {
+                names.retain(|name| !is_theirs(name));
+                let verified = Checkpoint::verify_cosigned_any(note, keys);
                 let (checkpoint, at) = verified.map_err(refuse)?;
                 cosigned.push(CosignedAt {
-                    partner: sheet.party.clone(),
+                    partner: partner.clone(),
                     size: checkpoint.size,
                     at,
                 });
@@ -423,11 +427,6 @@ fn role(place: &str, key: &SigningKeyEntry) -> EvidenceError {
         party: key.party.clone(),
         key: key.key.id(),
     }
-}
-
-fn log_keys(directory: &Directory, party: &PartyId) -> Option<LogVerifier> {
-    let log = directory.sheet(party)?.log.as_ref()?;
-    LogVerifier::from_vkeys(&log.origin, &log.vkeys).ok()
 }
 
 /// Verifies that an entry is under every checkpoint that covers it; the first cosignature of each
