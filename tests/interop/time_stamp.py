@@ -19,8 +19,8 @@ SHA2 = {
     "2.16.840.1.101.3.4.2.2": ("sha384", hashes.SHA384()),
     "2.16.840.1.101.3.4.2.3": ("sha512", hashes.SHA512()),
 }
-INTEGER, BIT_STRING, OCTETS, OID, GENERALIZED_TIME = 0x02, 0x03, 0x04, 0x06, 0x18
-SEQUENCE, SET, FIRST, SECOND = 0x30, 0x31, 0xA0, 0xA1
+INTEGER, OCTETS, OID, GENERALIZED_TIME = 0x02, 0x04, 0x06, 0x18
+SEQUENCE, SET, FIRST = 0x30, 0x31, 0xA0
 
 
 class Unstamped(Exception):
@@ -88,7 +88,8 @@ def sha2(name):
 
 
 def verify(token, stamped, authorities):
-    """Name of the authority, its time, and whether one of `authorities` (x509) vouches for it."""
+    """Name of the authority, the latest time that it may mean in milliseconds since 1970, and
+    whether one of `authorities` (x509) vouches for it."""
     kind, content = only(token, SEQUENCE)
     need(oid(kind) == SIGNED_DATA, "it is no signed data")
     signed = inside(inside(content, FIRST)[0], SEQUENCE)
@@ -112,7 +113,16 @@ def verify(token, stamped, authorities):
     at = datetime.datetime.strptime(text, form).replace(tzinfo=datetime.timezone.utc)
     others = [x509.load_der_x509_certificate(each) for each in certificates if each != encoded]
     believed = vouched(certificate, others, authorities, at)
-    return certificate.subject.rfc4514_string(), at, believed
+    latest = int(at.timestamp() * 1000) + accuracy(info[5:6])
+    return certificate.subject.rfc4514_string(), latest, believed
+
+
+def accuracy(found):
+    """Milliseconds by which the time may be off, where the authority says so."""
+    if not found or found[0][0] != SEQUENCE:
+        return 0
+    numbers = {tag: int.from_bytes(value, "big") for tag, value, _ in parts(found[0][1])}
+    return numbers.get(INTEGER, 0) * 1000 + numbers.get(0x80, 0) + numbers.get(0x81, 0) // 1000
 
 
 def verify_signer(signer, info, certificates):

@@ -23,6 +23,9 @@ the party sheets (c2sp.org/signed-note). What is checked:
 - every checkpoint that an entry quotes: of this log, of a partner's, and of a log that was lost and
   whose place another one has taken. What was in a lost log is to be verified with that log.
 
+A statement counts as evidence if another institution has cosigned it, its key held when it was made
+and, where the key was revoked since, it was cosigned before that.
+
 An entry or a statement of a kind that is not in the tables below is refused, with its number: what
 it means is not known here.
 
@@ -33,6 +36,7 @@ does not, with the reason on standard error.
 import argparse
 import base64
 import binascii
+import datetime
 import functools
 import hashlib
 import json
@@ -198,6 +202,41 @@ def any_of(keys, verify, none="there is no key"):
     raise refused or Refused(none)
 
 
+def moment(text):
+    """Milliseconds since 1970 of a time, or of a day's first instant, in UTC."""
+    time = datetime.datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=datetime.timezone.utc)
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+    return (time - epoch) // datetime.timedelta(milliseconds=1)
+
+
+class SigningKey:
+    """A signing key as the sheets of its party describe it."""
+
+    def __init__(self, party, listed, sheet):
+        owner, self.public = public_key(listed["key"])
+        need(owner == party, f"the sheet of {party} lists a key of {owner}")
+        self.id, self.roles = key_id(self.public), set(listed["roles"])
+        self.first = moment(listed["not_before"])
+        self.last = min(moment(listed["not_after"]), moment(sheet["not_after"]))
+        self.revoked = None
+
+    def follow(self, sheet, listed):
+        """A newer sheet ends what it leaves out, and undoes no revocation of an older one."""
+        if not listed:
+            self.last = min(self.last, moment(sheet["issued"]))
+        revocations = sheet.get("revocation", [])
+        times = [moment(each["at"]) for each in revocations if each["key"] == self.id.hex()]
+        self.revoked = min(times) if times else self.revoked
+
+    def is_doubted(self, said, cosigned):
+        """Whether what it has signed may not be believed although the signature verifies."""
+        if self.revoked is not None and not any(at < self.revoked for at in cosigned):
+            return True
+        return not self.first <= said <= self.last
+
+
 class Trust:
     """The convention, the sheets, and the keys in them."""
 
@@ -257,10 +296,13 @@ class Trust:
         roots = list(reversed(self.roots.get(party, [])))
         why = f"{party} has no root key in the convention"
         any_of(roots, lambda public: verify_note(note, party, public), why)
-        for listed in sheet.get("key", []):
-            owner, public = public_key(listed["key"])
-            need(owner == party, f"the sheet of {party} lists a key of {owner}")
-            self.keys[party, key_id(public)] = public, set(listed["roles"])
+        keys = self.keys.setdefault(party, {})
+        listed = [SigningKey(party, each, sheet) for each in sheet.get("key", [])]
+        for key in listed:
+            key.revoked = keys[key.id].revoked if key.id in keys else None
+            keys[key.id] = key
+        for key in keys.values():
+            key.follow(sheet, key in listed)
         if "log" in sheet:
             vkeys = sheet["log"]["vkeys"]
             pairs = [vkeys[at : at + 2] for at in range(0, len(vkeys), 2)]
@@ -276,8 +318,9 @@ class Trust:
         content = fields(body)
         party = one(content, 5 if kind == MANIFEST else 3).decode()
         signer = one(content, 1)
-        need((party, signer) in self.keys, f"no sheet of {party} lists the key {signer.hex()}")
-        public, roles = self.keys[party, signer]
+        known = self.keys.get(party, {})
+        need(signer in known, f"no sheet of {party} lists the key {signer.hex()}")
+        public, roles = known[signer].public, known[signer].roles
         if kind == MANIFEST:
             need("agent" in roles, f"a key of {party} may not say this")
         else:
@@ -468,17 +511,16 @@ def read_checkpoint(text):
 
 
 def verify_checkpoint(trust, party, note):
-    """The checkpoint, and who else has cosigned it."""
+    """The checkpoint, and who else has cosigned it, at which second."""
     why = f"no sheet says with which keys {party} signs its log"
     checkpoint = any_of(trust.logs.get(party, []), lambda keys: keys.verify_own(note), why)
     names = {name for name, _, _ in split_note(note)[1]} - {checkpoint[0]}
-    partners = []
+    partners = {}
     for partner in sorted(set(trust.logs) - {party}):
         named = [keys for keys in trust.logs[partner] if keys.name in names]
         if named:
-            any_of(named, lambda keys: keys.verify_cosigned(note))
+            partners[partner] = any_of(named, lambda keys: keys.verify_cosigned(note))
             names -= {keys.name for keys in named}
-            partners.append(partner)
     need(not names, "somebody unknown has signed a checkpoint")
     return checkpoint, partners
 
@@ -698,14 +740,14 @@ def verify_proof(text, trust):
     need(found == root, f"the proof does not show entry {index}")
     verify_entry(trust, party, entry, index)
     verify_quoted(trust, party, origin, entry, index)
-    return {"log": party, "index": index, "size": size, "cosigned": partners}
+    return {"log": party, "index": index, "size": size, "cosigned": sorted(partners)}
 
 
 def verify_stamps(note, tokens, authorities):
-    """The authorities that are believed and have stamped the text of a checkpoint."""
+    """The authorities that are believed and have stamped the text of a checkpoint, and when."""
     text, _ = split_note(note)
     stamps = [time_stamp.verify(token, text, authorities) for token in tokens]
-    return {authority for authority, _, believed in stamps if believed}
+    return {(authority, latest) for authority, latest, believed in stamps if believed}
 
 
 def verify_log_evidence(trust, package, message, authorities):
@@ -719,7 +761,7 @@ def verify_log_evidence(trust, package, message, authorities):
             verify_consistency(*before[1:], *checkpoint[1:], evidence.get(2, []))
         before = checkpoint
         stamped = verify_stamps(one(evidence, 1), evidence.get(3, []), authorities)
-        checkpoints.append((checkpoint, set(partners), stamped))
+        checkpoints.append((checkpoint, partners, stamped))
     statements, last = {}, -1
     for raw in message.get(3, []):
         evidence = fields(raw)
@@ -736,7 +778,7 @@ def verify_log_evidence(trust, package, message, authorities):
         _, about, said = verify_entry(trust, party, entry, index)
         need(about == package, f"entry {index} is about another package")
         verify_convention(trust, entry)
-        partners = set().union(*(each[1] for each in covering))
+        partners = [each for _, cosigned, _ in covering for each in cosigned.items()]
         stamped = set().union(*(each[2] for each in covering))
         for issuer, digest, content in said:
             placed = issuer != party or receipt(content) in (None, index)
@@ -789,9 +831,14 @@ def verify_evidence(data, roots, authorities):
     told = []
     for issuer, content, partners, stamped in statements.values():
         kind, _ = STATEMENTS[what_is_said(content)]
+        key = trust.keys[issuer][one(content, 1)]
+        shown = {at * 1000 for _, at in partners} | {latest for _, latest in stamped}
+        doubted = key.is_doubted(one(content, 7, 0), shown)
+        cosigned = sorted({partner for partner, _ in partners})
         told.append({
-            "kind": kind, "issuer": issuer, "cosigned": sorted(partners),
-            "stamped": sorted(stamped),
+            "kind": kind, "issuer": issuer, "cosigned": cosigned,
+            "counts": bool(cosigned) and not doubted,
+            "stamped": sorted({authority for authority, _ in stamped}),
         })
     told.sort(key=lambda each: (each["kind"], each["issuer"]))
     return {"package": package.hex(), "logs": logs, "statements": told}

@@ -154,6 +154,7 @@ impl Judges {
         let theirs = told(&self.theirs("evidence", file, &[]));
         assert_eq!(ours["package"], theirs["package"]);
         assert_eq!(kinds(&ours), kinds(&theirs), "{ours} {theirs}");
+        assert_eq!(counted(&ours), counted(&theirs), "{ours} {theirs}");
         ours
     }
 
@@ -178,6 +179,12 @@ pub fn kinds(told: &Value) -> Vec<String> {
     let mut kinds: Vec<String> = said.iter().map(kind).collect();
     kinds.sort();
     kinds
+}
+
+/// How many of the statements count as evidence.
+fn counted(told: &Value) -> usize {
+    let said = told["statements"].as_array().unwrap();
+    said.iter().filter(|one| one["counts"] == true).count()
 }
 
 /// What a program has printed that believes what it was given.

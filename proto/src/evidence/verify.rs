@@ -127,8 +127,9 @@ impl<'d> Gathered<'d> {
         party: &PartyId,
         checkpoints: &[v1::EvidenceCheckpoint],
     ) -> Result<Vec<Signed>, EvidenceError> {
-        let keys = self.directory.log_keys(party);
-        if keys.is_empty() {
+        // Keys are replaced, and what earlier ones have signed is proof still.
+        let logs = self.directory.log_keys(party);
+        if logs.is_empty() {
             let party = party.clone();
             return Err(EvidenceError::LogKeys { party });
         }
@@ -139,7 +140,7 @@ impl<'d> Gathered<'d> {
                 place: place.clone(),
                 error,
             };
-            let checkpoint = Checkpoint::verify_any(&evidence.note, keys).map_err(refuse)?;
+            let checkpoint = Checkpoint::verify_any(&evidence.note, logs).map_err(refuse)?;
             let hashes = digests(&evidence.consistency);
             let follows = match signed.last() {
                 None => hashes.is_empty(),
@@ -158,7 +159,7 @@ impl<'d> Gathered<'d> {
                     larger: checkpoint.size,
                 });
             }
-            let cosigned = self.cosigned(&checkpoint.origin, evidence, &place)?;
+            let cosigned = self.cosigned(party, &checkpoint, evidence, &place)?;
             let stamped = self.stamped(checkpoint.size, evidence, &place)?;
             signed.push(Signed {
                 checkpoint,
@@ -173,7 +174,8 @@ impl<'d> Gathered<'d> {
     /// nobody has one whose log no sheet names.
     fn cosigned(
         &self,
-        owner: &str,
+        owner: &PartyId,
+        checkpoint: &Checkpoint,
         evidence: &v1::EvidenceCheckpoint,
         place: &str,
     ) -> Result<Vec<CosignedAt>, EvidenceError> {
@@ -188,17 +190,18 @@ impl<'d> Gathered<'d> {
             .iter()
             .map(|line| line.name.as_str())
             .collect();
-        names.retain(|name| *name != owner);
+        names.retain(|name| *name != checkpoint.origin);
         let mut cosigned = Vec::new();
-        for sheet in self.directory.sheets() {
-            let keys = self.directory.log_keys(&sheet.party);
+        let others = self.directory.sheets().map(|sheet| &sheet.party);
+        for partner in others.filter(|party| *party != owner) {
+            let keys = self.directory.log_keys(partner);
             let is_theirs = |name: &&str| keys.iter().any(|key| key.name() == *name);
             if names.iter().any(is_theirs) {
                 names.retain(|name| !is_theirs(name));
                 let verified = Checkpoint::verify_cosigned_any(note, keys);
                 let (checkpoint, at) = verified.map_err(refuse)?;
                 cosigned.push(CosignedAt {
-                    partner: sheet.party.clone(),
+                    partner: partner.clone(),
                     size: checkpoint.size,
                     at,
                 });

@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 use passerelle_link::TransportChoice;
 use passerelle_proto::fixture::seal_files;
 use passerelle_proto::v1::{BusyReason, Kind, Lane, Reason, Section, statement::What};
-use passerelle_proto::{FlowId, PartyId, Revocation, Role, SealPlan};
+use passerelle_proto::{Digest, FlowId, PartyId, Revocation, Role, SealPlan};
 use passerelle_tests::{
-    CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, LIMIT, Outcome, Rogue, eventually, now,
+    CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Judges, LIMIT, Outcome, Rogue, eventually, now,
 };
+use serde_json::Value;
 
 use crate::scene::{EFFECTIVE, FLOW, Scene};
+
+/// What is said of a package that has arrived: accepted by both gateways, forwarded, delivered.
+const WORDS: usize = 4;
 
 /// A small package of the producer's agent for Grand Dijon, as its key signs it now.
 fn package(scene: &Scene, name: &str) -> (passerelle_proto::v1::Signed, Vec<u8>) {
@@ -68,7 +72,8 @@ fn revoked_key(transport: TransportChoice) {
         Rogue::dial_over(&scene.lab, "caf21", role, to, Lane::Control, transport)
     };
     let mut thief = dial(&scene, Role::Agent, "caf21");
-    let said = offer(&mut thief, &package(&scene, "before.csv"));
+    let before = package(&scene, "before.csv");
+    let said = offer(&mut thief, &before);
     assert!(matches!(said, What::Accepted(_)), "{said:?}");
     scene.printed(DIJON_GATEWAY, &["accepted", "caf21/gateway"]);
 
@@ -113,6 +118,41 @@ fn revoked_key(transport: TransportChoice) {
     );
     scene.verify_log(CAF_GATEWAY);
     scene.verify_log(DIJON_GATEWAY);
+    lost_before_it_was_cosigned(&scene, &Digest::of(&before.0.body).to_string());
+}
+
+/// What a key has signed counts no more when it was lost before anybody had cosigned that.
+fn lost_before_it_was_cosigned(scene: &Scene, package: &str) {
+    let key = scene.lab.signing_key("grand-dijon", Role::Agent);
+    let key = key.verifying_key().id();
+    let note = scene.publish("grand-dijon", |sheet| {
+        sheet.revocations.push(Revocation {
+            key,
+            at: now().saturating_sub(EFFECTIVE * 60),
+            reason: "found out late".into(),
+        });
+    });
+    scene.in_force(&[CAF_GATEWAY], &note);
+    let judges = Judges::of(&scene.lab);
+    let mut tries = 0..;
+    let doubted = eventually("evidence that is cosigned", LIMIT, || {
+        let file = judges.path(&format!("{}.evidence", tries.next()?));
+        let line = ["evidence", "export", package, "--out", file.to_str()?];
+        scene.lab.ask(CAF_GATEWAY, &line)?;
+        let told = judges.agree_on_evidence(&file);
+        let said = told["statements"].as_array()?.clone();
+        let is_cosigned = |one: &Value| {
+            let mut standings = one["standings"].as_array().unwrap().iter();
+            standings.any(|standing| standing["cosigned"] != Value::Array(Vec::new()))
+        };
+        let whole = said.len() == WORDS && said.iter().all(is_cosigned);
+        whole.then(|| {
+            said.into_iter()
+                .filter(|one| one["counts"] == false)
+                .count()
+        })
+    });
+    assert_eq!(doubted, 1, "the word of the agent whose key was lost");
 }
 
 #[test]

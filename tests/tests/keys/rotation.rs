@@ -98,6 +98,12 @@ fn every_key_is_replaced_while_packages_flow_and_all_that_was_signed_stays_verif
     scene.send("first.csv");
     scene.receive("first.csv");
     let first = sent(&scene, "first");
+    let id = Digest::of(&first.encode_to_vec()).to_string();
+    let judges = Judges::of(&scene.lab);
+    let before = judges.path("before.evidence");
+    let before = before.to_str().unwrap();
+    let line = ["evidence", "export", &id, "--out", before];
+    scene.lab.ask(CAF_GATEWAY, &line).unwrap();
     // One that is on its way while keys change.
     scene.lab.stop(DIJON_AGENT);
     scene.send("between.csv");
@@ -148,12 +154,17 @@ fn every_key_is_replaced_while_packages_flow_and_all_that_was_signed_stays_verif
     }
     scene.send("fourth.csv");
     scene.receive("fourth.csv");
-    let id = Digest::of(&first.encode_to_vec()).to_string();
     let shown = eventually("the first package", LIMIT, || {
         scene.lab.ask(CAF_AGENT, &["package", "show", &id])
     });
     assert!(shown.to_string().contains("delivered"), "{shown}");
-    let judges = Judges::of(&scene.lab);
+    // Also to whoever knows the new keys.
+    let line = ["evidence", "verify", before];
+    let told = scene
+        .lab
+        .ask(DIJON_AGENT, &line)
+        .expect("old evidence holds");
+    assert_eq!(told["package"], id.as_str());
     for gateway in [CAF_GATEWAY, DIJON_GATEWAY] {
         scene.verify_log(gateway);
         judges.believe(&scene.lab, gateway, &id, &["delivered"]);

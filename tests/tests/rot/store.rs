@@ -148,6 +148,15 @@ impl Store {
         assert!(serves, "{file} {harm:?}: {printed}");
     }
 
+    /// The log can be believed as it lies there.
+    fn verifies(&self) {
+        let (log, config) = (self.data.join("log"), self.lab.config(CAF_GATEWAY));
+        let (log, config) = (log.to_str().unwrap(), config.to_str().unwrap());
+        let output = Program::Passerelle.run(["audit", "verify", log, "--config", config]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{told}");
+    }
+
     fn refused(&mut self, file: &str, harm: Harm, words: &[&str]) {
         let (serves, printed) = self.starts_with(file, harm);
         assert!(!serves, "{file} {harm:?}: {printed}");
@@ -298,6 +307,36 @@ fn segments(store: &mut Store) -> Vec<Row> {
     ]
 }
 
+/// Tiles and bundles that are not full, which stand behind a checkpoint until the next one.
+fn partial(store: &mut Store) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (kind, folder) in [
+        (
+            "tile that is not full",
+            format!("log/tile/0/{}.p", ENTRIES / 256),
+        ),
+        (
+            "bundle that is not full",
+            format!("log/tile/entries/{}.p", ENTRIES / 256),
+        ),
+    ] {
+        let files = fs::read_dir(store.kept.join(&folder)).unwrap();
+        let newest = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let newest = newest.max_by_key(|width| width.parse::<u64>().unwrap());
+        let file = format!("{folder}/{}", newest.unwrap());
+        for (name, harm) in [
+            ("a bit", Harm::Flip(40)),
+            ("cut", Harm::Cut(40)),
+            ("gone", Harm::Gone),
+        ] {
+            store.quietly(&file, harm);
+            store.verifies();
+            rows.push(Row::new(kind, name, QUIETLY));
+        }
+    }
+    rows
+}
+
 fn small_files(store: &mut Store) -> Vec<Row> {
     let mut rows = Vec::new();
     let checkpoint = [
@@ -348,6 +387,7 @@ pub fn rows() -> Vec<Row> {
     let mut store = Store::make();
     let mut rows = tiles(&mut store);
     rows.extend(segments(&mut store));
+    rows.extend(partial(&mut store));
     rows.extend(small_files(&mut store));
     rows.extend(database(&mut store));
     rows
