@@ -9,6 +9,7 @@
 //! [`Missing`] tells what can.
 
 mod covers;
+mod decision;
 mod excerpt;
 mod meaning;
 mod missing;

@@ -1,5 +1,6 @@
 //! Evidence about one package, from the logs of both gateways, and every way to tamper with it.
 
+mod purge;
 mod tampering;
 
 use std::collections::BTreeMap;

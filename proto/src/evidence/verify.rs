@@ -8,7 +8,7 @@ use super::report::{
     CosignedAt, Doubt, EvidenceReport, LogCheckpoints, ManifestReport, OtherEvent, StampedAt,
     Standing, StatementReport,
 };
-use super::{EvidenceError, UntrustedEvidence, malformed, missing};
+use super::{EvidenceError, UntrustedEvidence, decision, malformed, missing};
 use crate::merkle::{leaf_hash, verify_consistency, verify_inclusion};
 use crate::v1::{self, entry::Event, statement::What};
 use crate::{
@@ -378,6 +378,7 @@ impl<'d> Gathered<'d> {
         let mut gaps = missing::holes(&statements)?;
         let logs: Vec<PartyId> = self.logs.iter().map(|log| log.party.clone()).collect();
         gaps.extend(missing::receipts(&statements, &logs)?);
+        gaps.extend(decision::decisions(&statements, &self.events, &logs)?);
         let sheets = self.directory.sheets();
         Ok(EvidenceReport {
             package: self.package,
