@@ -185,7 +185,7 @@ fn check_sent(store: &Store, promised: &Promised, fault: &dyn Display) {
         if stage == JobStage::Sealed {
             assert_eq!(disk.read(&job.package()).unwrap(), b"sealed", "{fault}");
         }
-        job.record().unwrap();
+        job.record().unwrap().unwrap();
         said.extend(job.statements().unwrap());
     }
     assert!(!promised.sealed || !dropped, "{fault}: in the outbox again");

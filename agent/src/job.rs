@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use passerelle_disk::{At, Disk, DiskError, crash_point};
-use passerelle_proto::{PackageId, Timestamp};
+use passerelle_proto::{Digest, PackageId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::outbox::Dropped;
@@ -55,6 +55,24 @@ pub struct JobRecord {
     /// Recipients of a test package; data takes them from `package.toml` or the flow.
     #[serde(default)]
     pub recipients: Vec<String>,
+}
+
+impl JobRecord {
+    /// As it is kept: TOML, and its digest in a comment behind it, since one bit makes another flow
+    /// or another name of what is well formed still.
+    fn to_text(&self) -> std::io::Result<String> {
+        let text = toml::to_string(self).map_err(std::io::Error::other)?;
+        let digest = Digest::of(text.as_bytes());
+        Ok(format!("{text}# {digest}\n"))
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (lines, digest) = text.strip_suffix('\n')?.rsplit_once("\n# ")?;
+        let toml = &text[..lines.len() + 1];
+        let whole = digest.parse() == Ok(Digest::of(toml.as_bytes()));
+        whole.then(|| toml::from_str(toml).ok())?
+    }
 }
 
 /// A job's directory.
@@ -153,10 +171,8 @@ impl Job {
         let directory = fresh_directory(disk.as_ref(), &store.work(), record.claimed_ms)?;
         let job = Job::at(disk, directory);
         disk.create_directories(&job.source())?;
-        let text = toml::to_string(record)
-            .map_err(std::io::Error::other)
-            .at("describe", &job.directory)?;
-        disk.replace(&job.directory.join(RECORD), text.as_bytes())?;
+        let text = record.to_text().at("describe", &job.directory)?;
+        disk.replace(&job.record_file(), text.as_bytes())?;
         crash_point!("claim.prepared");
         Ok(job)
     }
@@ -213,13 +229,19 @@ impl Job {
         self.directory.join("description")
     }
 
-    /// What was known at the claim.
-    pub fn record(&self) -> Result<JobRecord, DiskError> {
-        let path = self.directory.join(RECORD);
-        let bytes = self.disk.read(&path).at("read", &path)?;
-        toml::from_str(&String::from_utf8_lossy(&bytes))
-            .map_err(std::io::Error::other)
-            .at("read", &path)
+    /// What was known at the claim; `None` when that is damaged or gone.
+    pub fn record(&self) -> Result<Option<JobRecord>, DiskError> {
+        let path = self.record_file();
+        match self.disk.read(&path).at("read", &path) {
+            Ok(bytes) => Ok(JobRecord::parse(&bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where that is kept.
+    pub fn record_file(&self) -> PathBuf {
+        self.directory.join(RECORD)
     }
 
     /// How far it has come, told from its files alone.
@@ -485,7 +507,7 @@ mod tests {
                 .unwrap(),
             JobStage::Sealed
         );
-        assert_eq!(job.record().unwrap().name, "t.csv");
+        assert_eq!(job.record().unwrap().unwrap().name, "t.csv");
     }
 
     #[test]

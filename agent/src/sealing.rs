@@ -148,7 +148,10 @@ fn report(name: &str, why: &str) -> String {
 
 /// Seals a claimed job; one that cannot be sealed goes to `rejected/` with a report. Blocks.
 pub(crate) fn seal_job(node: &Arc<Node>, job: Job) -> Result<(), DiskError> {
-    let record = job.record()?;
+    let Some(record) = job.record()? else {
+        let (name, why) = unknown(&job)?;
+        return reject(node, job, name, why);
+    };
     match seal_claimed(node, &job, &record) {
         Ok(()) => Ok(()),
         Err(Unsealable::Disk(error)) => {
@@ -156,17 +159,32 @@ pub(crate) fn seal_job(node: &Arc<Node>, job: Job) -> Result<(), DiskError> {
             let _ = node.store.disk().remove_if_there(&job.unfinished_package());
             Err(error)
         }
-        Err(Unsealable::Rejected(why)) => {
-            let name = record.name;
-            let report = report(&name, &why);
-            tracing::warn!(name, why, "rejected");
-            let job = job.finish(&node.store.rejected(), None, &name, &report, node.now())?;
-            let path = job.directory().to_owned();
-            node.metrics.rejected();
-            node.tell(AgentEvent::Rejected { name, why, path });
-            Ok(())
-        }
+        Err(Unsealable::Rejected(why)) => reject(node, job, record.name, why),
     }
+}
+
+/// Of a job of which nobody knows any more what it was dropped for: its name, and what helps.
+fn unknown(job: &Job) -> Result<(String, String), DiskError> {
+    let dropped = job.dropped()?;
+    let name = dropped.as_deref().and_then(Path::file_name);
+    let name = name.unwrap_or_default().to_string_lossy().into_owned();
+    let file = job.record_file();
+    let why = format!(
+        "{}, which said for which flow it was dropped, is damaged or gone: drop what lies in the \
+         folder `source` beside this report once more.",
+        file.display()
+    );
+    Ok((name, why))
+}
+
+fn reject(node: &Arc<Node>, job: Job, name: String, why: String) -> Result<(), DiskError> {
+    let report = report(&name, &why);
+    tracing::warn!(name, why, "rejected");
+    let job = job.finish(&node.store.rejected(), None, &name, &report, node.now())?;
+    let path = job.directory().to_owned();
+    node.metrics.rejected();
+    node.tell(AgentEvent::Rejected { name, why, path });
+    Ok(())
 }
 
 fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), Unsealable> {
@@ -407,6 +425,7 @@ pub(crate) fn ping(
     let job = Job::test(&node.store, flow.id.as_str(), recipient.as_str(), at);
     let job = job.map_err(|error| error.to_string())?;
     let record = job.record().map_err(|error| error.to_string())?;
+    let record = record.ok_or("what was just written of it is damaged")?;
     match seal_claimed(node, &job, &record) {
         Ok(()) => {
             let manifest = read_manifest(&job);

@@ -75,7 +75,8 @@ impl SimulatedAgent {
     pub fn outgoing(&self) -> Vec<(PackageId, String)> {
         let sent = self.node.outgoing.all().into_iter();
         sent.map(|sent| {
-            let name = sent.job.record().map(|record| record.name);
+            let record = sent.job.record().ok().flatten();
+            let name = record.map(|record| record.name);
             (sent.manifest.id(), name.unwrap_or_default())
         })
         .collect()

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use passerelle_link::Peer;
-use passerelle_proto::PartyId;
 use passerelle_proto::v1::{self, AgentRun, entry::Event};
+use passerelle_proto::{Digest, PartyId};
 use prost::Message;
 
 use crate::metrics::Counter;
@@ -18,6 +18,8 @@ use crate::node::Node;
 
 /// Longest value that an agent may choose, in bytes.
 const VALUE_MAX: usize = 32;
+/// Bytes of SHA-256.
+const DIGEST_LEN: usize = 32;
 
 /// What is wrong with the state of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,16 +93,36 @@ pub(crate) async fn look(node: &Arc<Node>, peer: &Peer, run: &AgentRun) {
 /// Keeps the newest run of an agent, and compares it with the one before. Blocks.
 fn keep(node: &Node, party: &PartyId, run: &AgentRun) -> Option<(Found, AgentRun)> {
     let path = path(node, party);
-    let before = node.read_if_there(&path);
-    let before = AgentRun::decode(before.as_slice()).ok();
-    let before = before.filter(|before| !before.state.is_empty());
+    let kept = node.read_if_there(&path);
+    let before = parse(&kept);
+    if before.is_none() && !kept.is_empty() {
+        let path = path.display();
+        tracing::error!(
+            %path,
+            "what is kept of an agent's runs is damaged: it is made again, and whether its state \
+             goes on from there cannot be told this time"
+        );
+    }
     if before.as_ref() == Some(run) {
         return None;
     }
-    if let Err(error) = node.replace(&path, &run.encode_to_vec()) {
+    if let Err(error) = node.replace(&path, &to_bytes(run)) {
         tracing::warn!(%error, "the run of an agent was not kept");
     }
     Some((compare(before.as_ref(), run)?, before?))
+}
+
+/// A run as it is kept: its digest, and then the run. One bit would make another agent of it.
+fn to_bytes(run: &AgentRun) -> Vec<u8> {
+    let bytes = run.encode_to_vec();
+    [Digest::of(&bytes).0.as_slice(), &bytes].concat()
+}
+
+fn parse(kept: &[u8]) -> Option<AgentRun> {
+    let (digest, bytes) = kept.split_at_checked(DIGEST_LEN)?;
+    let whole = Digest::of(bytes).0 == digest;
+    let run = whole.then(|| AgentRun::decode(bytes).ok())?;
+    run.filter(|run| !run.state.is_empty())
 }
 
 fn path(node: &Node, party: &PartyId) -> PathBuf {

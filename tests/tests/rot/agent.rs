@@ -1,7 +1,7 @@
 //! What an agent keeps: packages that arrive and packages that leave, and its register.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use passerelle_disk::CRASH_AT;
 use passerelle_proto::v1::Section;
@@ -16,6 +16,7 @@ const ARRIVED: &str = "package that has arrived and is not opened";
 const SEALED: &str = "sealed package of the sender's agent";
 const AGAIN: &str = "named with its file, collected again, arrives once";
 const HELD: &str = "offered to nobody; `queue` names the file and the remedy";
+const DROP: &str = "not sent: the report names the file, what was dropped lies beside it";
 const GOES_ON: &str = "named with its file; the agent starts, and exchanges";
 
 fn incoming(scene: &Scene, sealed: &Sealed) -> PathBuf {
@@ -119,6 +120,101 @@ fn sealed(scene: &mut Scene) -> Vec<Row> {
     harms.map(|(name, ..)| Row::new(SEALED, name, HELD)).into()
 }
 
+/// What a dropped file is for rots before it is sealed.
+fn claimed(scene: &mut Scene) -> Vec<Row> {
+    scene.lab.stop(CAF_AGENT);
+    let agent = scene.lab.party("caf21").agent.directory.clone();
+    let harms = [
+        ("a bit", Harm::Flip(32)),
+        ("cut", Harm::Cut(40)),
+        ("gone", Harm::Gone),
+    ];
+    let mut rows = Vec::new();
+    for (name, harm) in harms {
+        scene
+            .lab
+            .run_with(CAF_AGENT, &[(CRASH_AT, "claim.claimed")]);
+        let file = format!("claimed-{name}.csv");
+        scene.lab.drop_file("caf21", FLOW, &file, name.as_bytes());
+        let lab = &mut scene.lab;
+        eventually("the death of the agent", LIMIT, || {
+            lab.process(CAF_AGENT).ended()
+        });
+        let jobs = fs::read_dir(agent.join("work")).unwrap();
+        let mut jobs = jobs.map(|job| job.unwrap().path());
+        let job = jobs.find(|job| job.join("source").join(&file).is_file());
+        let record = job.unwrap().join("job.toml");
+        harm.to(&record);
+        scene.lab.run(CAF_AGENT);
+        let rejected = rejected(&agent, &file);
+        let report = fs::read_to_string(rejected.join("report.txt")).unwrap();
+        for words in [record.to_str().unwrap(), "drop what lies in"] {
+            assert!(report.contains(words), "{words}: {report}");
+        }
+        let dropped = fs::read(rejected.join("source").join(&file)).unwrap();
+        assert_eq!(dropped, name.as_bytes());
+        scene.lab.stop(CAF_AGENT);
+        rows.push(Row::new(
+            "what a file was dropped for (`job.toml`)",
+            name,
+            DROP,
+        ));
+    }
+    scene.lab.run(CAF_AGENT);
+    rows
+}
+
+/// The job that was rejected of a file that was dropped under this name.
+fn rejected(agent: &Path, file: &str) -> PathBuf {
+    eventually("the rejected job", LIMIT, || {
+        let dates = fs::read_dir(agent.join("rejected")).ok()?;
+        let mut jobs = dates.flat_map(|date| fs::read_dir(date.unwrap().path()).unwrap());
+        jobs.find_map(|job| {
+            let job = job.unwrap().path();
+            job.join("source").join(file).is_file().then_some(job)
+        })
+    })
+}
+
+/// What a gateway keeps of the runs of its agent rots.
+fn runs(scene: &mut Scene) -> Vec<Row> {
+    let gateway = scene.lab.party("caf21").gateway.as_ref().unwrap();
+    let file = gateway.data_dir.join("agents/caf21.run");
+    let harms = [
+        ("a bit", Harm::Flip(40)),
+        ("cut", Harm::Cut(40)),
+        ("gone", Harm::Gone),
+    ];
+    let mut rows = Vec::new();
+    for (name, harm) in harms {
+        let kept = fs::read(&file).unwrap();
+        scene.lab.stop(CAF_GATEWAY);
+        harm.to(&file);
+        scene.lab.run(CAF_GATEWAY);
+        eventually("the record", LIMIT, || {
+            (fs::read(&file).ok()? == kept).then_some(())
+        });
+        let outcome = match harm {
+            Harm::Gone => "made again",
+            _ => {
+                scene.says(CAF_GATEWAY, &[file.to_str().unwrap(), "it is made again"]);
+                "named with its file, and made again"
+            }
+        };
+        rows.push(Row::new(
+            "what a gateway keeps of its agent's runs",
+            name,
+            outcome,
+        ));
+    }
+    let sealed = scene.seal(SMALL);
+    scene.arrives(&sealed);
+    let line = ["audit", "log", "--kind", "agent-state"];
+    let accused = scene.lab.lines(CAF_GATEWAY, &line).unwrap();
+    assert!(accused.is_empty(), "an agent in order: {accused:?}");
+    rows
+}
+
 /// The only entry of a register, or a file in it.
 fn entry(scene: &Scene) -> PathBuf {
     let received = scene
@@ -191,8 +287,10 @@ fn records(scene: &mut Scene) -> Vec<Row> {
 /// All that is tried with agents.
 pub fn rows() -> Vec<Row> {
     let mut scene = Scene::start(&[CAF_GATEWAY, CAF_AGENT, DIJON_GATEWAY]);
-    let mut rows = arrived(&mut scene);
+    let mut rows = claimed(&mut scene);
+    rows.extend(arrived(&mut scene));
     rows.extend(sealed(&mut scene));
     rows.extend(records(&mut scene));
+    rows.extend(runs(&mut scene));
     rows
 }

@@ -65,10 +65,15 @@ fn starts(scene: &Scene) -> Vec<Row> {
             CAF_AGENT,
             caf.directory.join("keys/recipient.secret"),
         ),
+        (
+            "secret key of a certificate",
+            CAF_GATEWAY,
+            caf.directory.join("tls/gateway.key"),
+        ),
         ("convention", CAF_GATEWAY, scene.lab.lab.convention.clone()),
         ("party sheet", CAF_GATEWAY, caf.sheet.clone()),
     ];
-    let mut rows = Vec::new();
+    let mut rows = certificate(scene);
     for (kind, process, file) in &files {
         tried(scene, *process, file);
         for harm in ["a bit, anywhere", "cut", "gone"] {
@@ -76,6 +81,27 @@ fn starts(scene: &Scene) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// The certificate that a gateway shows: of a bit of its signature only others can tell.
+fn certificate(scene: &Scene) -> Vec<Row> {
+    let file = scene.lab.party("caf21").directory.join("tls/gateway.pem");
+    let text = fs::read_to_string(&file).unwrap();
+    let line = |number: usize| {
+        let before = text.lines().take(number);
+        before.map(|line| line.len() as u64 + 1).sum::<u64>()
+    };
+    let harms = [
+        ("a bit of its frame", Harm::Flip(8)),
+        ("a bit of its beginning", Harm::Flip(line(1))),
+        ("cut", Harm::Cut(line(3))),
+        ("gone", Harm::Gone),
+    ];
+    let tried = harms.map(|(name, harm)| {
+        refused(scene, CAF_GATEWAY, &file, harm);
+        Row::new("certificate", name, REFUSED)
+    });
+    tried.into()
 }
 
 /// What a gateway keeps of its partner's log.

@@ -148,6 +148,23 @@ impl Store {
         assert!(serves, "{file} {harm:?}: {printed}");
     }
 
+    /// What stands behind the newest checkpoint is made again with the next one.
+    fn signed_again(&mut self, file: &str, harm: Harm) {
+        copy(&self.kept, &self.data);
+        harm.to(&self.data.join(file));
+        self.lab.run(CAF_GATEWAY);
+        eventually("the anchor", LIMIT, || {
+            let line = ["audit", "anchor", "--without-witness"];
+            self.lab.ask(CAF_GATEWAY, &line)
+        });
+        let log = self.data.join("log");
+        eventually(&format!("a sound log after {file} {harm:?}"), LIMIT, || {
+            let line = ["audit", "verify", log.to_str()?];
+            self.lab.ask(CAF_GATEWAY, &line)
+        });
+        self.lab.kill(CAF_GATEWAY);
+    }
+
     fn refused(&mut self, file: &str, harm: Harm, words: &[&str]) {
         let (serves, printed) = self.starts_with(file, harm);
         assert!(!serves, "{file} {harm:?}: {printed}");
@@ -298,6 +315,35 @@ fn segments(store: &mut Store) -> Vec<Row> {
     ]
 }
 
+/// Tiles and bundles that are not full, which stand behind a checkpoint until the next one.
+fn partial(store: &mut Store) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (kind, folder) in [
+        (
+            "tile that is not full",
+            format!("log/tile/0/{}.p", ENTRIES / 256),
+        ),
+        (
+            "bundle that is not full",
+            format!("log/tile/entries/{}.p", ENTRIES / 256),
+        ),
+    ] {
+        let files = fs::read_dir(store.kept.join(&folder)).unwrap();
+        let newest = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let newest = newest.max_by_key(|width| width.parse::<u64>().unwrap());
+        let file = format!("{folder}/{}", newest.unwrap());
+        for (name, harm) in [
+            ("a bit", Harm::Flip(40)),
+            ("cut", Harm::Cut(40)),
+            ("gone", Harm::Gone),
+        ] {
+            store.signed_again(&file, harm);
+            rows.push(Row::new(kind, name, "made again with the next checkpoint"));
+        }
+    }
+    rows
+}
+
 fn small_files(store: &mut Store) -> Vec<Row> {
     let mut rows = Vec::new();
     let checkpoint = [
@@ -348,6 +394,7 @@ pub fn rows() -> Vec<Row> {
     let mut store = Store::make();
     let mut rows = tiles(&mut store);
     rows.extend(segments(&mut store));
+    rows.extend(partial(&mut store));
     rows.extend(small_files(&mut store));
     rows.extend(database(&mut store));
     rows
