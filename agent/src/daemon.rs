@@ -31,6 +31,7 @@ use crate::received::Register;
 use crate::renewal::{self, Keys, problem};
 use crate::socket::SocketService;
 use crate::store::{Store, StoreError};
+use crate::unopened::Unopened;
 use crate::{opening, retention, run, sealing};
 
 /// How often gauges are set.
@@ -327,6 +328,7 @@ pub(crate) fn prepare(
         outgoing,
         sealing: Mutex::default(),
         incoming: Incoming::default(),
+        unopened: Unopened::default(),
         chain: Mutex::new(chain),
         events: broadcast::Sender::new(EVENTS_MAX),
         link: watch::Sender::new(LinkStatus::default()),
@@ -462,6 +464,7 @@ async fn gauges(node: Arc<Node>) {
             _ = tick.tick() => {
                 let connected = node.link.borrow().transport.is_some();
                 node.metrics.set_now(node.outgoing.all().len(), connected);
+                node.metrics.set_unopened(node.unopened.len());
                 node.metrics.certificate_ends(node.identity.not_after_s());
             }
             () = node.stop.cancelled() => return,

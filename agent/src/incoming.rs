@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
 use passerelle_proto::session::Held;
-use passerelle_proto::v1::Section;
+use passerelle_proto::v1::{Section, Signed};
 use passerelle_proto::{
     ChunkTable, Digest, PackLayout, PackageId, Timestamp, VerifiedManifest, split_inline,
 };
@@ -48,6 +48,20 @@ pub(crate) fn is_complete(node: &Node, package: &PackageId) -> bool {
     let path = pack_path(node, package);
     let disk = node.store.disk();
     disk.is_file(&path) && !disk.is_file(&mark_path(&path))
+}
+
+/// The manifest of a package that is arriving or has arrived, as far as its file can be read: it
+/// was verified before the first byte of it was written.
+pub(crate) fn arrived_manifest(node: &Node, package: &PackageId) -> Option<Signed> {
+    let file = node.store.disk().open(&pack_path(node, package)).ok()?;
+    let (_, signed) = PackLayout::read(&mut FileCursor::new(file)).ok()?;
+    (PackageId(Digest::of(&signed.body)) == *package).then_some(signed)
+}
+
+/// Whether bytes of a package are still missing.
+pub(crate) fn is_unfinished(node: &Node, package: &PackageId) -> bool {
+    let mark = mark_path(&pack_path(node, package));
+    node.store.disk().is_file(&mark)
 }
 
 fn mark_path(pack: &Path) -> PathBuf {

@@ -41,6 +41,7 @@ mod sealing;
 pub mod simulation;
 mod socket;
 mod store;
+mod unopened;
 
 pub use config::{AgentConfig, AgentLimits, ConfigError, EXIT_CONFIG};
 pub use crash::CRASH_POINTS;

@@ -22,6 +22,7 @@ use crate::metrics::AgentMetrics;
 use crate::outgoing::{Outgoing, Sent};
 use crate::received::{Entry, Register};
 use crate::store::Store;
+use crate::unopened::Unopened;
 
 /// First line of the file that says where our sequence of statements stands.
 const CHAIN: &str = "sequence of statements";
@@ -42,6 +43,7 @@ pub(crate) struct Node {
     // Held while a claimed job is sealed.
     pub(crate) sealing: Mutex<()>,
     pub(crate) incoming: Incoming,
+    pub(crate) unopened: Unopened,
     pub(crate) chain: Mutex<StatementChain>,
     pub(crate) events: broadcast::Sender<AgentEvent>,
     pub(crate) link: watch::Sender<LinkStatus>,
@@ -93,10 +95,13 @@ impl Node {
         self.store.state().join("chain")
     }
 
-    /// All packages that this agent has sent or received.
+    /// All packages that this agent has sent or received, or has not been able to open.
     pub(crate) fn packages(&self) -> Vec<PackageId> {
         let mut packages = self.outgoing.packages();
         packages.extend(self.register.all().iter().map(Entry::id));
+        let registered = |id: &PackageId| self.register.find(*id).is_some();
+        let unopened = self.unopened.all().into_iter().map(|(id, _)| id);
+        packages.extend(unopened.filter(|id| !registered(id)));
         packages
     }
 

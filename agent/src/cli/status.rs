@@ -54,6 +54,7 @@ struct AgentView {
     rejected: u64,
     expiries: Vec<ExpiryView>,
     damaged_packages: u64,
+    unopened_packages: u64,
 }
 
 impl AgentView {
@@ -76,6 +77,7 @@ impl AgentView {
             received_today: answer.received_today,
             rejected: answer.rejected,
             damaged_packages: answer.damaged_packages,
+            unopened_packages: answer.unopened_packages,
             expiries: ExpiryView::all(answer.expiries),
         }
     }
@@ -114,8 +116,22 @@ impl Display for AgentView {
             self.rejected
         )?;
         write_damaged(self.damaged_packages, f)?;
+        write_unopened(self.unopened_packages, f)?;
         ExpiryView::write_near(&self.expiries, f)
     }
+}
+
+/// Says that arrived packages cannot be opened now, where that is so.
+fn write_unopened(packages: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if packages == 0 {
+        return Ok(());
+    }
+    let packages = count(
+        packages,
+        "package has arrived and cannot be opened now",
+        "packages have arrived and cannot be opened now",
+    );
+    writeln!(f, "  WARNING      {packages}: see passerelle queue")
 }
 
 #[derive(Debug, Serialize)]
