@@ -84,7 +84,8 @@ pub enum AgentEvent {
         /// Who sent it.
         sender: String,
     },
-    /// A package has arrived and cannot be opened now; it is tried again.
+    /// A package has arrived and cannot be opened now, or was offered and cannot be judged now; it
+    /// is tried again.
     PutOff {
         /// The package.
         package: PackageId,

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use passerelle_disk::{DiskError, crash_point};
 use passerelle_host::Clock;
-use passerelle_link::{Belief, Identity, LinkStatus, TrustStore};
+use passerelle_link::{Identity, LinkStatus, TrustStore};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{
     Directory, Hop, PackageId, PartyId, RecipientKeys, SigningKey, SigningKeys, StatementChain,
@@ -14,6 +15,7 @@ use passerelle_proto::{
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::GatewayClock;
 use crate::config::AgentConfig;
 use crate::damage;
 use crate::event::AgentEvent;
@@ -32,7 +34,7 @@ pub(crate) struct Node {
     pub(crate) config: AgentConfig,
     pub(crate) party: PartyId,
     pub(crate) host_clock: Arc<dyn Clock>,
-    pub(crate) clock: Belief,
+    pub(crate) clock: GatewayClock,
     pub(crate) store: Store,
     pub(crate) register: Register,
     pub(crate) identity: Identity,
@@ -52,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<AgentMetrics>,
     pub(crate) stop: CancellationToken,
     pub(crate) started: Timestamp,
+    // The same moment, by the clock that nobody can set.
+    pub(crate) began: Instant,
     pub(crate) run: v1::AgentRun,
 }
 

@@ -8,12 +8,13 @@ use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
 use passerelle_host::monotonic;
 use passerelle_proto::v1::{self, Reason, statement::What};
 use passerelle_proto::{
-    EntryName, EntrySink, Facts, OpenError, PackError, PackLayout, PackageId, Place, SoundReader,
-    UntrustedManifest, VerifiedManifest, decide, open, sealed_for,
+    Denial, EntryName, EntrySink, Facts, OpenError, PackError, PackLayout, PackageId, Place,
+    SoundReader, UntrustedManifest, VerifiedManifest, decide, open, sealed_for,
 };
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::cancel;
+use crate::clock::ClockDoubt;
 use crate::damage;
 use crate::event::AgentEvent;
 use crate::hook::{self, HookFacts};
@@ -72,7 +73,7 @@ async fn next(
 }
 
 /// A package cannot be opened now. It stays where it is, and is tried again.
-fn put_off(node: &Node, package: PackageId, error: &DiskError) {
+fn put_off(node: &Node, package: PackageId, error: &NotNow) {
     let why = error.to_string();
     let wait = node
         .unopened
@@ -96,7 +97,7 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     let disk = node.store.disk();
     for entry in node.register.all() {
         if let Err(error) = resume(node, &entry) {
-            put_off(node, entry.id(), &error);
+            put_off(node, entry.id(), &error.into());
         }
     }
     for left in disk.entries(&node.store.opening())? {
@@ -116,7 +117,7 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
         match look_at(node, &path) {
             Ok(found) => arrived.extend(found),
             Err(error) => match package_at(&path) {
-                Some(package) => put_off(node, package, &error),
+                Some(package) => put_off(node, package, &error.into()),
                 None => tracing::error!(%error, "what is left of an arrival stays for now"),
             },
         }
@@ -191,7 +192,7 @@ fn lost(node: &Arc<Node>, path: &Path) -> Result<(), DiskError> {
 }
 
 /// Opens an arrived package; `None` when nothing came of it that a person can use.
-fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskError> {
+fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, NotNow> {
     let path = pack_path(node, &package);
     if let Some(entry) = node.register.find(package) {
         // An attempt before this one may have come no further than the entry.
@@ -216,7 +217,7 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
             damage::found(node, package, &why)?;
             return Ok(None);
         }
-        Err(Unopened::Disk(error)) => return Err(error),
+        Err(Unopened::NotNow(error)) => return Err(error),
     };
     forget(node, &path)?;
     crash_point!("open.done");
@@ -244,7 +245,11 @@ fn open_file(
         place: Place::Recipient { party: &node.party },
         first_accepted: accepted_at(node.store.disk().as_ref(), path),
     };
-    if let Err(denial) = decide(&facts, node.now()) {
+    let moment = node.host_clock.moment();
+    if let Err(denial) = decide(&facts, moment.wall) {
+        if let Some(doubt) = node.clock.doubt(moment).filter(|_| denial.depends_on_now()) {
+            return Err(NotNow::Clock(denial, doubt).into());
+        }
         let (reason, article) = (denial.reason(), denial.article());
         refuse(node, manifest, reason, article, &denial.to_string())?;
         return Ok(None);
@@ -379,14 +384,25 @@ fn refuse(
 enum Unopened {
     /// It has rotted.
     Damaged(String),
-    /// The disk; it is tried again.
-    Disk(DiskError),
+    /// It is tried again.
+    NotNow(NotNow),
 }
 
-impl From<DiskError> for Unopened {
-    fn from(error: DiskError) -> Self {
-        Self::Disk(error)
+impl<E: Into<NotNow>> From<E> for Unopened {
+    fn from(error: E) -> Self {
+        Self::NotNow(error.into())
     }
+}
+
+/// Why an arrived package is put off.
+#[derive(Debug, thiserror::Error)]
+enum NotNow {
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// It would be refused for good, by a clock that is not believed.
+    #[error("{0}; {1}")]
+    Clock(Denial, ClockDoubt),
 }
 
 /// Whether an arrived package is still what its manifest says. Blocks for reading it.

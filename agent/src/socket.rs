@@ -19,6 +19,7 @@ use prost::Message;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::cancel;
+use crate::clock::ClockDoubt;
 use crate::event::AgentEvent;
 use crate::exchange::software;
 use crate::incoming::{arrived_manifest, pack_path};
@@ -85,12 +86,23 @@ fn status(node: &Node) -> AgentStatusResponse {
         convention_version: directory.convention().version(),
         damaged_packages: node.outgoing.damaged() as u64,
         unopened_packages: node.unopened.len() as u64,
+        clock_warning: clock_warning(node),
         outgoing: node.outgoing.all().len() as u64,
         incoming: packs.count() as u64,
         sent_today: count(node.store.sent()),
         received_today: count(node.store.received()),
         rejected: count(node.store.rejected()),
         expiries: node.expiry_messages(),
+    }
+}
+
+/// That nothing is sealed, and nothing refused for its time, where the clocks do not agree.
+fn clock_warning(node: &Node) -> String {
+    match node.clock.doubt(node.host_clock.moment()) {
+        Some(doubt @ ClockDoubt::Differs { .. }) => {
+            format!("nothing is sealed, and nothing is refused for its time: {doubt}")
+        }
+        Some(ClockDoubt::Unheard) | None => String::new(),
     }
 }
 

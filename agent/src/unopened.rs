@@ -99,6 +99,14 @@ impl Unopened {
         (again <= now).then_some(package)
     }
 
+    /// What stood in the way may be over: it is the turn of all.
+    pub(crate) fn hurry(&self, now: Instant) {
+        for waiting in self.waiting().values_mut() {
+            waiting.again = waiting.again.min(now);
+        }
+        self.hurried.notify_one();
+    }
+
     /// Waits until it is the turn of a package.
     pub(crate) async fn turn(&self) {
         loop {

@@ -55,6 +55,7 @@ struct AgentView {
     expiries: Vec<ExpiryView>,
     damaged_packages: u64,
     unopened_packages: u64,
+    clock_warning: String,
 }
 
 impl AgentView {
@@ -78,6 +79,7 @@ impl AgentView {
             rejected: answer.rejected,
             damaged_packages: answer.damaged_packages,
             unopened_packages: answer.unopened_packages,
+            clock_warning: answer.clock_warning,
             expiries: ExpiryView::all(answer.expiries),
         }
     }
@@ -117,6 +119,9 @@ impl Display for AgentView {
         )?;
         write_damaged(self.damaged_packages, f)?;
         write_unopened(self.unopened_packages, f)?;
+        if !self.clock_warning.is_empty() {
+            writeln!(f, "  WARNING      {}", self.clock_warning)?;
+        }
         ExpiryView::write_near(&self.expiries, f)
     }
 }
