@@ -312,6 +312,11 @@ fn put(node: &Node, whole: &Path, place: &Path) -> Result<(), DiskError> {
     if disk.is_dir(whole) {
         if let Some(parent) = place.parent() {
             disk.create_directories(parent)?;
+            if !disk.is_dir(parent) {
+                let why = "something else is in its place: move it away";
+                let error = io::Error::new(io::ErrorKind::NotADirectory, why);
+                return Err(DiskError::new("create", parent, error));
+            }
         }
         return disk.rename_synced(whole, place);
     }
