@@ -379,14 +379,10 @@ fn offered(
             let _ = arrived.send(package);
             OfferAnswer::Answer(Answer::Have)
         }
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => refuse(
-            node,
-            &to,
-            package,
-            Reason::Digest,
-            String::new(),
-            error.to_string(),
-        ),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            let (reason, why) = (Reason::Digest, error.to_string());
+            refuse(node, &to, package, reason, String::new(), why)
+        }
         Err(error) => {
             tracing::error!(%error, "an offer cannot be taken now");
             OfferAnswer::Decline("it cannot be kept now".into())

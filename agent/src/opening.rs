@@ -231,13 +231,12 @@ pub(crate) fn forget(node: &Node, pack: &Path) -> Result<(), DiskError> {
     disk.remove_synced(pack)
 }
 
-fn open_file(
+/// Whether an arrived package may be opened; one that may not is refused for good.
+fn may_be_opened(
     node: &Arc<Node>,
     manifest: &VerifiedManifest,
-    mut file: FileCursor,
     path: &Path,
-) -> Result<Option<Entry>, Unopened> {
-    let package = manifest.id();
+) -> Result<bool, Unopened> {
     let directory = node.directory();
     let facts = Facts {
         directory: &directory,
@@ -252,10 +251,23 @@ fn open_file(
         }
         let (reason, article) = (denial.reason(), denial.article());
         refuse(node, manifest, reason, article, &denial.to_string())?;
-        return Ok(None);
+        return Ok(false);
     }
     if cancel::is_cancelled(node, manifest)? {
         refuse(node, manifest, Reason::Cancelled, "", cancel::WHY)?;
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+fn open_file(
+    node: &Arc<Node>,
+    manifest: &VerifiedManifest,
+    mut file: FileCursor,
+    path: &Path,
+) -> Result<Option<Entry>, Unopened> {
+    let package = manifest.id();
+    if !may_be_opened(node, manifest, path)? {
         return Ok(None);
     }
     node.tell(AgentEvent::Arrived {

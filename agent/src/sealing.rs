@@ -81,7 +81,7 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
     );
     let mut poll = tokio::time::interval(node.config.limits.poll);
     let mut unsealed = true;
-    let mut waits = false;
+    let mut told = None;
     loop {
         tokio::select! {
             biased;
@@ -89,11 +89,13 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
             _ = poll.tick() => {}
         }
         let doubt = not_to_seal(&node);
-        if doubt.is_some() != waits {
-            waits = doubt.is_some();
+        // It may be another doubt than before.
+        let kind = doubt.as_ref().map(std::mem::discriminant);
+        if kind != told {
+            told = kind;
             tell_of_doubt(doubt);
         }
-        if waits {
+        if doubt.is_some() {
             continue;
         }
         let looking = node.clone();

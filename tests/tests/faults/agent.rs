@@ -1,5 +1,5 @@
-//! Trouble of an agent's own, on its disk or with its clock: it says what waits and why, and goes on
-//! by itself once that is over.
+//! Trouble of an agent's own, on its disk or with its clock: it says what waits and why, and goes
+//! on by itself once that is over.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Stories of an agent in trouble of its own: it goes on beside that, and by itself once it is over.
+//! Stories of an agent in trouble of its own: it goes on beside that, and by itself once that is
+//! over.
 
 use std::time::Duration;
 
