@@ -127,7 +127,9 @@ pub(crate) fn keep(node: &Node, statement: &VerifiedStatement) -> Result<(), Unk
     let folder = kept_in(&node.store);
     let path = folder.join(statement.package().to_string());
     if !node.store.disk().is_file(&path) {
-        prune(node)?;
+        if node.clock.doubt(node.host_clock.moment()).is_none() {
+            prune(node)?;
+        }
         let disk = node.store.disk();
         if disk.entries(&folder)?.len() >= KEPT_MAX {
             return Err(Unkept::Refused("too many requests to cancel are kept"));
@@ -169,8 +171,11 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<Option<VerifiedStatement>, DiskE
     Ok(Some(parsed.verified_before()))
 }
 
-/// Removes requests about packages that nobody can offer any more.
-fn prune(node: &Node) -> Result<(), DiskError> {
+/// Removes requests about packages that nobody can offer any more, at a clock that is believed.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn prune(node: &Node) -> Result<(), DiskError> {
     let disk = node.store.disk();
     for path in disk.entries(&kept_in(&node.store))? {
         let over = |at: Timestamp| node.now() > at.saturating_add(KEPT_FOR);

@@ -4,12 +4,12 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use passerelle_disk::{Disk, DiskError, crash_point};
-use passerelle_host::{Clock, HostClock};
-use passerelle_link::{Belief, Dial, Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
+use passerelle_host::{Clock, HostClock, monotonic};
+use passerelle_link::{Dial, Dialer, Identity, Link, LinkStatus, TrustSource, TrustStore};
 use passerelle_proto::v1::agent_server::AgentServer;
 use passerelle_proto::{Hop, KeyId, KeyRole, PackageId, PartyId, Problem, VerifiedStatement};
 use tokio::net::UnixListener;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::again;
+use crate::clock::{self, GatewayClock};
 use crate::config::{AgentConfig, ConfigError};
 use crate::damage;
 use crate::event::{AgentEvent, EVENTS_MAX};
@@ -31,7 +32,8 @@ use crate::received::Register;
 use crate::renewal::{self, Keys, problem};
 use crate::socket::SocketService;
 use crate::store::{Store, StoreError};
-use crate::{opening, retention, run, sealing};
+use crate::unopened::Unopened;
+use crate::{leftovers, opening, retention, run, sealing};
 
 /// How often gauges are set.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
@@ -110,6 +112,7 @@ impl Agent {
         tasks.spawn(sealing::watch_outbox(node.clone()));
         tasks.spawn(gauges(node.clone()));
         tasks.spawn(retention::keep_pruning(node.clone()));
+        tasks.spawn(leftovers::keep_tidy(node.clone()));
         tasks.spawn(renewal::keep_current(node.clone()));
         tracing::info!(party = %node.party, "the agent runs");
         Ok(Self {
@@ -327,14 +330,16 @@ pub(crate) fn prepare(
         outgoing,
         sealing: Mutex::default(),
         incoming: Incoming::default(),
+        unopened: Unopened::default(),
         chain: Mutex::new(chain),
         events: broadcast::Sender::new(EVENTS_MAX),
         link: watch::Sender::new(LinkStatus::default()),
         news: Notify::new(),
         stop: CancellationToken::new(),
         started: ground.clock.now(),
+        began: monotonic(),
         host_clock: ground.clock.clone(),
-        clock: Belief::default(),
+        clock: GatewayClock::default(),
         store,
         config,
         run,
@@ -429,8 +434,14 @@ pub(crate) fn keep_link(
     gateway: Hop,
 ) {
     let stop = node.stop.clone();
-    let (link, run) = Link::maintain(dialer, gateway, exchange, stop, |_| {});
+    let connection = Arc::new(Mutex::new(None));
+    let newest = connection.clone();
+    let connected = move |connection| {
+        *newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+    };
+    let (link, run) = Link::maintain(dialer, gateway, exchange, stop, connected);
     tasks.spawn(run);
+    tasks.spawn(clock::ask_again(node.clone(), connection));
     let (node, mut status) = (node.clone(), link.status());
     tasks.spawn(async move {
         loop {
@@ -462,6 +473,10 @@ async fn gauges(node: Arc<Node>) {
             _ = tick.tick() => {
                 let connected = node.link.borrow().transport.is_some();
                 node.metrics.set_now(node.outgoing.all().len(), connected);
+                if let Some(ahead_s) = node.clock.ahead_s(node.host_clock.moment()) {
+                    node.metrics.set_clock_ahead(ahead_s);
+                }
+                node.metrics.set_unopened(node.unopened.len());
                 node.metrics.certificate_ends(node.identity.not_after_s());
             }
             () = node.stop.cancelled() => return,

@@ -75,11 +75,24 @@ pub(crate) fn recover(node: &Node) -> Result<(), DiskError> {
             let id = StatementId(Digest::of(&signed.body));
             node.outgoing.statement(package, id, signed);
         }
+    }
+    Ok(())
+}
+
+/// Removes what was said about packages that nobody can offer any more and our gateway has, at a
+/// clock that is believed. Blocks.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn prune(node: &Node) -> Result<(), DiskError> {
+    let disk = node.store.disk();
+    for path in disk.entries(&kept_in(&node.store))? {
+        let said = Said::below(disk, &path);
         let over = |signed: &Signed| {
             let body = v1::Statement::decode(signed.body.as_slice()).unwrap_or_default();
             node.now() > Timestamp::from_ms(body.at_ms).saturating_add(KEPT_FOR)
         };
-        if said.all()?.iter().all(over) {
+        if said.unacked()?.is_empty() && said.all()?.iter().all(over) {
             disk.remove_tree(&path)?;
         }
     }

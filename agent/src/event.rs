@@ -84,6 +84,14 @@ pub enum AgentEvent {
         /// Who sent it.
         sender: String,
     },
+    /// A package has arrived and cannot be opened now, or was offered and cannot be judged now; it
+    /// is tried again.
+    PutOff {
+        /// The package.
+        package: PackageId,
+        /// Why, for people.
+        why: String,
+    },
     /// A package lies in the inbox and its receipt is signed.
     Received {
         /// The package.

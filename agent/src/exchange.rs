@@ -11,7 +11,7 @@ use passerelle_link::{
     Exchange, Incoming, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust, WriteError,
 };
 use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
-use passerelle_proto::v1::{self, Lane, Reason, Section, Signed, statement::What};
+use passerelle_proto::v1::{self, BusyReason, Lane, Reason, Section, Signed, statement::What};
 use passerelle_proto::{
     Checkpoint, Denial, Digest, Facts, INLINE_LEN_MAX, PackageId, PartyId, Place, Role,
     StatementId, Timestamp, UntrustedManifest, VerifiedManifest, accepted_at, decide, log_epoch,
@@ -27,6 +27,9 @@ use crate::incoming::{Arriving, forget_unfinished, is_complete};
 use crate::node::Node;
 use crate::receipts::{self, Taken};
 use crate::renewal;
+
+/// When a package is to be offered again that our clock cannot judge.
+const CLOCK_RETRY: Duration = Duration::from_secs(10);
 
 /// The agent behind [`Exchange`].
 pub(crate) struct AgentExchange {
@@ -70,6 +73,21 @@ impl AgentExchange {
 
     fn last_shown(&self) -> MutexGuard<'_, Option<(PartyId, Vec<u8>)>> {
         self.shown.lock().unwrap_or_else(|p| p.into_inner())
+    }
+
+    /// The gateway says what its clock shows.
+    fn hear(&self, theirs: Timestamp) {
+        let (clock, moment) = (&self.node.clock, self.node.host_clock.moment());
+        let doubted = clock.doubt(moment).is_some();
+        clock.heard(theirs, moment);
+        match clock.doubt(moment) {
+            Some(doubt) => {
+                let why = doubt.to_string();
+                tracing::error!(why, "our clock and our gateway's do not agree");
+            }
+            None if doubted => self.node.unopened.hurry(monotonic()),
+            None => {}
+        }
     }
 
     /// What we tell the gateway that we know of its log; read anew once per connection.
@@ -174,9 +192,7 @@ impl Exchange for AgentExchange {
             return Err(LaneError("an agent exchanges with its gateway only".into()));
         }
         let theirs = Timestamp::from_ms(hello.now_ms);
-        if !self.node.clock.heard(theirs, self.node.host_clock.moment()) {
-            tracing::warn!(%peer, %theirs, "the gateway's clock and ours differ by over 5 minutes");
-        }
+        self.hear(theirs);
         self.node.outgoing.wake();
         if hello.lane() == Lane::Control {
             let shown = (peer.hop.party.clone(), hello.checkpoint.clone());
@@ -322,9 +338,10 @@ fn offered(
     let to = claimed.map_or_else(|_| peer.hop.party.clone(), |it| it.sender().clone());
     let (manifest, accepted_at) = match judge(node, peer, signed, accepted) {
         Ok(judged) => judged,
-        Err((reason, article, why)) => {
+        Err(Unjudged::Refused((reason, article, why))) => {
             return refuse(node, &to, package, reason, article, why);
         }
+        Err(Unjudged::NotNow(why)) => return put_off(node, peer, package, why),
     };
     match cancel::is_cancelled(node, &manifest) {
         Ok(false) => {}
@@ -362,14 +379,10 @@ fn offered(
             let _ = arrived.send(package);
             OfferAnswer::Answer(Answer::Have)
         }
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => refuse(
-            node,
-            &to,
-            package,
-            Reason::Digest,
-            String::new(),
-            error.to_string(),
-        ),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            let (reason, why) = (Reason::Digest, error.to_string());
+            refuse(node, &to, package, reason, String::new(), why)
+        }
         Err(error) => {
             tracing::error!(%error, "an offer cannot be taken now");
             OfferAnswer::Decline("it cannot be kept now".into())
@@ -379,6 +392,20 @@ fn offered(
 
 type Refusal = (Reason, String, String);
 
+/// Why an offered package is not taken.
+enum Unjudged {
+    /// It is refused for good.
+    Refused(Refusal),
+    /// It would be, by a clock that is not believed.
+    NotNow(String),
+}
+
+impl From<Refusal> for Unjudged {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 type Judged = (VerifiedManifest, Option<Timestamp>);
 
 fn judge(
@@ -386,7 +413,7 @@ fn judge(
     peer: &Peer,
     signed: Signed,
     accepted: Option<Signed>,
-) -> Result<Judged, Refusal> {
+) -> Result<Judged, Unjudged> {
     let plain = |reason, why: &dyn ToString| (reason, String::new(), why.to_string());
     let untrusted =
         UntrustedManifest::parse(signed).map_err(|error| plain(Reason::Malformed, &error))?;
@@ -398,7 +425,8 @@ fn judge(
     let manifest = untrusted
         .verify(&key.key)
         .map_err(|error| plain(Reason::Signature, &error))?;
-    let now = node.now();
+    let moment = node.host_clock.moment();
+    let now = moment.wall;
     let accepted_at = accepted
         .and_then(|receipt| accepted_at(&directory, &peer.hop.party, &manifest, receipt, now));
     let facts = Facts {
@@ -407,18 +435,34 @@ fn judge(
         place: Place::Recipient { party: &node.party },
         first_accepted: accepted_at,
     };
-    decide(&facts, node.now()).map_err(|denial| {
-        (
-            denial.reason(),
-            denial.article().to_owned(),
-            denial.to_string(),
-        )
+    decide(&facts, now).map_err(|denial| {
+        // A refusal cannot be called back: a clock that was set wrong must not be its reason.
+        match node.clock.doubt(moment).filter(|_| denial.depends_on_now()) {
+            Some(doubt) => Unjudged::NotNow(format!("{denial}; {doubt}")),
+            None => Unjudged::Refused((
+                denial.reason(),
+                denial.article().to_owned(),
+                denial.to_string(),
+            )),
+        }
     })?;
     if manifest.total_length() > node.config.limits.package_bytes_max {
         let why = "it is larger than this agent's configuration allows";
-        return Err(plain(Reason::TooLarge, &why));
+        return Err(plain(Reason::TooLarge, &why).into());
     }
     Ok((manifest, accepted_at))
+}
+
+/// Puts an offer off that cannot be judged by our clock: it is made again.
+fn put_off(node: &Arc<Node>, peer: &Peer, package: PackageId, why: String) -> OfferAnswer {
+    tracing::error!(package = package.short(), why, "an offer is put off");
+    let what = What::Busy(v1::Busy {
+        reason: BusyReason::Clock as i32,
+        retry_after_ms: u64::try_from(CLOCK_RETRY.as_millis()).unwrap_or(u64::MAX),
+    });
+    let answer = node.answer(&peer.hop.party, package, what);
+    node.tell(AgentEvent::PutOff { package, why });
+    OfferAnswer::Answer(Answer::Statement(answer))
 }
 
 fn refuse(

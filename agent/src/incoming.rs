@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
 use passerelle_proto::session::Held;
-use passerelle_proto::v1::Section;
+use passerelle_proto::v1::{Section, Signed};
 use passerelle_proto::{
     ChunkTable, Digest, PackLayout, PackageId, Timestamp, VerifiedManifest, split_inline,
 };
@@ -22,7 +22,11 @@ const MARK_LEN: usize = 16;
 
 /// Which transfer of a package is the newest: an older one ends.
 #[derive(Default)]
-pub(crate) struct Incoming(Mutex<BTreeMap<PackageId, u64>>);
+pub(crate) struct Incoming {
+    turns: Mutex<BTreeMap<PackageId, u64>>,
+    // Held while a transfer becomes whole, or is let go of: nothing that is whole is removed.
+    ending: Mutex<()>,
+}
 
 /// One transfer.
 pub(crate) struct Arriving {
@@ -48,6 +52,20 @@ pub(crate) fn is_complete(node: &Node, package: &PackageId) -> bool {
     let path = pack_path(node, package);
     let disk = node.store.disk();
     disk.is_file(&path) && !disk.is_file(&mark_path(&path))
+}
+
+/// The manifest of a package that is arriving or has arrived, as far as its file can be read: it
+/// was verified before the first byte of it was written.
+pub(crate) fn arrived_manifest(node: &Node, package: &PackageId) -> Option<Signed> {
+    let file = node.store.disk().open(&pack_path(node, package)).ok()?;
+    let (_, signed) = PackLayout::read(&mut FileCursor::new(file)).ok()?;
+    (PackageId(Digest::of(&signed.body)) == *package).then_some(signed)
+}
+
+/// Whether bytes of a package are still missing.
+pub(crate) fn is_unfinished(node: &Node, package: &PackageId) -> bool {
+    let mark = mark_path(&pack_path(node, package));
+    node.store.disk().is_file(&mark)
 }
 
 fn mark_path(pack: &Path) -> PathBuf {
@@ -95,9 +113,10 @@ pub(crate) fn forget_unfinished(node: &Node, package: &PackageId) -> Result<(), 
     let path = pack_path(node, package);
     let mark = mark_path(&path);
     let disk = node.store.disk();
+    let _one = node.incoming.ending();
     node.incoming.ended(package);
-    remove_accepted_at(disk.as_ref(), &path)?;
     if disk.is_file(&mark) {
+        remove_accepted_at(disk.as_ref(), &path)?;
         // In this order, and durably: a pack without a mark counts as complete.
         disk.remove_synced(&path)?;
         disk.remove_synced(&mark)?;
@@ -106,9 +125,15 @@ pub(crate) fn forget_unfinished(node: &Node, package: &PackageId) -> Result<(), 
 }
 
 impl Incoming {
+    fn ending(&self) -> MutexGuard<'_, ()> {
+        self.ending
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     fn next_turn(&self, package: &PackageId) -> u64 {
         let mut turns = self
-            .0
+            .turns
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         let turn = turns.entry(*package).or_default();
@@ -118,7 +143,7 @@ impl Incoming {
 
     fn is_current(&self, package: &PackageId, turn: u64) -> bool {
         let turns = self
-            .0
+            .turns
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         turns.get(package) == Some(&turn)
@@ -126,7 +151,7 @@ impl Incoming {
 
     fn ended(&self, package: &PackageId) {
         let mut turns = self
-            .0
+            .turns
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         turns.remove(package);
@@ -248,6 +273,8 @@ impl Arriving {
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.sync()?;
         crash_point!("arrive.whole");
+        let _one = self.turns.incoming.ending();
+        self.check_turn()?;
         let disk = self.turns.store.disk();
         disk.remove_synced(&mark_path(&self.path))?;
         crash_point!("arrive.complete");

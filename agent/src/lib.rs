@@ -8,6 +8,7 @@
 mod again;
 mod cancel;
 pub mod cli;
+mod clock;
 mod config;
 mod crash;
 mod daemon;
@@ -23,6 +24,7 @@ mod incoming;
 mod instructions;
 mod job;
 pub mod lab;
+mod leftovers;
 mod metrics;
 mod node;
 mod opening;
@@ -41,6 +43,7 @@ mod sealing;
 pub mod simulation;
 mod socket;
 mod store;
+mod unopened;
 
 pub use config::{AgentConfig, AgentLimits, ConfigError, EXIT_CONFIG};
 pub use crash::CRASH_POINTS;

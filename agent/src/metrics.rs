@@ -24,6 +24,8 @@ const DAMAGED: &str = "passerelle_agent_damaged_total";
 const LAST_SENT: &str = "passerelle_agent_last_sent_timestamp_seconds";
 const LAST_RECEIVED: &str = "passerelle_agent_last_received_timestamp_seconds";
 const OUTGOING: &str = "passerelle_agent_outgoing_packages";
+const UNOPENED: &str = "passerelle_agent_unopened_packages";
+const CLOCK: &str = "passerelle_agent_clock_ahead_seconds";
 const CERTIFICATE: &str = "passerelle_agent_certificate_expiry_days";
 const EXPIRY: &str = "passerelle_agent_expiry_seconds";
 const CONNECTED: &str = "passerelle_agent_connected";
@@ -51,7 +53,7 @@ const COUNTERS: [(&str, &str); 6] = [
         "Stored packages found damaged, arrived ones and our own: look at the disk.",
     ),
 ];
-const GAUGES: [(&str, &str); 6] = [
+const GAUGES: [(&str, &str); 8] = [
     (
         LAST_SENT,
         "When a package was last sent to its end, by flow. Alert when a night passes.",
@@ -60,6 +62,15 @@ const GAUGES: [(&str, &str); 6] = [
     (
         OUTGOING,
         "Packages sealed and not over for every recipient.",
+    ),
+    (
+        UNOPENED,
+        "Packages that have arrived, cannot be opened now and are tried again. Alert above 0.",
+    ),
+    (
+        CLOCK,
+        "Seconds by which our clock is ahead of our gateway's. Alert above 300 and below -300: \
+         nothing is sealed then.",
     ),
     (
         CERTIFICATE,
@@ -159,6 +170,16 @@ impl AgentMetrics {
         self.set(OUTGOING, None, outgoing as f64);
         self.set(CONNECTED, None, f64::from(u8::from(connected)));
     }
+
+    /// By how many seconds our clock is ahead of our gateway's.
+    pub(crate) fn set_clock_ahead(&self, seconds: f64) {
+        self.set(CLOCK, None, seconds);
+    }
+
+    /// How many arrived packages cannot be opened now.
+    pub(crate) fn set_unopened(&self, packages: usize) {
+        self.set(UNOPENED, None, packages as f64);
+    }
 }
 
 fn seconds() -> f64 {
@@ -210,6 +231,8 @@ mod tests {
         metrics.damaged();
         metrics.stated();
         metrics.set_now(2, true);
+        metrics.set_unopened(1);
+        metrics.set_clock_ahead(-0.5);
         metrics.certificate_ends(0);
         let convention = Expiry {
             what: Ends::Convention,

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use passerelle_disk::{DiskError, crash_point};
 use passerelle_host::Clock;
-use passerelle_link::{Belief, Identity, LinkStatus, TrustStore};
+use passerelle_link::{Identity, LinkStatus, TrustStore};
 use passerelle_proto::v1::{self, statement::What};
 use passerelle_proto::{
     Directory, Hop, PackageId, PartyId, RecipientKeys, SigningKey, SigningKeys, StatementChain,
@@ -14,6 +15,7 @@ use passerelle_proto::{
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::GatewayClock;
 use crate::config::AgentConfig;
 use crate::damage;
 use crate::event::AgentEvent;
@@ -22,6 +24,7 @@ use crate::metrics::AgentMetrics;
 use crate::outgoing::{Outgoing, Sent};
 use crate::received::{Entry, Register};
 use crate::store::Store;
+use crate::unopened::Unopened;
 
 /// First line of the file that says where our sequence of statements stands.
 const CHAIN: &str = "sequence of statements";
@@ -31,7 +34,7 @@ pub(crate) struct Node {
     pub(crate) config: AgentConfig,
     pub(crate) party: PartyId,
     pub(crate) host_clock: Arc<dyn Clock>,
-    pub(crate) clock: Belief,
+    pub(crate) clock: GatewayClock,
     pub(crate) store: Store,
     pub(crate) register: Register,
     pub(crate) identity: Identity,
@@ -42,6 +45,7 @@ pub(crate) struct Node {
     // Held while a claimed job is sealed.
     pub(crate) sealing: Mutex<()>,
     pub(crate) incoming: Incoming,
+    pub(crate) unopened: Unopened,
     pub(crate) chain: Mutex<StatementChain>,
     pub(crate) events: broadcast::Sender<AgentEvent>,
     pub(crate) link: watch::Sender<LinkStatus>,
@@ -50,6 +54,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<AgentMetrics>,
     pub(crate) stop: CancellationToken,
     pub(crate) started: Timestamp,
+    // The same moment, by the clock that nobody can set.
+    pub(crate) began: Instant,
     pub(crate) run: v1::AgentRun,
 }
 
@@ -93,10 +99,13 @@ impl Node {
         self.store.state().join("chain")
     }
 
-    /// All packages that this agent has sent or received.
+    /// All packages that this agent has sent or received, or has not been able to open.
     pub(crate) fn packages(&self) -> Vec<PackageId> {
         let mut packages = self.outgoing.packages();
         packages.extend(self.register.all().iter().map(Entry::id));
+        let registered = |id: &PackageId| self.register.find(*id).is_some();
+        let unopened = self.unopened.all().into_iter().map(|(id, _)| id);
+        packages.extend(unopened.filter(|id| !registered(id)));
         packages
     }
 

@@ -3,16 +3,18 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
+use passerelle_host::monotonic;
 use passerelle_proto::v1::{self, Reason, statement::What};
 use passerelle_proto::{
-    EntryName, EntrySink, Facts, OpenError, PackError, PackLayout, PackageId, Place, SoundReader,
-    UntrustedManifest, VerifiedManifest, decide, open, sealed_for,
+    Denial, EntryName, EntrySink, Facts, OpenError, PackError, PackLayout, PackageId, Place,
+    SoundReader, UntrustedManifest, VerifiedManifest, decide, open, sealed_for,
 };
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::cancel;
+use crate::clock::ClockDoubt;
 use crate::damage;
 use crate::event::AgentEvent;
 use crate::hook::{self, HookFacts};
@@ -22,93 +24,154 @@ use crate::node::Node;
 use crate::pack_file::PackFile;
 use crate::received::Entry;
 
-/// Wait before a package is opened again that could not be written.
-const RETRY: Duration = Duration::from_secs(10);
+/// Opens what arrives, one package at a time, until the agent stops. One that cannot be opened now
+/// is put off, and holds none of the others up.
+pub(crate) async fn open_arrived(node: Arc<Node>, mut arrived: UnboundedReceiver<PackageId>) {
+    let mut retried = false;
+    while let Some(package) = next(&node, &mut arrived, &mut retried).await {
+        let opening = node.clone();
+        let opened = passerelle_host::blocking(move || open_one(&opening, package)).await;
+        match opened {
+            Ok(Ok(entry)) => {
+                node.unopened.settled(&package);
+                if let Some(entry) = entry {
+                    run_hook(&node, &entry).await;
+                }
+            }
+            Ok(Err(error)) => put_off(&node, package, &error),
+            Err(_) => return,
+        }
+        node.metrics.set_unopened(node.unopened.len());
+    }
+}
 
-/// Opens what arrives, one package at a time, until the agent stops.
-pub(crate) async fn open_arrived(
-    node: Arc<Node>,
-    mut arrived: tokio::sync::mpsc::UnboundedReceiver<PackageId>,
-) {
+/// The next package to open: what has been put off and what has just arrived take turns, so that
+/// neither keeps the other waiting. `None`: the agent stops.
+async fn next(
+    node: &Node,
+    arrived: &mut UnboundedReceiver<PackageId>,
+    retried: &mut bool,
+) -> Option<PackageId> {
     loop {
-        let package = tokio::select! {
+        if node.stop.is_cancelled() {
+            return None;
+        }
+        let due = node.unopened.due(monotonic());
+        if let Some(package) = due.filter(|_| !std::mem::replace(retried, true)) {
+            return Some(package);
+        }
+        tokio::select! {
             biased;
-            () = node.stop.cancelled() => return,
-            package = arrived.recv() => package,
-        };
-        let Some(package) = package else { return };
-        loop {
-            let opening = node.clone();
-            let opened = passerelle_host::blocking(move || open_one(&opening, package)).await;
-            match opened {
-                Ok(Ok(entry)) => {
-                    if let Some(entry) = entry {
-                        run_hook(&node, &entry).await;
-                    }
-                    break;
-                }
-                Ok(Err(error)) => {
-                    tracing::error!(package = package.short(), %error, "opening is tried again");
-                }
-                Err(_) => return,
+            () = node.stop.cancelled() => return None,
+            package = arrived.recv() => {
+                *retried = false;
+                return package;
             }
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep(RETRY) => {}
-                () = node.stop.cancelled() => return,
-            }
+            () = node.unopened.turn() => *retried = false,
         }
     }
 }
 
-/// Whatever was left half done when the agent stopped; returns what is still to be opened.
-/// Blocks.
+/// A package cannot be opened now. It stays where it is, and is tried again.
+fn put_off(node: &Node, package: PackageId, error: &NotNow) {
+    let why = error.to_string();
+    let wait = node
+        .unopened
+        .put_off(package, &why, node.now(), monotonic());
+    tracing::error!(
+        package = package.short(),
+        why,
+        again_after = ?wait,
+        "a package that has arrived cannot be opened now: it is tried again"
+    );
+    node.metrics.set_unopened(node.unopened.len());
+    node.tell(AgentEvent::PutOff { package, why });
+}
+
+/// Whatever was left half done when the agent stopped; returns what is still to be opened. What
+/// concerns one package and fails puts that one off. Blocks.
 ///
 /// # Errors
 /// [`DiskError`].
 pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
+    let disk = node.store.disk();
     for entry in node.register.all() {
-        let body = entry.sound_manifest()?;
-        if let Some(body) = body
-            && entry.terminal()?.is_none()
-        {
-            // Whoever gave it its name may not have lived to make that durable.
-            let disk = node.store.disk();
-            disk.sync_parent(entry.directory())?;
-            disk.sync_directories(entry.directory(), 1)?;
-            finish(node, &entry, &body)?;
-        }
-        for signed in entry.unacked()? {
-            let id = passerelle_proto::StatementId(passerelle_proto::Digest::of(&signed.body));
-            node.outgoing.statement(entry.id(), id, signed);
+        if let Err(error) = resume(node, &entry) {
+            put_off(node, entry.id(), &error.into());
         }
     }
-    for left in node.store.disk().entries(&node.store.opening())? {
-        // What is registered has been renamed above; the rest is opened again from its package.
-        node.store.disk().remove_tree(&left)?;
+    for left in disk.entries(&node.store.opening())? {
+        let name = left.file_name().unwrap_or_default().to_string_lossy();
+        let id = name.parse::<PackageId>().ok();
+        // What is registered and not in the inbox yet is nowhere else.
+        if id.is_some_and(|id| node.unopened.find(&id).is_some()) {
+            continue;
+        }
+        // All else that is registered has been renamed; the rest is opened again from its package.
+        if let Err(error) = disk.remove_tree(&left) {
+            tracing::error!(%error, "what was half opened stays until it is opened again");
+        }
     }
     let mut arrived = Vec::new();
-    for path in node.store.disk().entries(&node.store.incoming())? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let Some(id) = name.strip_suffix(".pack").and_then(|id| id.parse().ok()) else {
-            // A note beside a pack that is gone already; nothing else would ever remove it.
-            let beside = name.ends_with(".part") || name.ends_with(".accepted");
-            if beside && !node.store.disk().is_file(&path.with_extension("pack")) {
-                node.store.disk().remove_synced(&path)?;
-            }
-            lost(node, &path)?;
-            continue;
-        };
-        if node.register.find(id).is_some() {
-            node.store
-                .disk()
-                .remove_synced(&path.with_extension("part"))?;
-            forget(node, &path)?;
-        } else if crate::incoming::is_complete(node, &id) {
-            arrived.push(id);
+    for path in disk.entries(&node.store.incoming())? {
+        match look_at(node, &path) {
+            Ok(found) => arrived.extend(found),
+            Err(error) => match package_at(&path) {
+                Some(package) => put_off(node, package, &error.into()),
+                None => tracing::error!(%error, "what is left of an arrival stays for now"),
+            },
         }
     }
     Ok(arrived)
+}
+
+/// Finishes what was registered and not yet said, and has what was said sent. Whether it was
+/// finished only now.
+fn resume(node: &Arc<Node>, entry: &Entry) -> Result<bool, DiskError> {
+    let body = entry.sound_manifest()?;
+    let unsaid = body.is_some() && entry.terminal()?.is_none();
+    if let Some(body) = body.filter(|_| unsaid) {
+        // Whoever gave it its name may not have lived to make that durable.
+        let disk = node.store.disk();
+        disk.sync_parent(entry.directory())?;
+        disk.sync_directories(entry.directory(), 1)?;
+        finish(node, entry, &body)?;
+    }
+    for signed in entry.unacked()? {
+        let id = passerelle_proto::StatementId(passerelle_proto::Digest::of(&signed.body));
+        node.outgoing.statement(entry.id(), id, signed);
+    }
+    Ok(unsaid)
+}
+
+/// The package whose pack this is.
+fn package_at(path: &Path) -> Option<PackageId> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_suffix(".pack")?.parse().ok()
+}
+
+/// Tidies up one file of `incoming/` at a start; the package, where it is one that is to be opened.
+fn look_at(node: &Arc<Node>, path: &Path) -> Result<Option<PackageId>, DiskError> {
+    let disk = node.store.disk();
+    let Some(id) = package_at(path) else {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A note beside a pack that is gone already; nothing else would ever remove it.
+        let beside = name.ends_with(".part") || name.ends_with(".accepted");
+        if beside && !disk.is_file(&path.with_extension("pack")) {
+            disk.remove_synced(path)?;
+        }
+        lost(node, path)?;
+        return Ok(None);
+    };
+    if node.unopened.find(&id).is_some() {
+        return Ok(None);
+    }
+    if node.register.find(id).is_some() {
+        disk.remove_synced(&path.with_extension("part"))?;
+        forget(node, path)?;
+        return Ok(None);
+    }
+    Ok((!crate::incoming::is_unfinished(node, &id)).then_some(id))
 }
 
 /// A package of which only the time of its acceptance is left has arrived, and is gone.
@@ -129,16 +192,13 @@ fn lost(node: &Arc<Node>, path: &Path) -> Result<(), DiskError> {
 }
 
 /// Opens an arrived package; `None` when nothing came of it that a person can use.
-fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskError> {
+fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, NotNow> {
     let path = pack_path(node, &package);
     if let Some(entry) = node.register.find(package) {
         // An attempt before this one may have come no further than the entry.
-        let unsaid = entry.terminal()?.is_none();
-        if unsaid {
-            finish(node, &entry, &entry.manifest()?.1)?;
-        }
+        let finished = resume(node, &entry)?;
         forget(node, &path)?;
-        return Ok(unsaid.then_some(entry));
+        return Ok(finished.then_some(entry));
     }
     let opened = match node.store.disk().open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -157,7 +217,7 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, DiskE
             damage::found(node, package, &why)?;
             return Ok(None);
         }
-        Err(Unopened::Disk(error)) => return Err(error),
+        Err(Unopened::NotNow(error)) => return Err(error),
     };
     forget(node, &path)?;
     crash_point!("open.done");
@@ -171,13 +231,12 @@ pub(crate) fn forget(node: &Node, pack: &Path) -> Result<(), DiskError> {
     disk.remove_synced(pack)
 }
 
-fn open_file(
+/// Whether an arrived package may be opened; one that may not is refused for good.
+fn may_be_opened(
     node: &Arc<Node>,
     manifest: &VerifiedManifest,
-    mut file: FileCursor,
     path: &Path,
-) -> Result<Option<Entry>, Unopened> {
-    let package = manifest.id();
+) -> Result<bool, Unopened> {
     let directory = node.directory();
     let facts = Facts {
         directory: &directory,
@@ -185,13 +244,30 @@ fn open_file(
         place: Place::Recipient { party: &node.party },
         first_accepted: accepted_at(node.store.disk().as_ref(), path),
     };
-    if let Err(denial) = decide(&facts, node.now()) {
+    let moment = node.host_clock.moment();
+    if let Err(denial) = decide(&facts, moment.wall) {
+        if let Some(doubt) = node.clock.doubt(moment).filter(|_| denial.depends_on_now()) {
+            return Err(NotNow::Clock(denial, doubt).into());
+        }
         let (reason, article) = (denial.reason(), denial.article());
         refuse(node, manifest, reason, article, &denial.to_string())?;
-        return Ok(None);
+        return Ok(false);
     }
     if cancel::is_cancelled(node, manifest)? {
         refuse(node, manifest, Reason::Cancelled, "", cancel::WHY)?;
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+fn open_file(
+    node: &Arc<Node>,
+    manifest: &VerifiedManifest,
+    mut file: FileCursor,
+    path: &Path,
+) -> Result<Option<Entry>, Unopened> {
+    let package = manifest.id();
+    if !may_be_opened(node, manifest, path)? {
         return Ok(None);
     }
     node.tell(AgentEvent::Arrived {
@@ -248,6 +324,11 @@ fn put(node: &Node, whole: &Path, place: &Path) -> Result<(), DiskError> {
     if disk.is_dir(whole) {
         if let Some(parent) = place.parent() {
             disk.create_directories(parent)?;
+            if !disk.is_dir(parent) {
+                let why = "something else is in its place: move it away";
+                let error = io::Error::new(io::ErrorKind::NotADirectory, why);
+                return Err(DiskError::new("create", parent, error));
+            }
         }
         return disk.rename_synced(whole, place);
     }
@@ -320,14 +401,25 @@ fn refuse(
 enum Unopened {
     /// It has rotted.
     Damaged(String),
-    /// The disk; it is tried again.
-    Disk(DiskError),
+    /// It is tried again.
+    NotNow(NotNow),
 }
 
-impl From<DiskError> for Unopened {
-    fn from(error: DiskError) -> Self {
-        Self::Disk(error)
+impl<E: Into<NotNow>> From<E> for Unopened {
+    fn from(error: E) -> Self {
+        Self::NotNow(error.into())
     }
+}
+
+/// Why an arrived package is put off.
+#[derive(Debug, thiserror::Error)]
+enum NotNow {
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// It would be refused for good, by a clock that is not believed.
+    #[error("{0}; {1}")]
+    Clock(Denial, ClockDoubt),
 }
 
 /// Whether an arrived package is still what its manifest says. Blocks for reading it.

@@ -17,6 +17,8 @@ use passerelle_proto::{
     Directory, Retention, Timestamp, VerifiedManifest, VerifiedStatement, terminal_recipients,
 };
 
+use crate::cancel;
+use crate::damage;
 use crate::job::Job;
 use crate::node::Node;
 use crate::outgoing::{Outgoing, read_manifest, statements};
@@ -59,7 +61,7 @@ pub(crate) async fn keep_pruning(node: Arc<Node>) {
         }
         let moment = node.host_clock.moment();
         let again = last.is_none_or(|last| monotonic() >= last + PRUNE_EVERY);
-        if !again || !node.clock.is_believed(moment) {
+        if !again || node.clock.doubt(moment).is_some() {
             continue;
         }
         last = Some(monotonic());
@@ -77,6 +79,11 @@ fn prune(node: &Node, now: Timestamp) {
     let (entries, failed) = node.register.prune(now);
     for error in failed {
         tracing::warn!(%error, "an entry of what was received stays");
+    }
+    for pruned in [cancel::prune(node), damage::prune(node)] {
+        if let Err(error) = pruned {
+            tracing::warn!(%error, "what was said about packages that are over stays");
+        }
     }
     let directory = node.directory();
     let (mut dropped, mut records) = (0, 0);

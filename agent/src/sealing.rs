@@ -14,6 +14,7 @@ use passerelle_proto::{
 };
 use prost::Message;
 
+use crate::clock::{ClockDoubt, FIRST_WORD_MAX};
 use crate::event::AgentEvent;
 use crate::instructions::{INSTRUCTIONS, Instructions};
 use crate::job::{Job, JobKind, JobRecord, JobStage, jobs, reject_dropped};
@@ -80,11 +81,22 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
     );
     let mut poll = tokio::time::interval(node.config.limits.poll);
     let mut unsealed = true;
+    let mut told = None;
     loop {
         tokio::select! {
             biased;
             () = node.stop.cancelled() => return,
             _ = poll.tick() => {}
+        }
+        let doubt = not_to_seal(&node);
+        // It may be another doubt than before.
+        let kind = doubt.as_ref().map(std::mem::discriminant);
+        if kind != told {
+            told = kind;
+            tell_of_doubt(doubt);
+        }
+        if doubt.is_some() {
+            continue;
         }
         let looking = node.clone();
         let looked = passerelle_host::blocking(move || {
@@ -108,6 +120,31 @@ pub(crate) async fn watch_outbox(node: Arc<Node>) {
                 () = node.stop.cancelled() => return,
             }
         }
+    }
+}
+
+/// Why nothing is to be sealed now: a package that is made at the wrong time is refused by
+/// everybody, and would have to be dropped again.
+fn not_to_seal(node: &Node) -> Option<ClockDoubt> {
+    match node.clock.doubt(node.host_clock.moment())? {
+        ClockDoubt::Unheard if monotonic() >= node.began + FIRST_WORD_MAX => None,
+        doubt => Some(doubt),
+    }
+}
+
+fn tell_of_doubt(doubt: Option<ClockDoubt>) {
+    match doubt {
+        Some(differs @ ClockDoubt::Differs { .. }) => {
+            let why = differs.to_string();
+            tracing::error!(
+                why,
+                "what is dropped stays in the outbox, and is not sealed"
+            );
+        }
+        Some(ClockDoubt::Unheard) => {
+            tracing::debug!("what is dropped waits for the gateway's first word");
+        }
+        None => tracing::debug!("what is dropped is sealed"),
     }
 }
 
@@ -421,6 +458,9 @@ pub(crate) fn ping(
             node.party
         )
     })?;
+    if let Some(doubt @ ClockDoubt::Differs { .. }) = node.clock.doubt(node.host_clock.moment()) {
+        return Err(doubt.to_string());
+    }
     let _one = node.sealing();
     let job = Job::test(&node.store, flow.id.as_str(), recipient.as_str(), at);
     let job = job.map_err(|error| error.to_string())?;

@@ -19,7 +19,7 @@ use crate::daemon::{Ground, StartError, keep_link, load, prepare};
 use crate::event::AgentEvent;
 use crate::exchange::AgentExchange;
 use crate::node::Node;
-use crate::{cancel, opening, retention, sealing};
+use crate::{cancel, leftovers, opening, retention, sealing};
 
 /// An agent that runs in a simulation.
 pub struct SimulatedAgent {
@@ -54,6 +54,7 @@ impl SimulatedAgent {
         }
         tasks.spawn(sealing::watch_outbox(node.clone()));
         tasks.spawn(retention::keep_pruning(node.clone()));
+        tasks.spawn(leftovers::keep_tidy(node.clone()));
         Ok(Self {
             node,
             exchange,

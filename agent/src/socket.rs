@@ -19,14 +19,17 @@ use prost::Message;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::cancel;
+use crate::clock::ClockDoubt;
 use crate::event::AgentEvent;
 use crate::exchange::software;
+use crate::incoming::{arrived_manifest, pack_path};
 use crate::job::Job;
 use crate::node::Node;
 use crate::outgoing::{read_manifest, statements};
 use crate::receipts::{progress_of, title_of};
 use crate::received::Entry;
 use crate::sealing;
+use crate::unopened::Waiting;
 
 /// Jobs listed at most.
 const JOBS_MAX: usize = 1_000;
@@ -82,12 +85,24 @@ fn status(node: &Node) -> AgentStatusResponse {
         convention_id: directory.convention().id().to_owned(),
         convention_version: directory.convention().version(),
         damaged_packages: node.outgoing.damaged() as u64,
+        unopened_packages: node.unopened.len() as u64,
+        clock_warning: clock_warning(node),
         outgoing: node.outgoing.all().len() as u64,
         incoming: packs.count() as u64,
         sent_today: count(node.store.sent()),
         received_today: count(node.store.received()),
         rejected: count(node.store.rejected()),
         expiries: node.expiry_messages(),
+    }
+}
+
+/// That nothing is sealed, and nothing refused for its time, where the clocks do not agree.
+fn clock_warning(node: &Node) -> String {
+    match node.clock.doubt(node.host_clock.moment()) {
+        Some(doubt @ ClockDoubt::Differs { .. }) => {
+            format!("nothing is sealed, and nothing is refused for its time: {doubt}")
+        }
+        Some(ClockDoubt::Unheard) | None => String::new(),
     }
 }
 
@@ -172,6 +187,30 @@ fn in_job(entry: &Entry) -> Result<v1::Job, Status> {
     })
 }
 
+/// A package that has arrived and cannot be opened now; of what cannot be read of it nothing is
+/// said.
+fn unopened_job(node: &Node, package: PackageId, waiting: &Waiting) -> v1::Job {
+    let manifest = arrived_manifest(node, &package);
+    let body = manifest.and_then(|signed| v1::Manifest::decode(signed.body.as_slice()).ok());
+    let body = body.unwrap_or_default();
+    v1::Job {
+        direction: "in".into(),
+        package: package.as_bytes().to_vec(),
+        flow: body.flow,
+        title: String::new(),
+        partner: body.sender,
+        state: format!("not opened yet: {}", waiting.why),
+        path: pack_path(node, &package).display().to_string(),
+        bytes: body.payload_length,
+        at_ms: match body.created_ms {
+            0 => waiting.since.as_ms(),
+            created => created,
+        },
+        recipients: Vec::new(),
+        test: body.kind == v1::Kind::Test as i32,
+    }
+}
+
 fn all_jobs(node: &Node, limit: usize) -> Result<Vec<v1::Job>, Status> {
     let mut found = Vec::new();
     for sent in node.outgoing.all() {
@@ -182,9 +221,14 @@ fn all_jobs(node: &Node, limit: usize) -> Result<Vec<v1::Job>, Status> {
             found.push(out_job(node, &job, &manifest)?);
         }
     }
-    for entry in node.register.all() {
+    let unopened = node.unopened.all();
+    for (package, waiting) in &unopened {
+        found.push(unopened_job(node, *package, waiting));
+    }
+    let waits = |id: PackageId| unopened.iter().any(|(waiting, _)| *waiting == id);
+    for entry in node.register.all().iter().filter(|it| !waits(it.id())) {
         // One that has rotted does not hide the others.
-        match in_job(&entry) {
+        match in_job(entry) {
             Ok(job) => found.push(job),
             Err(status) => tracing::error!(why = status.message(), "an entry cannot be shown"),
         }
@@ -205,6 +249,13 @@ fn find(node: &Node, id: &str) -> Result<PackageId, Status> {
 
 fn show(node: &Node, id: &str) -> Result<ShowResponse, Status> {
     let package = find(node, id)?;
+    if let Some(waiting) = node.unopened.find(&package) {
+        return Ok(ShowResponse {
+            job: Some(unopened_job(node, package, &waiting)),
+            manifest: Some(arrived_manifest(node, &package).unwrap_or_default()),
+            ..ShowResponse::default()
+        });
+    }
     if let Some(entry) = node.register.find(package) {
         let (manifest, _) = entry.manifest().map_err(disk)?;
         return Ok(ShowResponse {
@@ -248,6 +299,10 @@ pub(crate) fn acknowledge(node: &Node, id: &str, comment: String) -> Result<Sign
         return Err(Status::invalid_argument(why));
     }
     let package = find(node, id)?;
+    if let Some(waiting) = node.unopened.find(&package) {
+        let why = format!("that package is not opened yet: {}", waiting.why);
+        return Err(Status::failed_precondition(why));
+    }
     let entry = node
         .register
         .find(package)

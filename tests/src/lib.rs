@@ -38,7 +38,9 @@
 //!
 //! **The clock** may jump. Nothing expires, nothing is removed and no gateway refuses a package for
 //! its time while it does not move as the system's own does, or differs from a partner's by more
-//! than five minutes. An agent believes its own.
+//! than five minutes. An agent seals nothing and refuses nothing for its time while its own differs
+//! from its gateway's by as much; only one that has not reached its gateway for ten seconds after
+//! its start seals by a clock that nobody has confirmed.
 //!
 //! What is promised under all of these, alone or one after the other: a package that a gateway has
 //! signed for is in the inbox of each of its recipients exactly once, or its sender holds a signed

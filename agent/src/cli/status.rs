@@ -54,6 +54,8 @@ struct AgentView {
     rejected: u64,
     expiries: Vec<ExpiryView>,
     damaged_packages: u64,
+    unopened_packages: u64,
+    clock_warning: String,
 }
 
 impl AgentView {
@@ -76,6 +78,8 @@ impl AgentView {
             received_today: answer.received_today,
             rejected: answer.rejected,
             damaged_packages: answer.damaged_packages,
+            unopened_packages: answer.unopened_packages,
+            clock_warning: answer.clock_warning,
             expiries: ExpiryView::all(answer.expiries),
         }
     }
@@ -114,8 +118,25 @@ impl Display for AgentView {
             self.rejected
         )?;
         write_damaged(self.damaged_packages, f)?;
+        write_unopened(self.unopened_packages, f)?;
+        if !self.clock_warning.is_empty() {
+            writeln!(f, "  WARNING      {}", self.clock_warning)?;
+        }
         ExpiryView::write_near(&self.expiries, f)
     }
+}
+
+/// Says that arrived packages cannot be opened now, where that is so.
+fn write_unopened(packages: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if packages == 0 {
+        return Ok(());
+    }
+    let packages = count(
+        packages,
+        "package has arrived and cannot be opened now",
+        "packages have arrived and cannot be opened now",
+    );
+    writeln!(f, "  WARNING      {packages}: see passerelle queue")
 }
 
 #[derive(Debug, Serialize)]

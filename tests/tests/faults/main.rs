@@ -4,6 +4,7 @@
 //!
 //! One program, since its tests spend most of their time in waiting and run side by side.
 
+mod agent;
 mod failures;
 mod machine;
 mod outside;

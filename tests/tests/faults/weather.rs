@@ -44,7 +44,7 @@ fn a_disk_that_takes_a_second_to_sync_delays_packages_and_loses_none() {
 }
 
 /// Valid since some days before today.
-fn options() -> LabOptions {
+pub fn options() -> LabOptions {
     LabOptions {
         today: Timestamp::from_ms(now().as_ms() - 3 * DAY.as_millis() as i64),
         ..quick_options()

@@ -29,6 +29,7 @@ mod power;
 mod run;
 mod stories;
 mod story;
+mod trouble;
 mod workload;
 mod world;
 

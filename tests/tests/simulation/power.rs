@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use passerelle_disk::{Disk, DiskFile, Lock, MemoryDisk, Status};
 use passerelle_host::Signal;
@@ -18,6 +18,26 @@ pub enum Death {
     PowerCut,
 }
 
+/// Places of a disk at which nothing can be read or written, as where a sector has failed. A clone
+/// is the same.
+#[derive(Clone, Debug, Default)]
+pub struct BadPlaces(Arc<Mutex<Vec<PathBuf>>>);
+
+impl BadPlaces {
+    /// From now on these are, and no others.
+    pub fn set(&self, places: &[PathBuf]) {
+        *self.0.lock().unwrap() = places.to_vec();
+    }
+
+    fn check(&self, path: &Path) -> io::Result<()> {
+        let places = self.0.lock().unwrap();
+        match places.iter().any(|place| path.starts_with(place)) {
+            true => Err(io::Error::from_raw_os_error(5)),
+            false => Ok(()),
+        }
+    }
+}
+
 /// One life of a program on a disk in memory. Once it has ended, nothing that the program still
 /// does reaches the disk; the next life has the disk as this one has left it.
 #[derive(Clone)]
@@ -25,6 +45,7 @@ pub struct Life(Arc<State>);
 
 struct State {
     memory: MemoryDisk,
+    bad: BadPlaces,
     over: AtomicBool,
     operations: AtomicU64,
     // Before which operation it ends, and how.
@@ -35,9 +56,10 @@ struct State {
 
 impl Life {
     /// Begins one; `ended` is told of its end.
-    pub fn begin(memory: &MemoryDisk, ended: &Arc<Signal>) -> Self {
+    pub fn begin(memory: &MemoryDisk, bad: &BadPlaces, ended: &Arc<Signal>) -> Self {
         Self(Arc::new(State {
             memory: memory.clone(),
+            bad: bad.clone(),
             over: AtomicBool::new(false),
             operations: AtomicU64::new(0),
             ends_at: AtomicU64::new(u64::MAX),
@@ -117,6 +139,7 @@ impl Disk for Life {
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         self.look()?;
+        self.0.bad.check(path)?;
         Ok(self.opened(self.0.memory.open(path)?))
     }
 
@@ -126,6 +149,7 @@ impl Disk for Life {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.change()?;
+        self.0.bad.check(to)?;
         self.0.memory.rename(from, to)
     }
 
@@ -136,6 +160,7 @@ impl Disk for Life {
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.change()?;
+        self.0.bad.check(path)?;
         self.0.memory.create_dir(path)
     }
 
@@ -151,6 +176,7 @@ impl Disk for Life {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.look()?;
+        self.0.bad.check(path)?;
         self.0.memory.read(path)
     }
 

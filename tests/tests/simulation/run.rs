@@ -113,7 +113,8 @@ fn panics() {
 /// A simulation that is under way.
 pub struct Run {
     dice: Dice,
-    story: Story,
+    /// What has happened.
+    pub story: Story,
     /// What connects everybody.
     pub network: Network,
     /// Everybody.

@@ -26,7 +26,7 @@ use prost::Message;
 
 use crate::clock::VirtualClock;
 use crate::network::{Network, Station, name_of};
-use crate::power::{Death, Life};
+use crate::power::{BadPlaces, Death, Life};
 use crate::story::Story;
 
 /// Everybody, gateways first.
@@ -130,6 +130,7 @@ enum Program {
 /// One machine and the program that runs on it, if it does.
 struct Machine {
     memory: MemoryDisk,
+    bad: BadPlaces,
     clock: Arc<VirtualClock>,
     life: Option<Life>,
     program: Option<Program>,
@@ -158,6 +159,7 @@ impl World {
             }
             let machine = Machine {
                 memory,
+                bad: BadPlaces::default(),
                 clock: Arc::new(VirtualClock::right()),
                 life: None,
                 program: None,
@@ -202,7 +204,7 @@ impl World {
         ends: Option<(u64, Death)>,
     ) -> Result<(), String> {
         let machine = self.machines.get_mut(&process).unwrap();
-        let life = Life::begin(&machine.memory, &self.ended);
+        let life = Life::begin(&machine.memory, &machine.bad, &self.ended);
         if let Some((operations, death)) = ends {
             life.end_after(operations, death);
         }
@@ -397,6 +399,24 @@ impl World {
         inside.any(|path| path.extension().is_some_and(|end| end == "part"))
     }
 
+    /// Nothing can be read or written at these places of an agent's directory; `[]`: all is well.
+    pub fn spoil(&self, party: &'static str, places: &[&str]) {
+        let root = &agent_config(party).directory;
+        let places: Vec<PathBuf> = places.iter().map(|place| root.join(place)).collect();
+        self.machine(Process::Agent(party)).bad.set(&places);
+        self.story
+            .tell(format_args!("{party}: the disk fails at {places:?}"));
+    }
+
+    /// What lies in a directory of an agent, by name.
+    pub fn names_in(&self, party: &'static str, directory: &str) -> Vec<String> {
+        let memory = &self.machine(Process::Agent(party)).memory;
+        let found = memory.list(&agent_config(party).directory.join(directory));
+        let found = found.into_iter().flatten();
+        let name = |path: PathBuf| Some(path.file_name()?.to_str()?.to_owned());
+        found.filter_map(name).collect()
+    }
+
     fn keepings(&self, disk: impl Fn(&MemoryDisk) -> MemoryDisk) -> Vec<Keeping> {
         let place = |process: Process, dir: PathBuf| {
             let disk: Arc<dyn Disk> = Arc::new(disk(&self.machine(process).memory));
@@ -498,6 +518,7 @@ fn words(event: &AgentEvent) -> String {
         Received { package, title, .. } => format!("has opened {title} ({})", package.short()),
         Refused { package, why, .. } => format!("refuses {}: {why}", package.short()),
         Acked { package } => format!("has handed over a word about {}", package.short()),
+        PutOff { package, why } => format!("puts {} off: {why}", package.short()),
         HookFailed { package, why } => format!("the hook failed for {}: {why}", package.short()),
     }
 }
