@@ -132,18 +132,18 @@ fn is_idle(
 mod tests {
     use std::fs;
 
-    use passerelle_host::HostClock;
-    use passerelle_proto::{Digest, Timestamp};
+    use passerelle_host::{Clock, HostClock};
+    use passerelle_proto::Digest;
 
     use super::*;
     use crate::config::AgentConfig;
     use crate::daemon::{Ground, load, prepare};
     use crate::lab::{LabOptions, Laboratory};
 
-    const TODAY: Timestamp = Timestamp::from_ms(1_480_000_000_000);
-
     fn node(dir: &Path) -> Arc<Node> {
-        let lab = Laboratory::create(&dir.join("lab"), &LabOptions::new(TODAY)).unwrap();
+        // Certificates are judged by the clock of this machine.
+        let options = LabOptions::new(HostClock.now());
+        let lab = Laboratory::create(&dir.join("lab"), &options).unwrap();
         let agent = &lab.party("caf21").unwrap().agent;
         let config = AgentConfig::load(&agent.config).unwrap();
         let disk = passerelle_disk::system();
