@@ -120,7 +120,7 @@ fn receive(store: &Store, promised: &Promises) -> Result<(), DiskError> {
     disk.replace(&whole.join("t.csv"), CONTENT)?;
     let place = store.inbox().join(FLOW).join("t");
     let description = v1::Description::default();
-    let enter = || register.enter(&manifest(), &description, Some(&place), NOW);
+    let enter = || register.enter(&manifest(), &description, Some(&place), true, NOW);
     let entry = enter().or_else(|_| enter())?;
     promised.so_far().registered = Some(entry.id());
     disk.create_directories(&store.inbox().join(FLOW))?;

@@ -17,7 +17,7 @@ use crate::cancel;
 use crate::clock::ClockDoubt;
 use crate::damage;
 use crate::event::AgentEvent;
-use crate::hook::{self, HookFacts};
+use crate::hook::Hooks;
 use crate::incoming::{accepted_at, pack_path, remove_accepted_at};
 use crate::job::file_name_of;
 use crate::node::Node;
@@ -27,6 +27,7 @@ use crate::received::Entry;
 /// Opens what arrives, one package at a time, until the agent stops. One that cannot be opened now
 /// is put off, and holds none of the others up.
 pub(crate) async fn open_arrived(node: Arc<Node>, mut arrived: UnboundedReceiver<PackageId>) {
+    let hooks = Hooks::start(&node);
     let mut retried = false;
     while let Some(package) = next(&node, &mut arrived, &mut retried).await {
         let opening = node.clone();
@@ -35,7 +36,7 @@ pub(crate) async fn open_arrived(node: Arc<Node>, mut arrived: UnboundedReceiver
             Ok(Ok(entry)) => {
                 node.unopened.settled(&package);
                 if let Some(entry) = entry {
-                    run_hook(&node, &entry).await;
+                    hooks.tell_of(&entry);
                 }
             }
             Ok(Err(error)) => put_off(&node, package, &error),
@@ -309,9 +310,11 @@ fn open_file(
         node.store.disk().remove_tree(&unfinished)?;
     }
     let description = &opened.description;
-    let entry =
-        node.register
-            .enter(manifest.signed(), description, place.as_deref(), node.now())?;
+    let (place, now) = (place.as_deref(), node.now());
+    let hook = place.is_some() && !node.config.on_receive.is_empty();
+    let entry = node
+        .register
+        .enter(manifest.signed(), description, place, hook, now)?;
     crash_point!("open.entered");
     finish(node, &entry, manifest.body())?;
     Ok(Some(entry))
@@ -468,29 +471,6 @@ fn inbox_place(node: &Node, manifest: &VerifiedManifest, title: &str) -> PathBuf
     let flow = node.store.inbox().join(manifest.flow().as_str());
     let (date, id) = (node.now().date(), manifest.id().short());
     flow.join(format!("{date}-{id}-{}", file_name_of(title)))
-}
-
-async fn run_hook(node: &Arc<Node>, entry: &Entry) {
-    if node.config.on_receive.is_empty() || hook::has_run(entry) {
-        return;
-    }
-    let (Ok((_, manifest)), Ok(Some(place)), Ok(description)) =
-        (entry.manifest(), entry.place(), entry.description())
-    else {
-        return;
-    };
-    let facts = HookFacts {
-        flow: manifest.flow,
-        sender: manifest.sender,
-        title: description.map_or(String::new(), |description| description.title),
-        path: place,
-    };
-    if let Err(error) = hook::run(&node.config.on_receive, entry, &facts).await {
-        let why = error.to_string();
-        tracing::error!(package = entry.id().short(), why, "on_receive failed");
-        let package = entry.id();
-        node.tell(AgentEvent::HookFailed { package, why });
-    }
 }
 
 /// Files below a directory, synced as a whole.

@@ -4,6 +4,7 @@
 //! manifest         the signed manifest, verbatim
 //! description      entry names, title, period (not for what was refused)
 //! place            where it goes in the inbox, relative to the agent's directory
+//! hook             the `on_receive` command has still to be told of it
 //! unacked/, acked/ what we have said about it
 //! ```
 //!
@@ -23,6 +24,8 @@ use prost::Message;
 use crate::said::Said;
 use crate::store::Store;
 
+/// Name of the file that says that the command has still to be told.
+const HOOK: &str = "hook";
 /// How long an entry outlives the `not_after` of its package.
 pub const KEPT_AFTER: Duration = Duration::from_secs(90 * 24 * 3_600);
 
@@ -81,12 +84,14 @@ impl Register {
     }
 
     /// Enters a package that was opened. On return the entry is durable; it appears whole or not
-    /// at all. `place` is absolute and below the agent's directory; a test package has none.
+    /// at all. `place` is absolute and below the agent's directory; a test package has none. `hook`:
+    /// the `on_receive` command is to be told of it.
     pub fn enter(
         &self,
         manifest: &v1::Signed,
         description: &v1::Description,
         place: Option<&Path>,
+        hook: bool,
         now: Timestamp,
     ) -> Result<Entry, DiskError> {
         let mut files = vec![("description".to_owned(), description.encode_to_vec())];
@@ -94,6 +99,9 @@ impl Register {
             let relative = place.strip_prefix(&self.root).unwrap_or(place);
             let bytes = relative.as_os_str().as_encoded_bytes();
             files.push(("place".to_owned(), bytes.to_vec()));
+        }
+        if hook {
+            files.push((HOOK.to_owned(), Vec::new()));
         }
         self.write(manifest, files, now)
     }
@@ -195,11 +203,6 @@ impl PartialEq for Entry {
 impl Eq for Entry {}
 
 impl Entry {
-    /// The disk that it lies on.
-    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
-        &self.disk
-    }
-
     /// The package.
     pub fn id(&self) -> PackageId {
         self.id
@@ -208,6 +211,19 @@ impl Entry {
     /// Its directory below `received/`.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Whether the `on_receive` command has still to be told of it.
+    pub(crate) fn hook_is_due(&self) -> bool {
+        self.disk.is_file(&self.directory.join(HOOK))
+    }
+
+    /// The command has been told of it. On return that is durable.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub(crate) fn hook_is_done(&self) -> Result<(), DiskError> {
+        self.disk.remove_synced(&self.directory.join(HOOK))
     }
 
     /// The day it was received, "2016-12-31".
@@ -352,7 +368,7 @@ mod tests {
     /// The entry of a test package.
     fn opened(register: &Register, not_after_ms: i64) -> Result<Entry, DiskError> {
         let description = v1::Description::default();
-        register.enter(&manifest(not_after_ms), &description, None, NOW)
+        register.enter(&manifest(not_after_ms), &description, None, false, NOW)
     }
 
     #[test]
@@ -380,7 +396,7 @@ mod tests {
         let register = Register::load(&store).unwrap();
         let signed = manifest(1);
         let entry = register
-            .enter(&signed, &description, Some(&place), NOW)
+            .enter(&signed, &description, Some(&place), true, NOW)
             .unwrap();
         let again = Register::load(&store).unwrap().find(entry.id()).unwrap();
         assert_eq!(again.manifest().unwrap().0, signed);

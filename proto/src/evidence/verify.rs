@@ -397,13 +397,14 @@ impl<'d> Gathered<'d> {
         let key = self
             .directory
             .signing_key(statement.issuer(), &statement.signer())?;
-        if let Some(at) = key.revoked {
-            if !standings
+        // Only somebody else's clock shows that it was there before its key was lost.
+        let shown = |at| {
+            standings
                 .iter()
                 .any(|standing| standing.was_there_before(at))
-            {
-                return Some(Doubt::Revoked { at });
-            }
+        };
+        if let Some(at) = key.revoked.filter(|at| !shown(*at)) {
+            return Some(Doubt::Revoked { at });
         }
         let (from, until) = (key.not_before, key.not_after);
         let within = (from..=until).contains(&statement.at());

@@ -236,7 +236,7 @@ fn a_checkpoint_that_an_entry_quotes_is_of_this_history() {
             last,
             ..v1::EpochEvent::default()
         }));
-        scene.is_refused(&[epoch.clone()], words);
+        scene.is_refused(std::slice::from_ref(&epoch), words);
         scene.is_refused(&[first.clone(), epoch], "begins a log that has begun");
     }
 }

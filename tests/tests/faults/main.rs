@@ -6,6 +6,7 @@
 
 mod agent;
 mod failures;
+mod hook;
 mod machine;
 mod outside;
 mod points;

@@ -482,7 +482,10 @@ impl World {
         let days = days.into_iter().flatten().flatten();
         let jobs = days.flat_map(|day| memory.list(&day).unwrap());
         let mut jobs = jobs.map(|directory| Job::at(&disk, directory));
-        let job = jobs.find(|job| job.record().is_ok_and(|record| record.name == name))?;
+        let job = jobs.find(|job| {
+            let record = job.record().ok().flatten();
+            record.is_some_and(|record| record.name == name)
+        })?;
         let said = job.statements().unwrap().into_iter().map(|bytes| {
             let signed = Signed::decode(bytes.as_slice()).unwrap();
             let body = Statement::decode(signed.body.as_slice()).unwrap();
