@@ -4,8 +4,8 @@
 //! its agent. The gateway sees that it does not go on from where it was.
 
 use passerelle_disk::{Disk, DiskError};
-use passerelle_proto::nonce;
 use passerelle_proto::v1::AgentRun;
+use passerelle_proto::{kept, nonce};
 use prost::Message;
 
 use crate::store::Store;
@@ -16,9 +16,17 @@ use crate::store::Store;
 /// [`DiskError`].
 pub(crate) fn begin(store: &Store) -> Result<AgentRun, DiskError> {
     let (disk, path): (&dyn Disk, _) = (store.disk().as_ref(), store.state().join("run"));
-    let before = disk.read(&path).ok();
+    let kept = disk.read(&path).ok();
+    let before = kept.as_deref().and_then(kept::sound);
     // What cannot be read is as good as gone: the gateway is told of another state.
-    let before = before.and_then(|bytes| AgentRun::decode(bytes.as_slice()).ok());
+    let before = before.and_then(|bytes| AgentRun::decode(bytes).ok());
+    if before.is_none() && kept.is_some() {
+        tracing::error!(
+            path = %path.display(),
+            "what says which state this is has rotted: it is made anew, and the gateway will take \
+             this agent for another one"
+        );
+    }
     let (state, number) = match before {
         Some(before) => (before.state, before.number),
         None => (nonce().to_vec(), 0),
@@ -28,6 +36,6 @@ pub(crate) fn begin(store: &Store) -> Result<AgentRun, DiskError> {
         number: number.saturating_add(1),
         run: nonce().to_vec(),
     };
-    disk.replace(&path, &run.encode_to_vec())?;
+    disk.replace(&path, &kept::with_digest(&run.encode_to_vec()))?;
     Ok(run)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use passerelle_link::Peer;
 use passerelle_proto::v1::{self, AgentRun, entry::Event};
-use passerelle_proto::{Digest, PartyId};
+use passerelle_proto::{PartyId, kept};
 use prost::Message;
 
 use crate::metrics::Counter;
@@ -18,8 +18,6 @@ use crate::node::Node;
 
 /// Longest value that an agent may choose, in bytes.
 const VALUE_MAX: usize = 32;
-/// Bytes of SHA-256.
-const DIGEST_LEN: usize = 32;
 
 /// What is wrong with the state of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,9 +91,9 @@ pub(crate) async fn look(node: &Arc<Node>, peer: &Peer, run: &AgentRun) {
 /// Keeps the newest run of an agent, and compares it with the one before. Blocks.
 fn keep(node: &Node, party: &PartyId, run: &AgentRun) -> Option<(Found, AgentRun)> {
     let path = path(node, party);
-    let kept = node.read_if_there(&path);
-    let before = parse(&kept);
-    if before.is_none() && !kept.is_empty() {
+    let bytes = node.read_if_there(&path);
+    let before = parse(&bytes);
+    if before.is_none() && !bytes.is_empty() {
         let path = path.display();
         tracing::error!(
             %path,
@@ -106,22 +104,14 @@ fn keep(node: &Node, party: &PartyId, run: &AgentRun) -> Option<(Found, AgentRun
     if before.as_ref() == Some(run) {
         return None;
     }
-    if let Err(error) = node.replace(&path, &to_bytes(run)) {
+    if let Err(error) = node.replace(&path, &kept::with_digest(&run.encode_to_vec())) {
         tracing::warn!(%error, "the run of an agent was not kept");
     }
     Some((compare(before.as_ref(), run)?, before?))
 }
 
-/// A run as it is kept: its digest, and then the run. One bit would make another agent of it.
-fn to_bytes(run: &AgentRun) -> Vec<u8> {
-    let bytes = run.encode_to_vec();
-    [Digest::of(&bytes).0.as_slice(), &bytes].concat()
-}
-
 fn parse(kept: &[u8]) -> Option<AgentRun> {
-    let (digest, bytes) = kept.split_at_checked(DIGEST_LEN)?;
-    let whole = Digest::of(bytes).0 == digest;
-    let run = whole.then(|| AgentRun::decode(bytes).ok())?;
+    let run = AgentRun::decode(kept::sound(kept)?).ok();
     run.filter(|run| !run.state.is_empty())
 }
 

@@ -24,6 +24,7 @@ mod expiry;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 mod id;
+pub mod kept;
 mod key;
 mod keyring;
 mod log_entry;

@@ -215,6 +215,43 @@ fn runs(scene: &mut Scene) -> Vec<Row> {
     rows
 }
 
+/// What an agent keeps of its own runs rots: it is another agent then, and everybody is told.
+fn own_run(scene: &mut Scene) -> Vec<Row> {
+    let agent = &scene.lab.party("caf21").agent.directory;
+    let file = agent.join("state/run");
+    let harms = [
+        ("a bit", Harm::Flip(40)),
+        ("cut", Harm::Cut(40)),
+        ("gone", Harm::Gone),
+    ];
+    let mut rows = Vec::new();
+    for (accused, (name, harm)) in (1..).zip(harms) {
+        scene.lab.stop(CAF_AGENT);
+        harm.to(&file);
+        scene.lab.run(CAF_AGENT);
+        eventually("the gateway's word about it", LIMIT, || {
+            let line = ["audit", "log", "--kind", "agent-state"];
+            let told = scene.lab.lines(CAF_GATEWAY, &line)?;
+            (told.len() == accused).then_some(())
+        });
+        let outcome = match harm {
+            Harm::Gone => "the gateway logs that this is another agent",
+            _ => {
+                scene.says(CAF_AGENT, &[file.to_str().unwrap(), "has rotted"]);
+                "named with its file; the gateway logs that this is another agent"
+            }
+        };
+        rows.push(Row::new(
+            "what an agent keeps of its own runs",
+            name,
+            outcome,
+        ));
+    }
+    let sealed = scene.seal(SMALL);
+    scene.arrives(&sealed);
+    rows
+}
+
 /// The only entry of a register, or a file in it.
 fn entry(scene: &Scene) -> PathBuf {
     let received = scene
@@ -292,5 +329,6 @@ pub fn rows() -> Vec<Row> {
     rows.extend(sealed(&mut scene));
     rows.extend(records(&mut scene));
     rows.extend(runs(&mut scene));
+    rows.extend(own_run(&mut scene));
     rows
 }
