@@ -119,8 +119,10 @@ fn notes(
     }
     notes.sort();
     notes.dedup();
+    // The first ones show how early the first entries were there, and the last covers them all.
     let excess = notes.len().saturating_sub(EVIDENCE_CHECKPOINTS_MAX);
-    notes.drain(..excess);
+    let last = notes.len().saturating_sub(1);
+    notes.drain(last - excess..last);
     Ok(notes)
 }
 

@@ -548,3 +548,26 @@ fn what_was_stamped_is_a_checkpoint_of_its_own_or_one_that_was_cosigned_too() {
     let inclusions = excerpt.entries.iter().map(|entry| entry.inclusions.len());
     assert!(inclusions.into_iter().all(|count| count == 2));
 }
+
+#[test]
+fn of_too_many_checkpoints_the_first_and_the_last_are_kept() {
+    let mut scene = Scene::delivered();
+    let mut cosigned = scene.caf.cosigned.clone();
+    let first = scene.caf.entries.len() as u64;
+    for _ in 0..EVIDENCE_CHECKPOINTS_MAX + 5 {
+        scene.append("caf21", Event::Counted(v1::CountedEvent::default()));
+        scene.cosign();
+        cosigned.extend(scene.caf.cosigned.clone());
+    }
+    scene.caf.cosigned = cosigned;
+    let excerpt = scene.caf.excerpt(scene.package, scene.now());
+    let sizes: Vec<u64> = excerpt
+        .checkpoints
+        .iter()
+        .map(|each| claimed_checkpoint(&each.note).unwrap().size)
+        .collect();
+    assert_eq!(sizes.len(), EVIDENCE_CHECKPOINTS_MAX);
+    assert_eq!(sizes[..2], [first, first + 1]);
+    assert_eq!(sizes.last(), Some(&(scene.caf.entries.len() as u64)));
+    assert!(scene.verify(&scene.evidence()).is_ok());
+}
