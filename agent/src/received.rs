@@ -84,8 +84,8 @@ impl Register {
     }
 
     /// Enters a package that was opened. On return the entry is durable; it appears whole or not
-    /// at all. `place` is absolute and below the agent's directory; a test package has none. `hook`:
-    /// the `on_receive` command is to be told of it.
+    /// at all. `place` is absolute and below the agent's directory; a test package has none. With
+    /// `hook`, the `on_receive` command is to be told of it.
     pub fn enter(
         &self,
         manifest: &v1::Signed,
