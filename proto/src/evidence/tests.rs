@@ -526,6 +526,34 @@ fn what_was_signed_with_an_earlier_key_of_a_log_still_verifies() {
 }
 
 #[test]
+fn nobody_is_the_partner_of_its_own_earlier_log() {
+    let mut scene = Scene::delivered();
+    let first = scene.caf.signer.verifier();
+    let next = LogSigner::from_seed(&party("caf21"), &[78; 64]);
+    let next = next.for_origin(&crate::next_log_origin(&party("caf21"), first.name()).unwrap());
+    let note = sheet_note("caf21", 2);
+    let text = crate::Note::parse(&note).unwrap().text().to_owned();
+    let mut sheet = crate::Sheet::parse(&text).unwrap();
+    sheet.log = Some(SheetLog {
+        origin: next.verifier().name().to_owned(),
+        vkeys: next.verifier().to_vkeys(),
+    });
+    let sheets: Vec<Vec<u8>> = PARTIES
+        .map(|name| sheet_note(name, 1))
+        .into_iter()
+        .chain([sheet.sign(&keys("caf21").root).unwrap()])
+        .collect();
+    let convention = sign_convention(&fixture::convention_text());
+    scene.directory = Directory::load(&scene.roots, &[convention], &sheets).unwrap();
+    assert!(scene.verify(&scene.evidence()).is_ok());
+    let now = scene.now();
+    let lines = scene.caf.checkpoint().cosign(&next, now);
+    scene.caf.cosigned = vec![with_cosignatures(&scene.caf.sign(now), &lines)];
+    let own = scene.verify(&scene.evidence()).unwrap_err();
+    assert!(matches!(own, EvidenceError::Malformed { .. }), "{own}");
+}
+
+#[test]
 fn what_was_stamped_is_a_checkpoint_of_its_own_or_one_that_was_cosigned_too() {
     let mut scene = Scene::delivered();
     let stamped = |note: Vec<u8>| v1::TimeStampedEvent {

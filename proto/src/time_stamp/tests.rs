@@ -104,6 +104,34 @@ fn no_flipped_bit_changes_what_a_time_stamp_says() {
     }
 }
 
+/// A token with one bit changed where these bytes are in it.
+fn altered(token: &[u8], part: &[u8]) -> Result<TimeStamp, TimeStampError> {
+    let at = token
+        .windows(part.len())
+        .position(|found| found == part)
+        .unwrap();
+    let mut altered = token.to_vec();
+    altered[at + part.len() - 1] ^= 1;
+    TimeStamp::verify(&altered, STAMPED, &authority())
+}
+
+#[test]
+fn another_signature_and_another_certificate_of_the_same_key_are_refused() {
+    let token = token();
+    let parsed = token::Token::parse(&token).unwrap();
+    let signature = altered(&token, parsed.signature());
+    let authority = "CN=ecdsa,O=Passerelle tests".to_owned();
+    assert_eq!(signature, Err(TimeStampError::Signature { authority }));
+    // The certificate's own signature: who bears it, with which key and for what, is as before.
+    let signer = |one: &&Certificate| one.tbs_certificate.subject.to_string().contains("ecdsa");
+    let certificate = parsed.certificates().iter().find(signer).unwrap();
+    let twin = altered(&token, certificate.signature.raw_bytes());
+    assert_eq!(
+        twin,
+        Err(TimeStampError::Form("it names another certificate"))
+    );
+}
+
 #[test]
 fn what_an_authority_refuses_is_told_in_its_words() {
     // PKIStatusInfo: rejection, with a text.

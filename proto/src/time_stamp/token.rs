@@ -164,6 +164,16 @@ impl Token {
         self.info.nonce.as_ref()
     }
 
+    #[cfg(test)]
+    pub(super) fn signature(&self) -> &[u8] {
+        self.signer.signature.as_bytes()
+    }
+
+    #[cfg(test)]
+    pub(super) fn certificates(&self) -> &[Certificate] {
+        &self.certificates
+    }
+
     pub(super) fn verify(
         &self,
         stamped: &[u8],
