@@ -257,6 +257,38 @@ fn tampered_evidence_is_refused(scene: &Scene, file: &Path) {
 }
 
 #[test]
+fn an_entry_stays_proven_by_the_first_cosignature_over_it() {
+    let (mut scene, package) = Scene::delivered();
+    let first_covers = |file: &Path| -> Vec<Value> {
+        let told = scene.verified(file).unwrap();
+        fs::remove_file(file).unwrap();
+        let said = told["statements"].as_array().unwrap().clone();
+        said.iter()
+            .map(|one| one["standings"][0]["cosigned"][0].clone())
+            .collect()
+    };
+    let before = first_covers(&scene.export(CAF_GATEWAY, &package, "before.evidence"));
+    scene.lab.drop_file("caf21", FLOW, "second.csv", TABLE);
+    let newest = |told: &Value| told["cosigned"][0]["size"].as_u64();
+    let size = before.last().unwrap()["size"].as_u64();
+    eventually("a newer cosignature", LIMIT, || {
+        let status = scene.lab.ask(CAF_GATEWAY, &["status"])?;
+        (newest(&status) > size.map(|size| size + 2)).then_some(())
+    });
+    let after = first_covers(&scene.export(CAF_GATEWAY, &package, "after.evidence"));
+    assert_eq!(before, after);
+    let file = scene.path("offline.evidence");
+    let (log, out) = (scene.log_dir("caf21"), file.to_str().unwrap());
+    let log = log.to_str().unwrap();
+    let line = ["evidence", "export", &package, "--log", log, "--out", out];
+    eventually("evidence from the files of the log", LIMIT, || {
+        scene.lab.ask(CAF_GATEWAY, &line)
+    });
+    assert_eq!(before, first_covers(&file));
+    scene.stop();
+}
+
+#[test]
 fn an_exported_log_verifies_alone_and_so_does_the_proof_of_each_entry() {
     let (mut scene, package) = Scene::delivered();
     let folder = scene.path("caf21");
