@@ -359,3 +359,32 @@ async fn keep(node: &Arc<Node>, party: &PartyId, note: &[u8], lines: &[u8]) -> R
     let committed = node.sequencer.commit(event).await;
     committed.map(drop).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use passerelle_proto::LogSigner;
+    use passerelle_proto::fixture::party;
+
+    use super::*;
+
+    #[test]
+    fn that_a_log_was_cosigned_or_stamped_is_no_news_and_all_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let signer = LogSigner::from_seed(&party("caf21"), &[1; 64]);
+        let mut log = Log::open(&passerelle_disk::system(), dir.path(), signer).unwrap();
+        let mut append = |event: Event| {
+            let event = Some(event);
+            let entry = Entry { at_ms: 1, event }.encode_to_vec();
+            log.append(&[entry]).unwrap();
+            [0, 2].map(|known| has_news(&log, known).unwrap())
+        };
+        let cosigned = Event::Cosigned(v1::CosignedEvent::default());
+        let stamped = Event::TimeStamped(v1::TimeStampedEvent::default());
+        assert_eq!(append(cosigned), [false, false]);
+        assert_eq!(append(stamped.clone()), [false, false]);
+        let started = Event::Started(v1::StartedEvent::default());
+        assert_eq!(append(started), [true, true]);
+        assert_eq!(append(stamped), [true, true]);
+        assert!(!has_news(&log, 3).unwrap());
+    }
+}
