@@ -223,7 +223,7 @@ impl Display for EntryView {
         let at = When(self.at_ms);
         write!(
             f,
-            "{:>6}  {at}  {:<11}  {id:<12}  {}",
+            "{:>6}  {at}  {:<13}  {id:<12}  {}",
             self.index, self.kind, self.says
         )
     }
@@ -329,7 +329,7 @@ fn time_stamped(event: &v1::TimeStampedEvent) -> String {
     match read() {
         None => "a time-stamp that does not hold: passerelle audit verify says why".to_owned(),
         Some((size, TimeStamp { at, authority, .. })) => {
-            let entries = count(size, "entry", "entries");
+            let (entries, at) = (count(size, "entry", "entries"), When(at.as_ms()));
             format!("{authority} has stamped the first {entries} ({at}, RFC 3161)")
         }
     }

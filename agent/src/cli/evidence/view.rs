@@ -380,23 +380,7 @@ impl EvidenceView {
                 "  the log of {}: {entries} about it of {size}",
                 log.party
             )?;
-            match log.cosigned.as_slice() {
-                [] => write!(f, ", cosigned by nobody")?,
-                cosigned => {
-                    for CosignedView {
-                        partner,
-                        size,
-                        at_ms,
-                    } in cosigned
-                    {
-                        write!(
-                            f,
-                            ", the first {size} cosigned by {partner} ({})",
-                            When(*at_ms)
-                        )?;
-                    }
-                }
-            }
+            log.covered(f)?;
             writeln!(f)?;
         }
         self.times(f)?;
@@ -421,6 +405,28 @@ impl EvidenceView {
                 sheet.party,
                 When(sheet.issued_ms)
             )?;
+        }
+        Ok(())
+    }
+}
+
+impl LogView {
+    /// Who has covered how much of it.
+    fn covered(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.cosigned.is_empty() {
+            write!(f, ", cosigned by nobody")?;
+        }
+        for cosigned in &self.cosigned {
+            let CosignedView { partner, size, .. } = cosigned;
+            let at = When(cosigned.at_ms);
+            write!(f, ", the first {size} cosigned by {partner} ({at})")?;
+        }
+        for stamped in &self.stamped {
+            let StampedView {
+                authority, size, ..
+            } = stamped;
+            let at = When(stamped.at_ms);
+            write!(f, ", the first {size} time-stamped by {authority} ({at})")?;
         }
         Ok(())
     }
