@@ -8,9 +8,13 @@ use serde::{Deserialize, Serialize};
 
 /// Milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted (POSIX).
 ///
-/// Shown in RFC 3339, in UTC. Read from RFC 3339 or from a date alone (its first instant in UTC).
+/// Shown in RFC 3339, in UTC. Read from RFC 3339 or from a date alone (its first instant in UTC);
+/// what is read is within the years that RFC 3339 can write, 0000 to 9999.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
+
+/// 0000-01-01T00:00:00Z and 10000-01-01T00:00:00Z, in Unix milliseconds.
+const YEARS: std::ops::Range<i64> = -62_167_219_200_000..253_402_300_800_000;
 
 impl Timestamp {
     /// From Unix milliseconds.
@@ -91,7 +95,11 @@ impl FromStr for Timestamp {
         let midnight = if text.len() == 10 { "T00:00:00Z" } else { "" };
         let text = format!("{text}{midnight}");
         let time: jiff::Timestamp = text.parse().map_err(|_| refuse())?;
-        Ok(Self(time.as_millisecond()))
+        let ms = time.as_millisecond();
+        match YEARS.contains(&ms) {
+            true => Ok(Self(ms)),
+            false => Err(refuse()),
+        }
     }
 }
 
@@ -136,6 +144,9 @@ mod tests {
             "31/01/2016",
             "2016-01-01T00:00:00",
             "demain",
+            // Years that RFC 3339 cannot write, also where an offset leads to them.
+            "-000016-01-31T01:00:00Z",
+            "0000-01-01T00:00:00+00:01",
         ] {
             assert!(text.parse::<Timestamp>().is_err(), "{text}");
         }
