@@ -179,13 +179,17 @@ async fn recall(node: &Arc<Node>, authority: &Authority) {
     let _ = found.await;
 }
 
+/// Whether a time-stamp is due. One that was asked for in the future was so by a clock that was
+/// wrong: it does not put the next one off until then.
+fn is_due(asked: Option<Timestamp>, now: Timestamp, every: Duration) -> bool {
+    asked.is_none_or(|asked| now.since(asked).max(asked.since(now)) >= every)
+}
+
 /// Has the log stamped if that is due and there is anything new in it.
 async fn stamp(node: &Arc<Node>, authority: &Authority, every: Duration) -> Result<(), String> {
     let newest = node.stamps.newest();
-    let due = newest
-        .as_ref()
-        .is_none_or(|newest| node.now().since(newest.asked) >= every);
-    if !due {
+    let asked = newest.as_ref().map(|newest| newest.asked);
+    if !is_due(asked, node.now(), every) {
         return Ok(());
     }
     let known = newest.map_or(0, |newest| newest.size);
@@ -223,4 +227,41 @@ async fn stamp(node: &Arc<Node>, authority: &Authority, every: Duration) -> Resu
     tracing::info!(size, at = %stamp.at, by = %stamp.authority, "our log was stamped");
     node.stamps.stamped(Newest { size, stamp, asked });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use passerelle_proto::fixture::NOW;
+
+    use super::*;
+
+    #[test]
+    fn a_time_stamp_is_due_after_its_time_and_after_a_clock_that_was_wrong() {
+        let every = Duration::from_secs(3600);
+        let (second, year) = (Duration::from_secs(1), every * 24 * 365);
+        assert!(is_due(None, NOW, every));
+        for (asked, due) in [
+            (NOW, false),
+            (NOW.saturating_sub(every - second), false),
+            (NOW.saturating_sub(every), true),
+            (NOW.saturating_add(second), false),
+            (NOW.saturating_add(year), true),
+        ] {
+            assert_eq!(is_due(Some(asked), NOW, every), due, "{asked}");
+        }
+    }
+
+    #[test]
+    fn what_fails_is_told_once_with_its_beginning_until_it_ends() {
+        let stamps = Stamps::default();
+        assert_eq!(stamps.words(), "");
+        assert!(stamps.failed(NOW, "away"));
+        let later = NOW.saturating_add(Duration::from_secs(60));
+        assert!(!stamps.failed(later, "away"));
+        assert!(stamps.failed(later, "refused"));
+        assert_eq!(
+            stamps.words(),
+            format!("no time-stamp over our log since {NOW}: refused")
+        );
+    }
 }
