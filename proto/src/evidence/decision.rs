@@ -3,7 +3,7 @@
 use super::report::{OtherEvent, Standing, StatementReport};
 use super::{EvidenceError, Missing};
 use crate::v1::{self, entry::Event, statement::What};
-use crate::{PartyId, Timestamp};
+use crate::{CLOCK_TOLERANCE, PartyId, Timestamp};
 
 /// Follows each `Purged` to its decision, where the log of its issuer is in the file.
 ///
@@ -65,10 +65,12 @@ fn wrong(
     let own = |standing: &&Standing| &standing.log == log;
     let before = report.standings.iter().find(own);
     let due = Timestamp::from_ms(decided.due_ms);
+    // A clock may have been set back a little between the decision and the word about it.
+    let said_at = report.statement.at().saturating_add(CLOCK_TOLERANCE);
     match () {
         () if said.part != decided.part => Some("it decided about another part"),
         () if said.early != decided.early => Some("one says that it was early, the other does not"),
-        () if !decided.early && report.statement.at() < due => Some("it was not due yet"),
+        () if !decided.early && said_at < due => Some("it was not due yet"),
         () if before.is_some_and(|standing| standing.index <= index) => {
             Some("it was decided after it was done")
         }
