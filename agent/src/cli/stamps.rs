@@ -54,16 +54,16 @@ pub(super) fn authorities(files: &[PathBuf]) -> Result<TimeAuthorities, Failure>
     for file in files {
         let reading = |error: std::io::Error| Failure::reading(file, &error);
         let length = fs::metadata(file).map_err(reading)?.len();
-        let read = match length {
-            0..=AUTHORITIES_LEN_MAX => TimeAuthorities::from_pem(&fs::read(file).map_err(reading)?),
-            bytes => Err(passerelle_proto::TimeStampError::TooLong {
-                bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
-            }),
-        };
-        all.extend(read.map_err(|error| {
-            let what = format_args!("{}: {error}", file.display());
+        let refuse = |why: &dyn Display| {
+            let what = format_args!("{}: {why}", file.display());
             Failure::new(Exit::Data, what, "name a file of certificates in PEM form")
-        })?);
+        };
+        if length > AUTHORITIES_LEN_MAX {
+            let why = format_args!("{length} bytes; at most {AUTHORITIES_LEN_MAX} are read");
+            return Err(refuse(&why));
+        }
+        let read = TimeAuthorities::from_pem(&fs::read(file).map_err(reading)?);
+        all.extend(read.map_err(|error| refuse(&error))?);
     }
     Ok(all)
 }
@@ -124,5 +124,26 @@ impl Stamps {
             }
         }
         Ok(verdicts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_names_no_authority_is_told_with_its_own_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tsa.pem");
+        let told = |length: u64| {
+            fs::write(&file, vec![b'x'; length as usize]).unwrap();
+            authorities(std::slice::from_ref(&file))
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(told(10).contains("no certificate in PEM form"));
+        let long = told(AUTHORITIES_LEN_MAX + 1);
+        assert!(long.contains("at most 262144 are read"), "{long}");
+        assert!(authorities(&[]).unwrap().is_empty());
     }
 }
