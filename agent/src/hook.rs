@@ -113,9 +113,12 @@ impl Hooks {
         hooks
     }
 
-    /// The command is to be told of this entry, if it has not been.
+    /// The command is to be told of this entry, if it has not been and its receipt is signed: what
+    /// is only registered is not in the inbox yet, and is told of when it is.
     pub(crate) fn tell_of(&self, entry: &Entry) {
-        let Some(sender) = self.0.as_ref().filter(|_| entry.hook_is_due()) else {
+        let is_received = || matches!(entry.terminal(), Ok(Some(_)));
+        let sender = self.0.as_ref();
+        let Some(sender) = sender.filter(|_| entry.hook_is_due() && is_received()) else {
             return;
         };
         if sender.try_send(entry.id()).is_err() {

@@ -126,12 +126,12 @@ pub(crate) fn recover(node: &Arc<Node>) -> Result<Vec<PackageId>, DiskError> {
     Ok(arrived)
 }
 
-/// Finishes what was registered and not yet said, and has what was said sent. Whether it was
-/// finished only now.
-fn resume(node: &Arc<Node>, entry: &Entry) -> Result<bool, DiskError> {
+/// Finishes what was registered and not yet said, and has what was said sent.
+fn resume(node: &Arc<Node>, entry: &Entry) -> Result<(), DiskError> {
     let body = entry.sound_manifest()?;
-    let unsaid = body.is_some() && entry.terminal()?.is_none();
-    if let Some(body) = body.filter(|_| unsaid) {
+    if let Some(body) = body
+        && entry.terminal()?.is_none()
+    {
         // Whoever gave it its name may not have lived to make that durable.
         let disk = node.store.disk();
         disk.sync_parent(entry.directory())?;
@@ -142,7 +142,7 @@ fn resume(node: &Arc<Node>, entry: &Entry) -> Result<bool, DiskError> {
         let id = passerelle_proto::StatementId(passerelle_proto::Digest::of(&signed.body));
         node.outgoing.statement(entry.id(), id, signed);
     }
-    Ok(unsaid)
+    Ok(())
 }
 
 /// The package whose pack this is.
@@ -197,9 +197,9 @@ fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, NotNo
     let path = pack_path(node, &package);
     if let Some(entry) = node.register.find(package) {
         // An attempt before this one may have come no further than the entry.
-        let finished = resume(node, &entry)?;
+        resume(node, &entry)?;
         forget(node, &path)?;
-        return Ok(finished.then_some(entry));
+        return Ok(Some(entry));
     }
     let opened = match node.store.disk().open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -98,3 +98,31 @@ fn a_command_that_fails_says_so_and_stays_due() {
     });
     assert_eq!(due(&lab).len(), 1);
 }
+
+#[test]
+fn a_command_is_told_of_nothing_that_is_not_in_the_inbox_yet() {
+    let script = "[ -d \"$PASSERELLE_PATH\" ] && echo there >>told || echo missing >>told";
+    let (mut lab, dir) = laboratory(script);
+    let inbox = lab.directory_of(DIJON_AGENT).join("inbox");
+    eventually("the inbox", LIMIT, || inbox.is_dir().then_some(()));
+    let in_the_way = inbox.join(FLOW);
+    fs::write(&in_the_way, b"somebody's notes").unwrap();
+    lab.drop_file("caf21", FLOW, "t.csv", b"1");
+    let unopened = |lab: &RunningLab| {
+        eventually("a package that waits", LIMIT, || {
+            let status = lab.ask(DIJON_AGENT, &["status"])?;
+            (status["unopened_packages"] == 1).then_some(())
+        });
+    };
+    unopened(&lab);
+    // A start finds it in the register.
+    lab.kill(DIJON_AGENT);
+    lab.run(DIJON_AGENT);
+    unopened(&lab);
+    fs::remove_file(&in_the_way).unwrap();
+    assert_eq!(wait_for(dir.path(), "told", 1), ["there"]);
+    eventually("nothing is due", LIMIT, || {
+        due(&lab).is_empty().then_some(())
+    });
+    assert_eq!(lines(dir.path(), "told"), ["there"]);
+}
