@@ -1,6 +1,6 @@
 //! What was said about a log soon after an entry was appended to it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::claimed_checkpoint;
 use crate::v1::{self, entry::Event};
@@ -12,9 +12,10 @@ use crate::v1::{self, entry::Event};
 /// later that would not tell whether a statement is older than the revocation of its key.
 #[derive(Debug, Default)]
 pub struct Covers {
-    last_wanted: Option<u64>,
-    // Who has covered the last entry that is wanted; the empty name is the authority.
-    by: BTreeSet<String>,
+    // Ascending. All are kept: what covers an entry may stand in the log behind the next of them.
+    wanted: Vec<u64>,
+    // Entries below this are covered by this party; the empty name is the authority.
+    covered: BTreeMap<String, u64>,
     /// Cosigned checkpoints, oldest first.
     pub cosigned: Vec<Vec<u8>>,
     /// Stamped checkpoints, oldest first.
@@ -22,29 +23,25 @@ pub struct Covers {
 }
 
 impl Covers {
-    /// The entry at `index` is wanted.
+    /// The entry at `index` is wanted; each is behind those that were wanted before.
     pub fn want(&mut self, index: u64) {
-        self.last_wanted = Some(index);
-        self.by.clear();
+        self.wanted.push(index);
     }
 
-    /// The log goes on with this entry; whether it covers what is wanted.
+    /// The log goes on with this entry; whether it covers the newest entry that is wanted.
     pub fn follow(&mut self, entry: &v1::Entry) -> bool {
-        let Some(wanted) = self.last_wanted else {
-            return false;
-        };
         match &entry.event {
-            Some(Event::Cosigned(event)) if event.ours && covers(&event.checkpoint, wanted) => {
-                if self.by.insert(event.party.clone()) {
+            Some(Event::Cosigned(event)) if event.ours => {
+                if self.is_first(&event.party, &event.checkpoint) {
                     self.cosigned.push(event.checkpoint.clone());
                 }
-                true
+                self.covers_last(&event.checkpoint)
             }
-            Some(Event::TimeStamped(event)) if covers(&event.checkpoint, wanted) => {
-                if self.by.insert(String::new()) {
+            Some(Event::TimeStamped(event)) => {
+                if self.is_first("", &event.checkpoint) {
                     self.stamped.push(event.clone());
                 }
-                true
+                self.covers_last(&event.checkpoint)
             }
             _ => false,
         }
@@ -52,10 +49,31 @@ impl Covers {
 
     /// A partner's newest cosignature, which the log may not hold yet.
     pub fn newest(&mut self, partner: &str, note: &[u8]) {
-        let is_needed = self.last_wanted.is_none_or(|wanted| covers(note, wanted));
-        if is_needed && self.by.insert(partner.to_owned()) {
+        if self.is_first(partner, note) {
             self.cosigned.push(note.to_vec());
         }
+    }
+
+    /// Whether this is what `by` says first about an entry that is wanted; from now on it is not.
+    fn is_first(&mut self, by: &str, note: &[u8]) -> bool {
+        let before = self.covered.get(by).copied().unwrap_or(0);
+        let next = self.wanted.partition_point(|wanted| *wanted < before);
+        let Some(wanted) = self.wanted.get(next) else {
+            return false;
+        };
+        match claimed_checkpoint(note) {
+            Ok(checkpoint) if checkpoint.size > *wanted => {
+                self.covered.insert(by.to_owned(), checkpoint.size);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn covers_last(&self, note: &[u8]) -> bool {
+        self.wanted
+            .last()
+            .is_some_and(|wanted| covers(note, *wanted))
     }
 }
 
@@ -137,15 +155,15 @@ mod tests {
         follow(&mut covers, &[cosigned("dijon", 8, true), stamped(9)]);
         assert_eq!(sizes(&covers), (vec![5, 6], vec![7]));
         covers.want(12);
-        follow(
-            &mut covers,
-            &[cosigned("dijon", 13, true), cosigned("dijon", 14, true)],
-        );
-        assert_eq!(sizes(&covers), (vec![5, 6, 13], vec![7]));
+        // What is over this one stands in the log behind the next that is wanted.
+        covers.want(13);
+        let later = [13, 14, 15].map(|size| cosigned("dijon", size, true));
+        follow(&mut covers, &later);
+        assert_eq!(sizes(&covers), (vec![5, 6, 13, 14], vec![7]));
         // What the log does not hold yet, where it is needed.
         covers.newest("dijon", &note(20));
-        covers.newest("other", &note(11));
+        covers.newest("other", &note(12));
         covers.newest("other", &note(21));
-        assert_eq!(sizes(&covers), (vec![5, 6, 13, 21], vec![7]));
+        assert_eq!(sizes(&covers), (vec![5, 6, 13, 14, 21], vec![7]));
     }
 }
