@@ -1,9 +1,9 @@
 //! Shared fixtures of the end-to-end tests, and what they hold the product to.
 //!
-//! A [`Program`] is run as the real process that an institution runs; a [`CountingProxy`] stands
-//! in front of a gateway and counts what crosses; [`eventually`] waits on a condition with a
-//! deadline; [`violations`] tells from what all parties hold whether anything went wrong; the
-//! [`Judges`] say whether anybody else would believe what is exported.
+//! A [`Program`] is run as the real process that an institution runs; a [`CountingProxy`] stands in
+//! front of a gateway and counts what crosses; [`eventually`] waits on a condition with a deadline;
+//! [`violations`] tells from what all parties hold whether anything went wrong; the [`Judges`] say
+//! whether anybody else would believe what is exported.
 //!
 //! # The fault model
 //!
@@ -13,18 +13,17 @@
 //! open transfers.
 //!
 //! **A machine** may lose power at any time. What was never synced may be lost then, the contents
-//! of
-//! files and the names in directories each by themselves and in any order; a rename is never half
-//! done. What was synced stays. (Tests: a disk in memory that forgets all of the former, also with
-//! each sync left out in turn, which must be missed; ext4 on a loop device whose image is copied.)
+//! of files and the names in directories each by themselves and in any order; a rename is never
+//! half done. What was synced stays. (Tests: a disk in memory that forgets all of the former, also
+//! with each sync left out in turn, which must be missed; ext4 on a loop device whose image is
+//! copied.)
 //!
 //! **An operation of the disk** may fail, with an I/O error or for want of room, and may have
 //! happened all the same. After an I/O error nothing is known of what the disk holds: the gateway
 //! stops with exit code 70, and at the next start it copies the end of its log and syncs the copy
 //! before it believes it. Want of room in the spool fails that transfer, and the package is put
-//! off;
-//! want of room for the next segment of the log refuses new packages. An agent reports what failed
-//! and tries again; what was dropped stays where it is or lies in its job, never in neither.
+//! off; want of room for the next segment of the log refuses new packages. An agent reports what
+//! failed and tries again; what was dropped stays where it is or lies in its job, never in neither.
 //!
 //! **A file** may rot. A damaged entry of the log with intact ones behind it stops the gateway, as
 //! does a log that is shorter or other than a checkpoint that anybody keeps. A damaged pack is
@@ -33,8 +32,7 @@
 //! used, and made again. Keys, convention and sheets are refused. `ROT.md` says it for every kind.
 //!
 //! **The network** may lose, delay, double and reorder, and cut any stream at any byte. Peers may
-//! be
-//! away for days. A peer with a valid certificate may say anything.
+//! be away for days. A peer with a valid certificate may say anything.
 //!
 //! **The clock** may jump. Nothing expires, nothing is removed and no gateway refuses a package for
 //! its time while it does not move as the system's own does, or differs from a partner's by more
