@@ -16,6 +16,7 @@ use passerelle_proto::PackageId;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::event::AgentEvent;
@@ -34,6 +35,9 @@ const RETRY: Duration = Duration::from_secs(60);
 const RETRY_MAX: Duration = Duration::from_secs(3_600);
 /// Last bytes of the command's error output that are reported.
 const OUTPUT_MAX: usize = 2_000;
+/// How long the error output is read after the command has ended: what it has left running may
+/// hold it open for ever.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 
 /// What the command is told, as environment variables.
 #[derive(Debug, Clone)]
@@ -223,13 +227,23 @@ async fn run(command: &[String], package: PackageId, facts: &HookFacts) -> Resul
         .spawn()
         .map_err(start)?;
     let errors = child.stderr.take();
-    let ending = async {
-        let said = match errors {
-            Some(errors) => last_of(errors).await,
-            None => Ok(Vec::new()),
-        };
-        Ok((said?, child.wait().await?))
+    let (running, ended) = oneshot::channel::<()>();
+    let waiting = async {
+        let status = child.wait().await;
+        drop(running);
+        status
     };
+    let too_late = async {
+        let _ = ended.await;
+        tokio::time::sleep(LAST_WORDS_MAX).await;
+    };
+    let reading = async {
+        match errors {
+            Some(errors) => last_of(errors, too_late).await,
+            None => Ok(Vec::new()),
+        }
+    };
+    let ending = async { tokio::try_join!(reading, waiting) };
     let ended = tokio::time::timeout(HOOK_TIME_MAX, ending).await;
     let ended = ended.map_err(|_| HookError::TooLong(program.clone()))?;
     let (said, status) = ended.map_err(start)?;
@@ -243,11 +257,19 @@ async fn run(command: &[String], package: PackageId, facts: &HookFacts) -> Resul
     }
 }
 
-/// Reads to the end, and keeps the last bytes.
-async fn last_of(mut errors: impl AsyncRead + Unpin) -> std::io::Result<Vec<u8>> {
+/// Reads to the end or until it is `too_late`, and keeps the last bytes.
+async fn last_of(
+    mut errors: impl AsyncRead + Unpin,
+    too_late: impl Future<Output = ()>,
+) -> std::io::Result<Vec<u8>> {
     let (mut said, mut bytes) = (Vec::new(), [0; OUTPUT_MAX]);
+    let mut too_late = std::pin::pin!(too_late);
     loop {
-        let count = errors.read(&mut bytes).await?;
+        let count = tokio::select! {
+            biased;
+            () = &mut too_late => return Ok(said),
+            count = errors.read(&mut bytes) => count?,
+        };
         if count == 0 {
             return Ok(said);
         }
@@ -301,5 +323,20 @@ mod tests {
         );
         let why = told(&["/nowhere/hook"]).await.unwrap_err().to_string();
         assert!(why.starts_with("cannot start /nowhere/hook"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn a_command_has_ended_although_what_it_has_begun_goes_on() {
+        let there = tempfile::NamedTempFile::new().unwrap();
+        let script = format!(
+            "while [ -e {0} ]; do sleep 0.1; done & echo begun >&2; exit $1",
+            there.path().display()
+        );
+        told(&["/bin/sh", "-c", &script, "hook", "0"])
+            .await
+            .unwrap();
+        let why = told(&["/bin/sh", "-c", &script, "hook", "3"]).await;
+        let why = why.unwrap_err().to_string();
+        assert!(why.ends_with("exit status: 3: begun"), "{why}");
     }
 }
