@@ -15,7 +15,7 @@ use passerelle_proto::v1::{
 };
 use passerelle_proto::{
     Checkpoint, CheckpointError, LogVerifier, PartyId, Role, Timestamp, add_checkpoint_body,
-    with_cosignatures, witness,
+    lines_of, with_cosignatures, witness,
 };
 use prost::Message;
 use tokio::time::Instant;
@@ -144,6 +144,9 @@ fn cosign(node: &Node, party: &PartyId, body: &[u8]) -> Result<Cosigned, Status>
     let mut seen = None;
     if answer.seen.is_some() {
         let note = with_cosignatures(note_of(body), &answer.body);
+        // What others have written under it would make our log unverifiable for good.
+        let note = lines_of(&note, &[&log, ledger.log.signer().verifier()]);
+        let note = note.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let kept = node.replace(&path, &note);
         kept.map_err(|error| Status::unavailable(error.to_string()))?;
         crash_point!("witness.kept");
@@ -341,6 +344,8 @@ async fn keep(node: &Arc<Node>, party: &PartyId, note: &[u8], lines: &[u8]) -> R
     let partner = log_of(node, party).ok_or("its sheet names no log")?;
     let verified = Checkpoint::verify_cosigned(&cosigned, &partner);
     let (checkpoint, at) = verified.map_err(|error| error.to_string())?;
+    let own = node.sequencer.ledger().log.signer().verifier().clone();
+    let cosigned = lines_of(&cosigned, &[&own, &partner]).map_err(|error| error.to_string())?;
     // It says what the partner's clock shows, at least every hour; a greeting may be a day old.
     node.clock.heard(at, node.host_clock.moment());
     let path = node.cosigned_path(party);

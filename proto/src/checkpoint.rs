@@ -212,7 +212,21 @@ impl Checkpoint {
         note: &[u8],
         keys: &[LogVerifier],
     ) -> Result<(Self, Timestamp), CheckpointError> {
-        with_any(keys, |key| Self::verify_cosigned(note, key))
+        Self::cosigner(note, keys).map(|(_, checkpoint, at)| (checkpoint, at))
+    }
+
+    /// As [`Checkpoint::verify_cosigned_any`], and says which of the keys it was.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] of the first key, when none of them has.
+    pub fn cosigner<'k>(
+        note: &[u8],
+        keys: &'k [LogVerifier],
+    ) -> Result<(&'k LogVerifier, Self, Timestamp), CheckpointError> {
+        with_any(keys, |key| {
+            let (checkpoint, at) = Self::verify_cosigned(note, key)?;
+            Ok((key, checkpoint, at))
+        })
     }
 
     /// Verifies both of a partner's cosignatures on a note of any log; says when it cosigned.
@@ -250,9 +264,32 @@ pub fn with_cosignatures(note: &[u8], lines: &[u8]) -> Vec<u8> {
     [note, lines].concat()
 }
 
-fn with_any<T>(
-    keys: &[LogVerifier],
-    verify: impl Fn(&LogVerifier) -> Result<T, CheckpointError>,
+/// The same note with the lines of these keys alone, so that what others have written under it is
+/// not kept for ever: nobody could tell whose lines they are.
+///
+/// # Errors
+/// [`CheckpointError::Note`] when it is no note.
+pub fn lines_of(note: &[u8], keys: &[&LogVerifier]) -> Result<Vec<u8>, CheckpointError> {
+    let parsed = Note::parse(note)?;
+    let mut kept = Note::unsigned(parsed.text())?;
+    let kinds = [TYPE_ED25519, TYPE_ED25519_COSIGNATURE, TYPE_MLDSA44];
+    for line in parsed.signatures() {
+        let is_of = |key: &&&LogVerifier| {
+            line.name == key.name()
+                && kinds
+                    .iter()
+                    .any(|kind| key.line_hash(*kind) == line.key_hash)
+        };
+        if keys.iter().any(|key| is_of(&key)) {
+            kept.push(line.clone())?;
+        }
+    }
+    Ok(kept.to_bytes())
+}
+
+fn with_any<'k, T>(
+    keys: &'k [LogVerifier],
+    verify: impl Fn(&'k LogVerifier) -> Result<T, CheckpointError>,
 ) -> Result<T, CheckpointError> {
     let mut refused = CheckpointError::NoKey;
     for (at, key) in keys.iter().enumerate() {
@@ -339,6 +376,21 @@ mod tests {
         assert_eq!((found, at), (checkpoint(), NOW));
         let missing = Checkpoint::verify_cosigned(&note, partner.verifier());
         assert!(matches!(missing, Err(CheckpointError::Missing { .. })));
+    }
+
+    #[test]
+    fn lines_of_anybody_else_are_not_kept() {
+        let (log, partner, other) = (signer("caf21", 1), signer("grand-dijon", 2), signer("x", 3));
+        let note = checkpoint().sign(&log, NOW).unwrap();
+        let cosigned = with_cosignatures(&note, &checkpoint().cosign(&partner, NOW));
+        let stranger = checkpoint().cosign(&other, NOW);
+        // A known name with a key that nobody knows is nobody's line either.
+        let (name, mut unknown) = (partner.verifier().name().to_owned(), stranger.clone());
+        let text = String::from_utf8(unknown).unwrap();
+        unknown = text.replace("x.passerelle/log", &name).into_bytes();
+        let more = [cosigned.clone(), stranger, unknown].concat();
+        let keys = [log.verifier(), partner.verifier()];
+        assert_eq!(lines_of(&more, &keys).unwrap(), cosigned);
     }
 
     #[test]

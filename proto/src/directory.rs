@@ -10,7 +10,7 @@ use known::{Known, Order};
 use crate::v1::statement::What;
 use crate::{
     Convention, ConventionError, Digest, Hop, KeyId, KeyRole, LogVerifier, PartyId, RecipientKey,
-    Role, Roots, Sheet, SheetError, Timestamp, VerifyingKey,
+    Role, Roots, Sheet, SheetError, Timestamp, VerifyingKey, log_epoch,
 };
 
 /// Why notes cannot be believed together.
@@ -246,10 +246,20 @@ impl Directory {
         self.0.keys.get(party)?.get(id)
     }
 
-    /// The keys that sign a party's log now.
+    /// The keys that sign a party's log now; `None` also where they are revoked.
     pub fn log(&self, party: &PartyId) -> Option<&LogVerifier> {
         let current = self.sheet(party)?.log.as_ref()?.keys().into_iter().next()?;
-        self.log_keys(party).iter().find(|known| **known == current)
+        let mut known = self.log_keys(party).iter();
+        let found = known.find(|known| **known == current);
+        found.filter(|key| self.log_revoked(party, key).is_none())
+    }
+
+    /// From when on what these keys of a party's log have signed is not to be believed.
+    ///
+    /// Whoever has such a key writes whatever time it likes: what it has signed with an earlier
+    /// one is worth what others show of it.
+    pub fn log_revoked(&self, party: &PartyId, key: &LogVerifier) -> Option<Timestamp> {
+        self.0.revoked_logs.get(party)?.get(&key.id()).copied()
     }
 
     /// All keys that have signed a party's log, as far as its sheets say, the newest first.
@@ -266,14 +276,32 @@ impl Directory {
 
     /// Where a package for `destination` goes next from the gateway of `at`.
     ///
-    /// `None` when the convention does not know one of them.
+    /// `None` when no version of the convention knows it. A party that an amendment has left out
+    /// gets what an earlier version has let be sent to it.
     pub fn next_hop(&self, at: &PartyId, destination: &PartyId) -> Option<Hop> {
-        let gateway = self.convention().gateway_of(destination)?;
+        let mut newest_first = self.0.conventions.values().rev();
+        let gateway = newest_first.find_map(|(version, _)| version.gateway_of(destination))?;
         Some(if gateway == at {
             Hop::agent(destination.clone())
         } else {
             Hop::gateway(gateway.clone())
         })
+    }
+
+    /// Whether `gateway` is, or was under any version of the convention, the gateway of `party`.
+    pub fn has_been_gateway_of(&self, gateway: &PartyId, party: &PartyId) -> bool {
+        let mut versions = self.0.conventions.values();
+        versions.any(|(version, _)| version.gateway_of(party) == Some(gateway))
+    }
+
+    /// Whether a party's log has taken the place of one that was lost: what its gateway numbers
+    /// began anew with it.
+    pub fn has_begun_anew(&self, party: &PartyId) -> bool {
+        let mut epochs = self
+            .log_keys(party)
+            .iter()
+            .map(|key| log_epoch(party, key.name()));
+        epochs.any(|epoch| epoch > Some(1))
     }
 
     /// The recipients behind each next hop, from the gateway of `at`.

@@ -52,7 +52,9 @@ pub use backup::{
     BACKUP_FILES_MAX, BACKUP_LEN_MAX, BackupError, BackupFile, PASSPHRASE_LEN_MIN, open_backup,
     seal_backup,
 };
-pub use checkpoint::{CHECKPOINT_LEN_MAX, Checkpoint, CheckpointError, with_cosignatures};
+pub use checkpoint::{
+    CHECKPOINT_LEN_MAX, Checkpoint, CheckpointError, lines_of, with_cosignatures,
+};
 pub use chunk::{
     ChunkError, ChunkRecord, ChunkTable, MAX_CHUNK_PLAIN_LEN, MAX_CHUNKS, MAX_CIPHERTEXT_LEN,
     MIN_CIPHERTEXT_LEN, RECORD_LEN,

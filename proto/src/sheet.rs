@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Digest, KeyId, LogVerifier, Note, NoteError, PartyId, RecipientKey, Role, SigningKey,
-    Timestamp, VerifyingKey,
+    Timestamp, VerifyingKey, log_epoch,
 };
 
 /// Longest text of a sheet in bytes.
@@ -106,7 +106,8 @@ pub struct SheetLog {
 }
 
 impl SheetLog {
-    /// The pairs of keys, the one that signs now first; empty when they are malformed.
+    /// The pairs of keys, the one that signs now first; empty when they are malformed, which a sheet
+    /// that was read never has.
     pub fn keys(&self) -> Vec<LogVerifier> {
         LogVerifier::all_from_vkeys(&self.origin, &self.vkeys).unwrap_or_default()
     }
@@ -251,6 +252,18 @@ impl Sheet {
                 return Err(format!(
                     "it lists the key {id} twice: write all its roles at once"
                 ));
+            }
+        }
+        if let Some(SheetLog { origin, vkeys }) = &self.log {
+            if log_epoch(&self.party, origin).is_none() {
+                return Err(format!("{origin:?} is no log of {}", self.party));
+            }
+            let keys = LogVerifier::all_from_vkeys(origin, vkeys);
+            if keys
+                .map_err(|error| format!("a key of its log: {error}"))?
+                .is_empty()
+            {
+                return Err("its log has no key".into());
             }
         }
         for TlsName { name, .. } in &self.tls.names {

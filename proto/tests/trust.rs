@@ -7,8 +7,9 @@ use std::time::Duration;
 use passerelle_proto::fixture::{self, NOW, keys, party, plan, seal_files, sign_convention, world};
 use passerelle_proto::v1::Reason;
 use passerelle_proto::{
-    Adopted, Directory, DirectoryError, Facts, Hop, KeyRole, Note, Place, Revocation, Roots, Sheet,
-    SheetKey, SigningKey, Timestamp, UnsignedConvention, decide,
+    Adopted, Convention, Directory, DirectoryError, Facts, Hop, KeyRole, LogSigner, Note, Place,
+    Revocation, Roots, Sheet, SheetKey, SheetLog, SigningKey, Timestamp, UnsignedConvention,
+    decide,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -62,7 +63,16 @@ fn second_sheet(name: &str) -> Sheet {
 
 /// What the gateway of `caf21` says to a package that its agent signs with `signer`.
 fn judged(directory: &Directory, signer: &SigningKey) -> Result<(), Reason> {
-    let plan = plan(directory.convention());
+    judged_under(directory.convention(), directory, signer)
+}
+
+/// The same, of a package that names this version of the convention.
+fn judged_under(
+    convention: &Convention,
+    directory: &Directory,
+    signer: &SigningKey,
+) -> Result<(), Reason> {
+    let plan = plan(convention);
     let manifest = seal_files(&plan, signer, &[("a", vec![1])]).0.manifest;
     let facts = Facts {
         directory,
@@ -111,6 +121,11 @@ fn an_amendment_that_drops_a_party_does_not_prevent_the_next_start() {
     let (dropped, id) = (party("prestataire-obs"), keys("prestataire-obs").agent.id());
     assert!(running.signing_key(&dropped, &id).is_some());
     assert!(started.signing_key(&dropped, &id).is_some());
+    // What was sealed for it, and for others, before the amendment goes its way.
+    let (first, agent) = (world.directory.convention(), &keys("caf21").agent);
+    for directory in [&running, &started] {
+        assert_eq!(judged_under(first, directory, agent), Ok(()));
+    }
     // A new sheet of a party that is none any more is not taken over.
     let next = second_sheet("prestataire-obs");
     let next = next.sign(&keys("prestataire-obs").root).unwrap();
@@ -137,6 +152,16 @@ fn root_keys_change_by_an_amendment_that_the_old_roots_have_signed() {
         );
         let by_new = second_sheet("caf21").sign(&new_root("caf21")).unwrap();
         newer(&directory, &by_new);
+        // Nor do they after a restart, where the note lies beside one of the new root.
+        let late = Sheet {
+            seq: 9,
+            ..fixture::sheet("caf21")
+        };
+        let late = late.sign(&keys("caf21").root).unwrap();
+        let conventions = [amendment(with_new_roots), world.convention_note.clone()];
+        let sheets = [world.sheet_notes.clone(), vec![by_new, late]].concat();
+        let again = Directory::load(&world.roots, &conventions, &sheets).unwrap();
+        assert_eq!(again.sheet(&party("caf21")).unwrap().seq, 2);
         // Nor do the old roots amend anything any more.
         let digest = directory.convention().digest();
         let next = format!("version = 3\nsupersedes = \"{digest}\"");
@@ -290,6 +315,32 @@ fn nothing_is_sealed_under_a_sheet_that_no_longer_counts() {
     assert!(sealing(NOW).is_ok());
     let later = NOW.saturating_add(Duration::from_millis(1));
     assert_eq!(sealing(later), Err(Reason::Key));
+}
+
+#[test]
+fn a_sheet_names_no_log_but_its_own_partys_with_keys_that_can_be_read() {
+    let signed = |origin: &str, vkeys: Vec<String>| {
+        let mut sheet = second_sheet("prestataire-obs");
+        let origin = origin.to_owned();
+        sheet.log = Some(SheetLog { origin, vkeys });
+        let signed = sheet.sign(&keys("prestataire-obs").root);
+        signed.map(drop).map_err(|error| error.to_string())
+    };
+    let key = LogSigner::from_seed(&party("prestataire-obs"), &[5; 64]);
+    let own = key.verifier().name();
+    let vkeys = |origin: &str| key.for_origin(origin).verifier().to_vkeys().to_vec();
+    assert_eq!(signed(own, vkeys(own)), Ok(()));
+    // It would pass for whoever has cosigned.
+    let foreign = "grand-dijon.passerelle/log";
+    let refused = signed(foreign, vkeys(foreign)).unwrap_err();
+    assert!(
+        refused.contains("is no log of prestataire-obs"),
+        "{refused}"
+    );
+    for vkeys in [vkeys(own)[..1].to_vec(), vkeys(foreign), Vec::new()] {
+        let refused = signed(own, vkeys).unwrap_err();
+        assert!(refused.contains("its log"), "{refused}");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ TST_INFO = "1.2.840.113549.1.9.16.1.4"
 CONTENT_TYPE = "1.2.840.113549.1.9.3"
 MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
 SIGNING_CERTIFICATE_V2 = "1.2.840.113549.1.9.16.2.47"
+RSA_PSS = "1.2.840.113549.1.1.10"
 SHA2 = {
     "2.16.840.1.101.3.4.2.1": ("sha256", hashes.SHA256()),
     "2.16.840.1.101.3.4.2.2": ("sha384", hashes.SHA384()),
@@ -148,14 +149,16 @@ def verify_signer(signer, info, certificates):
     certificate = x509.load_der_x509_certificate(holders[0])
     # The attributes were signed as the SET that they are, not under their own tag.
     message = bytes([SET]) + signer[3][2][1:]
-    verify_signature(certificate.public_key(), signer[5][1], message, digest)
+    pss = algorithm(signer[4]) == RSA_PSS
+    verify_signature(certificate.public_key(), signer[5][1], message, digest, pss)
     return certificate, holders[0]
 
 
-def verify_signature(key, signature, message, digest):
+def verify_signature(key, signature, message, digest, pss):
     try:
         if isinstance(key, rsa.RSAPublicKey):
-            key.verify(signature, message, padding.PKCS1v15(), digest)
+            salted = padding.PSS(padding.MGF1(digest), digest.digest_size)
+            key.verify(signature, message, salted if pss else padding.PKCS1v15(), digest)
         elif isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, message, ec.ECDSA(digest))
         elif isinstance(key, ed25519.Ed25519PublicKey):

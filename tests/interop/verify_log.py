@@ -54,8 +54,11 @@ import time_stamp
 CONTEXT = b"passerelle/v1"
 LABEL = b"COMPSIG-MLDSA65-Ed25519-SHA512"
 ALGORITHM = b"mldsa65-ed25519"
+LOG_ALGORITHM = b"log-ed25519-mldsa44"
 WIDTH = 256
 MANIFEST, STATEMENT = 1, 2
+# Fields of a manifest (package.proto).
+RECIPIENTS, CONTENT_COMMIT = 6, 15
 INQUIRE_MAX = 256
 ED25519, COSIGNATURE, MLDSA44 = 0x01, 0x04, 0x06
 
@@ -211,6 +214,11 @@ def moment(text):
     return (time - epoch) // datetime.timedelta(milliseconds=1)
 
 
+def is_of(fingerprint, identity):
+    """Whether a fingerprint, which people write in groups, is that of a key."""
+    return fingerprint.replace(" ", "").lower() == identity.hex()
+
+
 class SigningKey:
     """A signing key as the sheets of its party describe it."""
 
@@ -227,7 +235,7 @@ class SigningKey:
         if not listed:
             self.last = min(self.last, moment(sheet["issued"]))
         revocations = sheet.get("revocation", [])
-        times = [moment(each["at"]) for each in revocations if each["key"] == self.id.hex()]
+        times = [moment(each["at"]) for each in revocations if is_of(each["key"], self.id)]
         self.revoked = min(times) if times else self.revoked
 
     def is_doubted(self, said, cosigned):
@@ -243,6 +251,7 @@ class Trust:
     def __init__(self, roots, conventions, sheets):
         need(conventions, "there is no convention")
         self.pinned, self.roots, self.keys, self.logs = roots, {}, {}, {}
+        self.signed_under, self.gateways = {}, {}
         self.conventions, before = {}, None
         for version, text, note in self.binding(conventions):
             before = self.add_convention(version, text, note, before)
@@ -287,7 +296,9 @@ class Trust:
         for party in convention["party"]:
             if party.get("root"):
                 public = root_of(convention, party["id"])
-                self.roots.setdefault(party["id"], []).append(public)
+                self.roots.setdefault(party["id"], []).append((version, public))
+            gateway = party.get("via") or party["id"]
+            self.gateways.setdefault(party["id"], set()).add(gateway)
         self.conventions[version] = digest
         return convention
 
@@ -295,7 +306,10 @@ class Trust:
         party = sheet["party"]
         roots = list(reversed(self.roots.get(party, [])))
         why = f"{party} has no root key in the convention"
-        any_of(roots, lambda public: verify_note(note, party, public), why)
+        version = any_of(roots, lambda root: verify_note(note, party, root[1]) or root[0], why)
+        if version < self.signed_under.get(party, 0):
+            return  # Its root key was replaced by then, perhaps because it was lost.
+        self.signed_under[party] = version
         keys = self.keys.setdefault(party, {})
         listed = [SigningKey(party, each, sheet) for each in sheet.get("key", [])]
         for key in listed:
@@ -304,11 +318,24 @@ class Trust:
         for key in keys.values():
             key.follow(sheet, key in listed)
         if "log" in sheet:
+            epoch_of(party, sheet["log"]["origin"])
             vkeys = sheet["log"]["vkeys"]
             pairs = [vkeys[at : at + 2] for at in range(0, len(vkeys), 2)]
             newest = [LogKeys(sheet["log"]["origin"], pair) for pair in pairs]
             known = self.logs.get(party, [])
+            for log_keys in newest:
+                earlier = [keys.revoked for keys in known if keys == log_keys]
+                log_keys.revoked = earlier[0] if earlier else None
             self.logs[party] = newest + [keys for keys in known if keys not in newest]
+        for log_keys in self.logs.get(party, []):
+            log_keys.follow(sheet)
+
+    def has_begun_anew(self, party):
+        """Whether its log has taken the place of one that was lost, and its numbers with it."""
+        return any(epoch_of(party, keys.name) > 1 for keys in self.logs.get(party, []))
+
+    def serves(self, gateway, party):
+        return gateway in self.gateways.get(party, set())
 
     def verify_object(self, kind, signed):
         """A manifest or a statement in its batch; its decoded body and the party that signed."""
@@ -461,9 +488,19 @@ class LogKeys:
             need(name == self.name and digest.hex() == check, "a verifier key is damaged")
             self.keys[typed[0]] = typed[1:]
         need(set(self.keys) == {ED25519, MLDSA44}, "a log has not one key of each kind")
+        self.id = sha256(
+            b"passerelle/v1 key", LOG_ALGORITHM, b"\0", self.keys[ED25519], self.keys[MLDSA44]
+        )
+        self.revoked = None
 
     def __eq__(self, other):
         return (self.name, self.keys) == (other.name, other.keys)
+
+    def follow(self, sheet):
+        """A newer sheet undoes no revocation of an older one."""
+        revocations = sheet.get("revocation", [])
+        times = [moment(each["at"]) for each in revocations if is_of(each["key"], self.id)]
+        self.revoked = min(times) if times else self.revoked
 
     def line(self, lines, kind):
         key = self.keys[MLDSA44 if kind == MLDSA44 else ED25519]
@@ -511,7 +548,7 @@ def read_checkpoint(text):
 
 
 def verify_checkpoint(trust, party, note):
-    """The checkpoint, and who else has cosigned it, at which second."""
+    """The checkpoint, and who else has cosigned it: when, and from when on its key is revoked."""
     why = f"no sheet says with which keys {party} signs its log"
     checkpoint = any_of(trust.logs.get(party, []), lambda keys: keys.verify_own(note), why)
     names = {name for name, _, _ in split_note(note)[1]} - {checkpoint[0]}
@@ -519,10 +556,17 @@ def verify_checkpoint(trust, party, note):
     for partner in sorted(set(trust.logs) - {party}):
         named = [keys for keys in trust.logs[partner] if keys.name in names]
         if named:
-            partners[partner] = any_of(named, lambda keys: keys.verify_cosigned(note))
+            verify = lambda keys: (1000 * keys.verify_cosigned(note), keys.revoked)
+            partners[partner] = any_of(named, verify)
             names -= {keys.name for keys in named}
     need(not names, "somebody unknown has signed a checkpoint")
     return checkpoint, partners
+
+
+def counting(partners):
+    """Those who have cosigned before their key was revoked, if it was."""
+    said = partners.items()
+    return {who: at for who, at in said if at[1] is None or at[0] < at[1]}
 
 
 def owner(trust, origin):
@@ -599,7 +643,7 @@ def verify_log(folder, trust, authorities):
         need(partners, f"{path} bears no partner's cosignature")
         need(covered <= size, f"{path}: more entries were cosigned than there are")
         need(tree_hash(leaves[:covered]) == signed, f"{path}: another history was cosigned")
-        cosigned.update({partner: covered for partner in partners})
+        cosigned.update({partner: covered for partner in counting(partners)})
     if epoch_of(party, origin) > 1:
         first, _ = event_of(entries[0])
         need(EVENTS[first][0] == "epoch", f"{origin} does not say which log's place it has taken")
@@ -740,7 +784,7 @@ def verify_proof(text, trust):
     need(found == root, f"the proof does not show entry {index}")
     verify_entry(trust, party, entry, index)
     verify_quoted(trust, party, origin, entry, index)
-    return {"log": party, "index": index, "size": size, "cosigned": sorted(partners)}
+    return {"log": party, "index": index, "size": size, "cosigned": sorted(counting(partners))}
 
 
 def verify_stamps(note, tokens, authorities):
@@ -762,7 +806,7 @@ def verify_log_evidence(trust, package, message, authorities):
         before = checkpoint
         stamped = verify_stamps(one(evidence, 1), evidence.get(3, []), authorities)
         checkpoints.append((checkpoint, partners, stamped))
-    statements, last = {}, -1
+    statements, last, manifest = {}, -1, None
     for raw in message.get(3, []):
         evidence = fields(raw)
         index, entry = one(evidence, 1, 0), one(evidence, 2)
@@ -777,8 +821,11 @@ def verify_log_evidence(trust, package, message, authorities):
             need(found == root, f"entry {index} of the log of {party} is not under its checkpoint")
         _, about, said = verify_entry(trust, party, entry, index)
         need(about == package, f"entry {index} is about another package")
-        verify_convention(trust, entry)
-        partners = [each for _, cosigned, _ in covering for each in cosigned.items()]
+        manifest = verify_convention(trust, entry) or manifest
+        partners = [
+            (partner, *when) for _, cosigned, _ in covering
+            for partner, when in counting(cosigned).items()
+        ]
         stamped = set().union(*(each[2] for each in covering))
         for issuer, digest, content in said:
             placed = issuer != party or receipt(content) in (None, index)
@@ -786,24 +833,52 @@ def verify_log_evidence(trust, package, message, authorities):
             known = statements.setdefault(digest, (issuer, content, set(), set()))
             known[2].update(partners)
             known[3].update(stamped)
-    return party, statements
+    return party, statements, manifest
 
 
 def verify_convention(trust, entry):
-    """The convention that a manifest was made under is one that binds."""
+    """The manifest in an entry, if there is one; the convention it was made under is known."""
     number, event = event_of(entry)
-    if EVENTS[number][0] == "accepted":
-        named = one(fields(one(fields(one(event, 1)), 2)), 7)
-        need(named in trust.conventions.values(), "a manifest names an unknown convention")
+    if EVENTS[number][0] != "accepted":
+        return None
+    manifest = fields(one(fields(one(event, 1)), 2))
+    need(one(manifest, 7) in trust.conventions.values(), "a manifest names an unknown convention")
+    return manifest
 
 
-def verify_sequences(statements):
-    """No two statements under one number; whoever follows names whom it follows."""
+def may_say(trust, manifest, issuer, content):
+    """Whether the issuer has the part in the package that its words are about, and whether what it
+    has opened is what the manifest names."""
+    name, _ = STATEMENTS[what_is_said(content)]
+    said = fields(one(content, what_is_said(content)))
+    sender = one(manifest, 5).decode()
+    recipients = {each.decode() for each in manifest.get(RECIPIENTS, [])}
+    if name not in ("delivered", "acknowledged", "cancel", "not-collected", "not-receipted"):
+        return True
+    recipient = one(said, 1).decode()
+    if recipient not in recipients:
+        return False
+    if name == "delivered" and one(said, 2) != one(manifest, CONTENT_COMMIT):
+        return False
+    serving = {recipient} if name == "not-collected" else {sender, recipient}
+    return {
+        "delivered": issuer == recipient,
+        "acknowledged": issuer == recipient,
+        "cancel": issuer == sender,
+    }.get(name, any(trust.serves(issuer, party) for party in serving))
+
+
+def verify_sequences(trust, statements):
+    """No two statements under one number; whoever follows names whom it follows.
+
+    A gateway's numbers begin anew with a log that takes the place of a lost one.
+    """
     numbered = {}
-    for digest, (_, content, _, _) in statements.items():
-        seq = one(content, 5, 0)
-        if seq:
-            sequence = numbered.setdefault((one(content, 1), one(content, 4)), {})
+    for digest, (issuer, content, _, _) in statements.items():
+        seq, signer = one(content, 5, 0), one(content, 1)
+        speaks = "gateway" in trust.keys[issuer][signer].roles
+        if seq and not (speaks and trust.has_begun_anew(issuer)):
+            sequence = numbered.setdefault((signer, one(content, 4)), {})
             need(seq not in sequence, f"two statements have the number {seq}")
             sequence[seq] = (digest, one(content, 6))
     for sequence in numbered.values():
@@ -818,23 +893,27 @@ def verify_evidence(data, roots, authorities):
     need(one(message, 1) == b"passerelle/v1 evidence", "this is no evidence")
     package = one(message, 2)
     trust = Trust(roots, message.get(3, []), message.get(4, []))
-    statements, logs = {}, []
+    statements, logs, manifest = {}, [], None
     for raw in message.get(5, []):
-        party, said = verify_log_evidence(trust, package, fields(raw), authorities)
+        party, said, accepted = verify_log_evidence(trust, package, fields(raw), authorities)
         logs.append(party)
+        manifest = accepted or manifest
         for digest, (issuer, content, partners, stamped) in said.items():
             known = statements.setdefault(digest, (issuer, content, set(), set()))
             known[2].update(partners)
             known[3].update(stamped)
     need(logs, "there is no log in it")
-    verify_sequences(statements)
+    verify_sequences(trust, statements)
     told = []
     for issuer, content, partners, stamped in statements.values():
         kind, _ = STATEMENTS[what_is_said(content)]
         key = trust.keys[issuer][one(content, 1)]
-        shown = {at * 1000 for _, at in partners} | {latest for _, latest in stamped}
+        # Whoever has the lost key of the issuer's own log writes any time with it.
+        shown = {at for who, at, revoked in partners if revoked is None or who != issuer}
+        shown |= {latest for _, latest in stamped}
         doubted = key.is_doubted(one(content, 7, 0), shown)
-        cosigned = sorted({partner for partner, _ in partners})
+        doubted = doubted or not (manifest is None or may_say(trust, manifest, issuer, content))
+        cosigned = sorted({partner for partner, _, _ in partners})
         told.append({
             "kind": kind, "issuer": issuer, "cosigned": cosigned,
             "counts": bool(cosigned) and not doubted,

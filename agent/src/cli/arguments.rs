@@ -390,7 +390,7 @@ Example:
     #[command(after_help = "\
 Example:
   passerelle convention sign convention.toml --key root.secret --out convention.note")]
-    Sign(SignArguments),
+    Sign(SignConventionArguments),
 }
 
 #[derive(Debug, Args)]
@@ -400,6 +400,19 @@ pub(super) struct CheckArguments {
     /// Configuration with the pinned fingerprints; without it only the keys in the text count.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+    /// The signed note of a version before, whose root keys sign what it is replaced by; once for
+    /// each version from the pinned one on.
+    #[arg(long, value_name = "NOTE")]
+    pub(super) amends: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SignConventionArguments {
+    #[command(flatten)]
+    pub(super) sign: SignArguments,
+    /// The signed note of the version before: an amendment is signed with its root keys.
+    #[arg(long, value_name = "NOTE")]
+    pub(super) amends: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

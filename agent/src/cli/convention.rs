@@ -3,10 +3,10 @@
 use std::fmt::{self, Display};
 use std::path::Path;
 
-use passerelle_proto::{Convention, Note, PartyId, Roots, UnsignedConvention};
+use passerelle_proto::{Convention, Note, PartyId, Roots, SigningKey, UnsignedConvention};
 use serde::Serialize;
 
-use super::arguments::{CheckArguments, SignArguments};
+use super::arguments::{CheckArguments, SignArguments, SignConventionArguments};
 use super::configured::Configured;
 use super::failure::{Exit, Failure};
 use super::output::Output;
@@ -196,21 +196,42 @@ impl Display for Checked {
 
 /// Checks that a convention binds.
 pub(super) fn check(arguments: &CheckArguments, output: &mut Output<'_>) -> Result<(), Failure> {
-    let (note, convention) = read(&arguments.file)?;
+    let mut versions = arguments.amends.iter().collect::<Vec<_>>();
+    versions.push(&arguments.file);
+    let mut versions = versions
+        .into_iter()
+        .map(|file| read(file).map(|(note, convention)| (file, note, convention)))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let (_, _, last) = &versions[versions.len() - 1];
+    let digest = last.digest();
+    versions.sort_by_key(|(_, _, convention)| convention.version());
+    let (_, _, first) = &versions[0];
     let roots = match &arguments.config {
         Some(config) => pins(config)?,
         None => {
-            let parties = convention.signatories().iter();
-            let roots = parties
-                .filter_map(|id| Some((id.clone(), convention.party(id)?.root.as_ref()?.id())));
+            let parties = first.signatories().iter();
+            let roots =
+                parties.filter_map(|id| Some((id.clone(), first.party(id)?.root.as_ref()?.id())));
             roots.collect()
         }
     };
-    let verified = Convention::verify(&note.to_bytes(), &roots);
-    let verified = verified.map_err(|error| {
-        let what = format_args!("{}: {error}", arguments.file.display());
-        let remedy = "the convention does not bind until both signatories have signed this text";
-        Failure::new(Exit::Data, what, remedy)
+    let mut bound: Option<Convention> = None;
+    for (file, note, _) in &versions {
+        let verified = match &bound {
+            None => Convention::verify(&note.to_bytes(), &roots),
+            Some(before) => Convention::verify_amendment(&note.to_bytes(), before),
+        };
+        bound = Some(verified.map_err(|error| {
+            let what = format_args!("{}: {error}", file.display());
+            let remedy = "the convention does not bind until both signatories have signed this \
+                          text; an amendment is judged with --amends, the version before";
+            Failure::new(Exit::Data, what, remedy)
+        })?);
+    }
+    let verified = bound.filter(|bound| bound.digest() == digest);
+    let verified = verified.ok_or_else(|| {
+        let what = "--amends names a version that is not before the one to check";
+        Failure::new(Exit::Usage, what, "name the versions before it")
     })?;
     output.answer(&Checked {
         id: verified.id().to_owned(),
@@ -266,12 +287,22 @@ impl Display for Signed {
 }
 
 /// Adds a signatory's signature.
-pub(super) fn sign(arguments: &SignArguments, output: &mut Output<'_>) -> Result<(), Failure> {
-    let (mut note, convention) = read(&arguments.file)?;
-    let key = keys::read_signing(&arguments.key)?;
-    let party = convention.party(key.party());
+pub(super) fn sign(
+    arguments: &SignConventionArguments,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let SignArguments { file, key, out } = &arguments.sign;
+    let (mut note, convention) = read(file)?;
+    let key = keys::read_signing(key)?;
+    let before = match &arguments.amends {
+        Some(amends) => Some(amended(file, &convention, amends)?),
+        None => None,
+    };
+    // Whoever has agreed to the version before agrees to what replaces it.
+    let signed_by = before.as_ref().unwrap_or(&convention);
+    let party = signed_by.party(key.party());
     let root = party.and_then(|party| party.root.as_ref());
-    if !convention.signatories().contains(key.party()) {
+    if !signed_by.signatories().contains(key.party()) {
         let what = format_args!("{} is no signatory of this convention", key.party());
         return Err(Failure::new(
             Exit::NoPermission,
@@ -280,21 +311,63 @@ pub(super) fn sign(arguments: &SignArguments, output: &mut Output<'_>) -> Result
         ));
     }
     if root.map(|root| root.id()) != Some(key.id()) {
-        let what = format_args!("the text does not name this key as root of {}", key.party());
-        let remedy = format_args!("write the key into the text: root = \"…\" ({})", key.id());
-        return Err(Failure::new(Exit::Data, what, remedy));
+        return Err(not_the_root(&key, before.is_some()));
     }
     note.sign_with(&key)
-        .map_err(|error| notes::unreadable(&arguments.file, &error))?;
-    notes::write(&arguments.out, &note)?;
-    let missing = convention.signatories().iter().filter(|id| {
-        let root = convention.party(id).and_then(|party| party.root.as_ref());
+        .map_err(|error| notes::unreadable(file, &error))?;
+    notes::write(out, &note)?;
+    let missing = signed_by.signatories().iter().filter(|id| {
+        let root = signed_by.party(id).and_then(|party| party.root.as_ref());
         root.is_none_or(|root| note.verified_by(root).is_err())
     });
     output.answer(&Signed {
         what: format!("{}, version {}", convention.id(), convention.version()),
         by: key.party().to_string(),
-        note: arguments.out.clone(),
+        note: out.clone(),
         missing: missing.map(PartyId::to_string).collect(),
     })
+}
+
+fn not_the_root(key: &SigningKey, amends: bool) -> Failure {
+    let (party, id) = (key.party(), key.id());
+    match amends {
+        true => Failure::new(
+            Exit::Data,
+            format_args!("the version before does not name this key as root of {party}"),
+            "an amendment is signed with the root keys of the version before",
+        ),
+        false => Failure::new(
+            Exit::Data,
+            format_args!("the text does not name this key as root of {party}"),
+            format_args!(
+                "write the key into the text: root = \"…\" ({id}); or, where the text replaces \
+                 it, name the version before with --amends"
+            ),
+        ),
+    }
+}
+
+/// The version that a text amends.
+fn amended(file: &Path, next: &Convention, amends: &Path) -> Result<Convention, Failure> {
+    let (_, before) = read(amends)?;
+    let follows = next.id() == before.id()
+        && next.version() == before.version() + 1
+        && next.supersedes() == Some(before.digest());
+    match follows {
+        true => Ok(before),
+        false => Err(Failure::new(
+            Exit::Data,
+            format_args!(
+                "{}: it is not the version after {}",
+                file.display(),
+                amends.display()
+            ),
+            format_args!(
+                "write into the text: id = {:?}, version = {}, supersedes = \"{}\"",
+                before.id(),
+                before.version() + 1,
+                before.digest()
+            ),
+        )),
+    }
 }

@@ -60,9 +60,15 @@ pub(super) fn next(arguments: &NextSheetArguments, output: &mut Output<'_>) -> R
         next.not_after = now.saturating_add(DAY * days);
         changes.push(format!("good until {}", next.not_after));
     }
+    // Until the sheet is signed, in force and known to all, the key before signs: that counts.
+    let end = now.saturating_add(DAY * arguments.overlap);
     for key in &arguments.retire {
-        retire(&mut next, key, now)?;
-        changes.push(format!("key {key} is used no more"));
+        changes.push(match retire(&mut next, key, end)? {
+            true => format!("what key {key} signs until {end} counts, and nothing after that"),
+            false => {
+                format!("nothing more is sealed for key {key}: keep it to open what is on its way")
+            }
+        });
     }
     for (role, file) in &arguments.key {
         let key = keys::read_public(file)?.parse::<VerifyingKey>();
@@ -110,7 +116,7 @@ pub(super) fn next(arguments: &NextSheetArguments, output: &mut Output<'_>) -> R
         let (role, name) = (*role, name.clone());
         next.tls.names.push(TlsName { name, role });
     }
-    finish(&next, &arguments.out, changes, output)
+    finish(&next, &arguments.retire, &arguments.out, changes, output)
 }
 
 /// The log that takes the place of the sheet's, signed with the same keys.
@@ -155,7 +161,7 @@ pub(super) fn revoke(arguments: &RevokeArguments, output: &mut Output<'_>) -> Re
             arguments.reason
         ));
     }
-    finish(&next, &arguments.out, changes, output)
+    finish(&next, &[], &arguments.out, changes, output)
 }
 
 fn begin(file: &std::path::Path) -> Result<(Sheet, Timestamp), Failure> {
@@ -171,6 +177,7 @@ fn begin(file: &std::path::Path) -> Result<(Sheet, Timestamp), Failure> {
 
 fn finish(
     next: &Sheet,
+    retired: &[KeyId],
     out: &std::path::Path,
     changes: Vec<String>,
     output: &mut Output<'_>,
@@ -187,27 +194,27 @@ fn finish(
         party: next.party.to_string(),
         seq: next.seq,
         file: out.to_owned(),
-        without_key: without_key(next),
+        without_key: without_key(next, retired),
         changes,
     })
 }
 
-/// A retired key stays listed with its end: what it has signed stays verifiable for everybody who
-/// sees this sheet first.
-fn retire(next: &mut Sheet, key: &KeyId, now: Timestamp) -> Result<(), Failure> {
+/// A retired signing key stays listed with its end: what it has signed stays verifiable for
+/// everybody who sees this sheet first. Whether it is one.
+fn retire(next: &mut Sheet, key: &KeyId, end: Timestamp) -> Result<bool, Failure> {
     let mut found = false;
     for listed in next
         .keys
         .iter_mut()
         .filter(|listed| listed.key.id() == *key)
     {
-        listed.not_after = listed.not_after.min(now);
+        listed.not_after = listed.not_after.min(end);
         found = true;
     }
     let before = next.recipients.len();
     next.recipients.retain(|listed| listed.id() != *key);
     match found || next.recipients.len() < before {
-        true => Ok(()),
+        true => Ok(found),
         false => Err(not_listed(next, &format_args!("key {key}"))),
     }
 }
@@ -225,9 +232,9 @@ fn not_listed(sheet: &Sheet, what: &dyn Display) -> Failure {
     Failure::new(Exit::Data, what, remedy)
 }
 
-/// Purposes for which the sheet before had a key and this one has none that may be used.
-fn without_key(sheet: &Sheet) -> Vec<&'static str> {
-    let usable = |key: &KeyId| sheet.revoked(key).is_none();
+/// Purposes for which the sheet before had a key and this one has none that is to be used.
+fn without_key(sheet: &Sheet, retired: &[KeyId]) -> Vec<&'static str> {
+    let usable = |key: &KeyId| sheet.revoked(key).is_none() && !retired.contains(key);
     let mut without = Vec::new();
     let roles = [
         (KeyRole::Agent, "agent"),

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use passerelle_proto::audit::{verify_cosigned, verify_log};
 use passerelle_proto::evidence::{Covers, EVIDENCE_ENTRIES_MAX};
-use passerelle_proto::v1::{self, Entry};
+use passerelle_proto::v1::{self, Entry, entry::Event, statement::What};
 use passerelle_proto::{
-    Checkpoint, Digest, Directory, KeyId, LogVerifier, Note, PartyId, TimeAuthorities, envelope,
-    log_epoch, signed_objects,
+    Checkpoint, Digest, Directory, KeyId, KeyRole, LogVerifier, Note, PartyId, SigningKeyEntry,
+    TimeAuthorities, UntrustedManifest, UntrustedStatement, VerifiedStatement, log_epoch,
+    signed_objects,
 };
 use prost::Message;
 use serde::Serialize;
@@ -124,8 +125,8 @@ pub(crate) struct Judge<'j> {
 /// What is gathered of a log while it is read.
 #[derive(Default)]
 struct Gathered<'g> {
-    /// Whose signatures count, where they are asked for.
-    signatures: Option<&'g Directory>,
+    /// Whose signatures count, where they are asked for, and whose log it is.
+    signatures: Option<(&'g Directory, PartyId)>,
     counted: u64,
     /// The first entry with a signature that does not hold, and why.
     unsigned: Option<String>,
@@ -140,8 +141,10 @@ impl Gathered<'_> {
             self.entries.push((index, bytes.to_vec()));
             self.covers.want(index);
         }
-        if let Some(directory) = self.signatures.filter(|_| self.unsigned.is_none()) {
-            match check_signatures(bytes, directory) {
+        if let Some((directory, log)) = &self.signatures
+            && self.unsigned.is_none()
+        {
+            match check_signatures(index, bytes, log, directory) {
                 Ok(count) => self.counted += count,
                 Err(why) => self.unsigned = Some(format!("entry {index}: {why}")),
             }
@@ -222,7 +225,7 @@ fn verify_once<'j>(
     sizes.sort_unstable();
     sizes.dedup();
     let mut gathered = Gathered {
-        signatures: signatures.then_some(directory),
+        signatures: signatures.then(|| (directory, party.clone())),
         ..Gathered::default()
     };
     let read = |path: &str| match path {
@@ -250,8 +253,13 @@ fn verify_once<'j>(
             );
             return Err(unbelievable(dir, &why));
         }
-        copy.verdict(dir, logs, root_at)
+        let revoked = directory.log_revoked(&copy.party, &copy.partner);
+        let verdict = copy.verdict(dir, logs, root_at)?;
+        let holds = revoked.is_none_or(|revoked| verdict.at_ms < revoked.as_ms());
+        Ok(holds.then_some(verdict))
     });
+    // What was cosigned with a key from the moment of its revocation on covers nothing.
+    let cosigned = cosigned.filter_map(Result::transpose);
     let cosigned = cosigned.collect::<Result<_, _>>()?;
     let stamps = std::mem::take(&mut gathered.stamps);
     let stamped = stamps.verify(dir, report.size, logs, authorities);
@@ -377,37 +385,70 @@ fn cosigned_copies(
     Ok(copies)
 }
 
-/// Verifies every manifest and statement of an entry; says how many there were.
-fn check_signatures(entry: &[u8], directory: &Directory) -> Result<u64, String> {
+/// Verifies every manifest and statement of an entry, and that each is its signer's to say; says
+/// how many there were.
+fn check_signatures(
+    index: u64,
+    entry: &[u8],
+    log: &PartyId,
+    directory: &Directory,
+) -> Result<u64, String> {
     let entry = Entry::decode(entry).map_err(|error| error.to_string())?;
     let event = entry.event.ok_or("it says nothing")?;
     let signed = signed_objects(&event);
+    let mut own_receipt = None;
     for object in &signed {
-        let (party, signer) = signer_of(object).ok_or("an object that names no signer")?;
-        let key = directory.signing_key(&party, &signer);
-        let key = key.ok_or_else(|| format!("no sheet of {party} lists its signer {signer}"))?;
-        envelope::verify(object, &key.key).map_err(|error| error.to_string())?;
+        match v1::ObjectType::try_from(object.r#type) {
+            Ok(v1::ObjectType::Manifest) => check_manifest(object, directory)?,
+            _ => {
+                let statement = check_statement(object, directory)?;
+                if let What::Accepted(said) = statement.what() {
+                    let is_own = statement.issuer() == log;
+                    own_receipt = is_own.then_some(said.log_index).or(own_receipt);
+                }
+            }
+        }
     }
-    Ok(signed.len() as u64)
+    match event {
+        Event::Accepted(_) if own_receipt != Some(index) => {
+            Err(format!("it does not hold the receipt of {log} for it"))
+        }
+        _ => Ok(signed.len() as u64),
+    }
 }
 
-fn signer_of(object: &v1::Signed) -> Option<(PartyId, KeyId)> {
-    let body = object.body.as_slice();
-    let (party, signer) = match v1::ObjectType::try_from(object.r#type).ok()? {
-        v1::ObjectType::Manifest => {
-            let manifest = v1::Manifest::decode(body).ok()?;
-            (manifest.sender, manifest.signer)
-        }
-        v1::ObjectType::Statement => {
-            let statement = v1::Statement::decode(body).ok()?;
-            (statement.issuer, statement.signer)
-        }
-        _ => return None,
-    };
-    Some((
-        PartyId::parse(&party).ok()?,
-        KeyId::from_slice(&signer).ok()?,
-    ))
+fn check_manifest(object: &v1::Signed, directory: &Directory) -> Result<(), String> {
+    let manifest = UntrustedManifest::parse(object.clone()).map_err(|error| error.to_string())?;
+    let key = key_in(directory, manifest.sender(), manifest.signer())?;
+    if !key.may(KeyRole::Agent) {
+        return Err(format!("key {} may sign no manifest", key.key.id()));
+    }
+    let verified = manifest.verify(&key.key);
+    verified.map(drop).map_err(|error| error.to_string())
+}
+
+fn check_statement(
+    object: &v1::Signed,
+    directory: &Directory,
+) -> Result<VerifiedStatement, String> {
+    let statement = UntrustedStatement::parse(object.clone()).map_err(|error| error.to_string())?;
+    let key = key_in(directory, statement.issuer(), statement.signer())?;
+    let verified = statement
+        .verify(&key.key)
+        .map_err(|error| error.to_string())?;
+    match key.may_say(verified.what()) {
+        true => Ok(verified),
+        false => Err(format!("key {} may not say what it says", key.key.id())),
+    }
+}
+
+fn key_in<'d>(
+    directory: &'d Directory,
+    party: &PartyId,
+    signer: KeyId,
+) -> Result<&'d SigningKeyEntry, String> {
+    let key = directory.signing_key(party, &signer);
+    key.ok_or_else(|| format!("no sheet of {party} lists its signer {signer}"))
 }
 
 fn unbelievable(dir: &Path, why: &dyn Display) -> Failure {

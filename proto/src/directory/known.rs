@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{DirectoryError, SigningKeyEntry};
 use crate::{
     Convention, Digest, KeyId, LogVerifier, Note, PartyId, Role, Roots, Sheet, SheetError,
-    SheetKey, SheetLog, UnsignedConvention, VerifyingKey,
+    SheetKey, SheetLog, Timestamp, UnsignedConvention, VerifyingKey,
 };
 
 type DigestAndNote = (Digest, Arc<[u8]>);
@@ -26,6 +26,10 @@ pub(super) struct Known {
     pub(super) keys: BTreeMap<PartyId, BTreeMap<KeyId, SigningKeyEntry>>,
     /// Keys of each party's log, the newest first: old checkpoints must still verify.
     pub(super) logs: BTreeMap<PartyId, Vec<LogVerifier>>,
+    /// Newest version of the convention whose root key has signed a sheet of each party.
+    signed_under: BTreeMap<PartyId, u64>,
+    /// Keys of logs that were revoked, and from when on.
+    pub(super) revoked_logs: BTreeMap<PartyId, BTreeMap<KeyId, Timestamp>>,
     pub(super) names: BTreeMap<String, (PartyId, Role)>,
 }
 
@@ -42,7 +46,8 @@ enum RootsOf {
     /// The one in force: for notes that arrive, since a root key may have been replaced because
     /// it was lost.
     Latest,
-    /// Each one: for notes that were believed here while it was in force.
+    /// Each one: for notes that were believed while it was in force. What only an earlier root key
+    /// has signed is passed over behind a sheet that a later one has signed.
     EachVersion,
 }
 
@@ -59,6 +64,8 @@ impl Known {
             texts: BTreeMap::new(),
             keys: BTreeMap::new(),
             logs: BTreeMap::new(),
+            signed_under: BTreeMap::new(),
+            revoked_logs: BTreeMap::new(),
             names: BTreeMap::new(),
         };
         known.add_conventions(conventions)?;
@@ -168,7 +175,13 @@ impl Known {
                 false => Order::Older,
             });
         }
-        let sheet = self.verify_sheet(note, &number.0, roots)?;
+        let (sheet, version) = self.verify_sheet(note, &number.0, roots)?;
+        let under = self.signed_under.entry(number.0.clone()).or_insert(version);
+        if version < *under {
+            // Its root key was replaced by then, perhaps because it was lost.
+            return Ok(Order::Older);
+        }
+        *under = version;
         if self.texts.contains_key(&number) {
             let (party, seq) = number;
             return Err(DirectoryError::Conflict {
@@ -187,12 +200,13 @@ impl Known {
         Ok(Order::Newer)
     }
 
+    /// The sheet, and the newest version of the convention that names the root key that signed it.
     fn verify_sheet(
         &self,
         note: &[u8],
         party: &PartyId,
         roots: RootsOf,
-    ) -> Result<Sheet, DirectoryError> {
+    ) -> Result<(Sheet, u64), DirectoryError> {
         let newest_first = self.conventions.values().rev();
         let versions = match roots {
             RootsOf::Latest => 1,
@@ -209,7 +223,7 @@ impl Known {
                 continue;
             };
             match Sheet::verify(note, root) {
-                Ok(sheet) => return Ok(sheet),
+                Ok(sheet) => return Ok((sheet, convention.version())),
                 Err(error) if tried.is_none() => refused = error.into(),
                 Err(_) => {}
             }
@@ -242,6 +256,13 @@ impl Known {
         known.retain(|key| !listed.contains(key));
         listed.append(known);
         *known = listed;
+        let revoked = self.revoked_logs.entry(sheet.party.clone()).or_default();
+        for key in known.iter().map(LogVerifier::id) {
+            // A revocation is not undone by a sheet that does not speak of it.
+            if let Some(at) = sheet.revoked(&key) {
+                revoked.insert(key, at);
+            }
+        }
     }
 
     fn index_names(&mut self) -> Result<(), DirectoryError> {

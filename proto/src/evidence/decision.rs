@@ -3,7 +3,7 @@
 use super::report::{OtherEvent, Standing, StatementReport};
 use super::{EvidenceError, Missing};
 use crate::v1::{self, entry::Event, statement::What};
-use crate::{CLOCK_TOLERANCE, PartyId, Timestamp};
+use crate::{CLOCK_TOLERANCE, Directory, PartyId, Timestamp};
 
 /// Follows each `Purged` to its decision, where the log of its issuer is in the file.
 ///
@@ -14,6 +14,7 @@ pub(super) fn decisions(
     statements: &[StatementReport],
     events: &[OtherEvent],
     logs: &[PartyId],
+    directory: &Directory,
 ) -> Result<Vec<Missing>, EvidenceError> {
     let mut missing = Vec::new();
     for report in statements {
@@ -25,6 +26,17 @@ pub(super) fn decisions(
             continue;
         }
         let index = said.decided_index;
+        let anew = directory.has_begun_anew(log);
+        let is_own = |standing: &Standing| &standing.log == log;
+        if anew && !report.standings.iter().any(is_own) {
+            // It may have been said while the lost log was in use: its decision is another entry.
+            missing.push(Missing::Entry {
+                log: log.clone(),
+                index,
+                anew,
+            });
+            continue;
+        }
         let is_there = |standing: &Standing| &standing.log == log && standing.index == index;
         let decided = events.iter().find(|event| is_there(&event.standing));
         let problem = match decided.map(|event| &event.entry.event) {
@@ -40,6 +52,7 @@ pub(super) fn decisions(
                 missing.push(Missing::Entry {
                     log: log.clone(),
                     index,
+                    anew,
                 });
                 None
             }

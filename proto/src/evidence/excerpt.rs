@@ -119,11 +119,21 @@ fn notes(
     }
     notes.sort();
     notes.dedup();
-    // The first ones show how early the first entries were there, and the last covers them all.
+    Ok(fewer(notes, &covers.cosigned))
+}
+
+/// As many of these checkpoints, in their order, as one log in evidence may have: the first ones
+/// show how early the first entries were there, the last covers them all, and so does the largest
+/// that a partner has cosigned of all that are cosigned at all.
+fn fewer(notes: Vec<(u64, Vec<u8>)>, cosigned: &[Vec<u8>]) -> Vec<(u64, Vec<u8>)> {
     let excess = notes.len().saturating_sub(EVIDENCE_CHECKPOINTS_MAX);
     let last = notes.len().saturating_sub(1);
-    notes.drain(last - excess..last);
-    Ok(notes)
+    let best = notes.iter().rposition(|(_, note)| cosigned.contains(note));
+    let spare = (0..last).rev().filter(|at| Some(*at) != best);
+    let left_out: BTreeSet<usize> = spare.take(excess).collect();
+    let kept = notes.into_iter().enumerate();
+    let kept = kept.filter(|(at, _)| !left_out.contains(at));
+    kept.map(|(_, note)| note).collect()
 }
 
 /// The tokens over the text of a checkpoint.
@@ -139,7 +149,8 @@ fn tokens(note: &[u8], stamped: &[v1::TimeStampedEvent]) -> Vec<Vec<u8>> {
 
 /// The proof of each entry of an excerpt as a text of its own, the entry as its extra data.
 ///
-/// Each is under the smallest checkpoint that covers its entry: a cosigned one, where there is one.
+/// Each is under the smallest cosigned checkpoint that covers its entry, or where there is none
+/// under the smallest one.
 pub fn log_proofs(excerpt: &v1::LogEvidence) -> Vec<LogProof> {
     let proof = |entry: &v1::EvidenceEntry| {
         // The inclusions are under the last checkpoints: those that cover the entry.
@@ -147,17 +158,29 @@ pub fn log_proofs(excerpt: &v1::LogEvidence) -> Vec<LogProof> {
             .checkpoints
             .len()
             .checked_sub(entry.inclusions.len())?;
-        let hashes = entry.inclusions.first()?.hashes.iter();
+        let covering = excerpt.checkpoints.get(first..)?;
+        let chosen = covering.iter().position(|each| is_cosigned(&each.note));
+        let chosen = chosen.unwrap_or(0);
+        let hashes = entry.inclusions.get(chosen)?.hashes.iter();
         Some(LogProof {
             index: entry.index,
             hashes: hashes
                 .filter_map(|hash| Digest::from_slice(hash).ok())
                 .collect(),
             extra: Some(entry.entry.clone()),
-            checkpoint: excerpt.checkpoints.get(first)?.note.clone(),
+            checkpoint: covering.get(chosen)?.note.clone(),
         })
     };
     excerpt.entries.iter().filter_map(proof).collect()
+}
+
+/// Whether anybody but its own log has a line under a checkpoint.
+fn is_cosigned(note: &[u8]) -> bool {
+    let origin = claimed_checkpoint(note).map(|checkpoint| checkpoint.origin);
+    let (Ok(origin), Ok(note)) = (origin, Note::parse(note)) else {
+        return false;
+    };
+    note.signatures().iter().any(|line| line.name != origin)
 }
 
 /// The evidence file of these excerpts, with the convention and the sheets that they need.
@@ -190,7 +213,9 @@ pub fn assemble(
 /// Everybody whose keys are needed: whose logs these are, whoever may have cosigned them, and
 /// whoever speaks or is spoken of.
 fn concerned(directory: &Directory, logs: &[v1::LogEvidence]) -> BTreeSet<PartyId> {
-    let with_log = directory.sheets().filter(|sheet| sheet.log.is_some());
+    // Also of those who have had one: what they cosigned then is in the file.
+    let with_log = directory.sheets();
+    let with_log = with_log.filter(|sheet| !directory.log_keys(&sheet.party).is_empty());
     let mut parties: BTreeSet<PartyId> = with_log.map(|sheet| sheet.party.clone()).collect();
     let mut name = |text: &str| parties.extend(PartyId::parse(text));
     for entry in logs.iter().flat_map(|log| &log.entries) {

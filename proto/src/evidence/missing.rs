@@ -4,12 +4,12 @@
 //! The numbers go over all packages, so a hole in them is no proof that something about this
 //! package was left out; but a hole is told, and two statements under one number are refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::EvidenceError;
 use super::report::StatementReport;
 use crate::v1::statement::What;
-use crate::{KeyId, PartyId, StatementId, VerifiedStatement};
+use crate::{Directory, KeyId, KeyRole, PartyId, StatementId, VerifiedStatement};
 
 /// Something that the file does not hold although it must exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,12 +26,22 @@ pub enum Missing {
         before: u64,
     },
     /// An entry of a log in the file about this package: its own gateway has signed that it is
-    /// there. It was left out.
+    /// there. It was left out, or stood in a log that was lost.
     Entry {
         /// Whose log.
         log: PartyId,
         /// Which entry.
         index: u64,
+        /// Whether that party's log has taken the place of a lost one.
+        anew: bool,
+    },
+    /// The numbers of a gateway began anew with a log that took the place of a lost one: they do
+    /// not show what is missing of either.
+    Anew {
+        /// Whose gateway.
+        issuer: PartyId,
+        /// To whom it has spoken.
+        destination: PartyId,
     },
 }
 
@@ -39,10 +49,25 @@ pub enum Missing {
 ///
 /// # Errors
 /// [`EvidenceError::Contradiction`]: two statements under one number, or one that names another
-/// predecessor than the one that is here.
-pub(super) fn holes(statements: &[StatementReport]) -> Result<Vec<Missing>, EvidenceError> {
+/// predecessor than the one that is here; unless its gateway's log was lost, and its numbers with
+/// it.
+pub(super) fn holes(
+    statements: &[StatementReport],
+    directory: &Directory,
+) -> Result<Vec<Missing>, EvidenceError> {
     let mut sequences: BTreeMap<(KeyId, &PartyId), BTreeMap<u64, &VerifiedStatement>> =
         BTreeMap::new();
+    let mut anew = BTreeSet::new();
+    let mut began_anew = |statement: &VerifiedStatement| {
+        let (issuer, destination) = (statement.issuer(), statement.destination());
+        let key = directory.signing_key(issuer, &statement.signer());
+        let speaks = key.is_some_and(|key| key.may(KeyRole::Gateway));
+        let lost = speaks && directory.has_begun_anew(issuer);
+        if lost {
+            anew.insert((issuer.clone(), destination.clone()));
+        }
+        lost
+    };
     for StatementReport { statement, .. } in statements {
         let seq = statement.body().seq;
         if seq == 0 {
@@ -51,7 +76,9 @@ pub(super) fn holes(statements: &[StatementReport]) -> Result<Vec<Missing>, Evid
         let sequence = sequences
             .entry((statement.signer(), statement.destination()))
             .or_default();
-        if let Some(other) = sequence.insert(seq, statement) {
+        if let Some(other) = sequence.insert(seq, statement)
+            && !began_anew(statement)
+        {
             return Err(twice(statement, other.id()));
         }
     }
@@ -60,6 +87,9 @@ pub(super) fn holes(statements: &[StatementReport]) -> Result<Vec<Missing>, Evid
         for ((after, one), (before, next)) in sequence.iter().zip(sequence.iter().skip(1)) {
             let follows = next.body().previous == one.id().as_bytes();
             if follows != (after + 1 == *before) {
+                if began_anew(next) {
+                    continue;
+                }
                 return Err(broken(next, *after));
             }
             if !follows {
@@ -72,6 +102,11 @@ pub(super) fn holes(statements: &[StatementReport]) -> Result<Vec<Missing>, Evid
             }
         }
     }
+    let anew = anew.into_iter().map(|(issuer, destination)| Missing::Anew {
+        issuer,
+        destination,
+    });
+    holes.extend(anew);
     Ok(holes)
 }
 
@@ -106,6 +141,7 @@ fn broken(statement: &VerifiedStatement, before: u64) -> EvidenceError {
 pub(super) fn receipts(
     statements: &[StatementReport],
     logs: &[PartyId],
+    directory: &Directory,
 ) -> Result<Vec<Missing>, EvidenceError> {
     let mut missing = Vec::new();
     for report in statements {
@@ -129,6 +165,7 @@ pub(super) fn receipts(
             None => missing.push(Missing::Entry {
                 log: issuer.clone(),
                 index,
+                anew: directory.has_begun_anew(issuer),
             }),
         }
     }

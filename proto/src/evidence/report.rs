@@ -91,10 +91,18 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Whether somebody else's clock than its own gateway's shows that it was there before `at`.
-    pub fn was_there_before(&self, at: Timestamp) -> bool {
+    /// Whether somebody else's clock than its own gateway's shows that what `issuer` says was there
+    /// before `at`.
+    ///
+    /// Where the issuer's keys were lost, the revoked key of its own log shows nothing: whoever has
+    /// it writes any time.
+    pub fn was_there_before(&self, at: Timestamp, issuer: &PartyId) -> bool {
         let believed = |stamp: &TimeStamp| stamp.doubt.is_none() && stamp.latest() < at;
-        self.cosigned.iter().any(|cosigned| cosigned.at < at)
+        let shows = |cosigned: &CosignedAt| {
+            let lost = cosigned.revoked.is_some() && &cosigned.partner == issuer;
+            cosigned.at < at && !lost
+        };
+        self.cosigned.iter().any(shows)
             || self.stamped.iter().any(|stamped| believed(&stamped.stamp))
     }
 }
@@ -108,6 +116,9 @@ pub struct CosignedAt {
     pub size: u64,
     /// When, by the partner's clock.
     pub at: Timestamp,
+    /// From when on the key that it was cosigned with is revoked: later than `at`, or it would not
+    /// count at all.
+    pub revoked: Option<Timestamp>,
 }
 
 /// An authority has stamped a checkpoint (RFC 3161).
@@ -134,6 +145,10 @@ pub enum Doubt {
         /// From when on.
         at: Timestamp,
     },
+    /// Its issuer has not the part in the package that the words are about.
+    NotIts,
+    /// It is about another content than the manifest names.
+    OtherContent,
 }
 
 /// An entry about the package that holds nothing signed of its own.
@@ -172,6 +187,7 @@ mod tests {
             partner: party("grand-dijon"),
             size: 9,
             at,
+            revoked: None,
         });
         let stamped = stamped.map(|(at, believed)| StampedAt {
             size: 9,
@@ -207,7 +223,16 @@ mod tests {
             (Some(NOW), Some((before(3), true)), true),
         ] {
             let standing = standing(cosigned, stamped);
-            assert_eq!(standing.was_there_before(NOW), shown, "{standing:?}");
+            let found = standing.was_there_before(NOW, &party("caf21"));
+            assert_eq!(found, shown, "{standing:?}");
         }
+    }
+
+    #[test]
+    fn the_lost_key_of_its_own_log_shows_nothing_of_what_somebody_says() {
+        let mut standing = standing(Some(NOW.saturating_sub(Duration::from_secs(1))), None);
+        standing.cosigned[0].revoked = Some(NOW);
+        assert!(standing.was_there_before(NOW, &party("caf21")));
+        assert!(!standing.was_there_before(NOW, &party("grand-dijon")));
     }
 }

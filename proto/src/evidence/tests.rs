@@ -390,27 +390,59 @@ fn a_late_delivered_stands_beside_what_was_said_too_early() {
 }
 
 #[test]
+fn what_is_not_its_issuers_to_say_or_about_another_content_does_not_count() {
+    let (mut scene, manifest) = Scene::new();
+    scene.accept("caf21", &manifest, crate::Hop::agent(party("caf21")));
+    let body = v1::Manifest::decode(manifest.body.as_slice()).unwrap();
+    for (recipient, content_commit) in [
+        ("prestataire-obs", body.content_commit.clone()),
+        ("grand-dijon", vec![7; 32]),
+        ("grand-dijon", body.content_commit),
+    ] {
+        let recipient = recipient.to_owned();
+        let said = v1::Delivered {
+            recipient,
+            content_commit,
+        };
+        scene.says("grand-dijon", true, What::Delivered(said));
+    }
+    scene.cosign();
+    let report = scene.verify(&scene.evidence()).unwrap();
+    let delivered = report.statements.iter();
+    let delivered = delivered.filter(|it| matches!(it.what(), What::Delivered(_)));
+    let doubts: Vec<_> = delivered.map(|it| it.doubt.clone()).collect();
+    assert_eq!(
+        doubts,
+        [Some(Doubt::NotIts), Some(Doubt::OtherContent), None]
+    );
+}
+
+/// What is known when the next sheet of Grand Dijon revokes this key, so many minutes after `NOW`.
+fn knowing(scene: &Scene, key: crate::KeyId, minutes: u64) -> Directory {
+    let mut sheet = fixture::sheet("grand-dijon");
+    sheet.seq = 2;
+    sheet.issued = NOW;
+    let signer = log_signer("grand-dijon");
+    sheet.log = Some(SheetLog {
+        origin: signer.verifier().name().to_owned(),
+        vkeys: signer.verifier().to_vkeys(),
+    });
+    let at = NOW.saturating_add(Duration::from_secs(60 * minutes));
+    let reason = "lost".to_owned();
+    sheet.revocations = vec![crate::Revocation { key, at, reason }];
+    let note = sheet.sign(&keys("grand-dijon").root).unwrap();
+    match scene.directory.adopt_note(&note).unwrap() {
+        crate::Adopted::Newer(known) => known,
+        other => panic!("it is newer: {other:?}"),
+    }
+}
+
+#[test]
 fn a_key_that_was_revoked_counts_only_for_what_somebody_else_saw_before() {
     let scene = Scene::delivered();
     let evidence = scene.evidence();
     for (minutes, counts) in [(0, false), (100, true)] {
-        let mut sheet = fixture::sheet("grand-dijon");
-        sheet.seq = 2;
-        sheet.issued = NOW;
-        let signer = log_signer("grand-dijon");
-        sheet.log = Some(SheetLog {
-            origin: signer.verifier().name().to_owned(),
-            vkeys: signer.verifier().to_vkeys(),
-        });
-        sheet.revocations = vec![crate::Revocation {
-            key: keys("grand-dijon").agent.id(),
-            at: NOW.saturating_add(Duration::from_secs(60 * minutes)),
-            reason: "lost".into(),
-        }];
-        let note = sheet.sign(&keys("grand-dijon").root).unwrap();
-        let crate::Adopted::Newer(known) = scene.directory.adopt_note(&note).unwrap() else {
-            panic!("it is newer");
-        };
+        let known = knowing(&scene, keys("grand-dijon").agent.id(), minutes);
         // Whoever verifies knows more than the file.
         let parsed = UntrustedEvidence::parse(&evidence).unwrap();
         let report = parsed

@@ -170,8 +170,8 @@ impl<'d> Gathered<'d> {
         Ok(signed)
     }
 
-    /// Who has cosigned a checkpoint. Whoever has a line under it must have signed both halves, and
-    /// nobody has one whose log no sheet names.
+    /// Who has cosigned a checkpoint, before the key was revoked if it was. Whoever has a line under
+    /// it must have signed both halves, and nobody has one whose log no sheet names.
     fn cosigned(
         &self,
         owner: &PartyId,
@@ -198,13 +198,16 @@ impl<'d> Gathered<'d> {
             let is_theirs = |name: &&str| keys.iter().any(|key| key.name() == *name);
             if names.iter().any(is_theirs) {
                 names.retain(|name| !is_theirs(name));
-                let verified = Checkpoint::verify_cosigned_any(note, keys);
-                let (checkpoint, at) = verified.map_err(refuse)?;
-                cosigned.push(CosignedAt {
-                    partner: partner.clone(),
-                    size: checkpoint.size,
-                    at,
-                });
+                let (key, checkpoint, at) = Checkpoint::cosigner(note, keys).map_err(refuse)?;
+                let revoked = self.directory.log_revoked(partner, key);
+                if revoked.is_none_or(|revoked| at < revoked) {
+                    cosigned.push(CosignedAt {
+                        partner: partner.clone(),
+                        size: checkpoint.size,
+                        at,
+                        revoked,
+                    });
+                }
             }
         }
         match names.is_empty() {
@@ -375,10 +378,16 @@ impl<'d> Gathered<'d> {
             })
             .collect();
         statements.sort_by_key(|report| (report.statement.at(), report.statement.id().0));
-        let mut gaps = missing::holes(&statements)?;
+        let directory = self.directory;
+        let mut gaps = missing::holes(&statements, directory)?;
         let logs: Vec<PartyId> = self.logs.iter().map(|log| log.party.clone()).collect();
-        gaps.extend(missing::receipts(&statements, &logs)?);
-        gaps.extend(decision::decisions(&statements, &self.events, &logs)?);
+        gaps.extend(missing::receipts(&statements, &logs, directory)?);
+        gaps.extend(decision::decisions(
+            &statements,
+            &self.events,
+            &logs,
+            directory,
+        )?);
         let sheets = self.directory.sheets();
         Ok(EvidenceReport {
             package: self.package,
@@ -401,14 +410,49 @@ impl<'d> Gathered<'d> {
         let shown = |at| {
             standings
                 .iter()
-                .any(|standing| standing.was_there_before(at))
+                .any(|standing| standing.was_there_before(at, statement.issuer()))
         };
         if let Some(at) = key.revoked.filter(|at| !shown(*at)) {
             return Some(Doubt::Revoked { at });
         }
         let (from, until) = (key.not_before, key.not_after);
         let within = (from..=until).contains(&statement.at());
-        (!within).then_some(Doubt::Dates { from, until })
+        if !within {
+            return Some(Doubt::Dates { from, until });
+        }
+        let manifest = self.manifest.as_ref()?;
+        match statement.what() {
+            _ if !self.is_its_to_say(statement, manifest) => Some(Doubt::NotIts),
+            What::Delivered(said) if said.content_commit != manifest.content_commit().0 => {
+                Some(Doubt::OtherContent)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the issuer has the part in the package that its words are about.
+    fn is_its_to_say(&self, statement: &VerifiedStatement, manifest: &VerifiedManifest) -> bool {
+        let issuer = statement.issuer();
+        let is_recipient = |name: &str| {
+            let mut recipients = manifest.recipients().iter();
+            recipients.any(|recipient| recipient.as_str() == name)
+        };
+        let serves = |name: &str| {
+            let party = PartyId::parse(name);
+            party.is_ok_and(|party| self.directory.has_been_gateway_of(issuer, &party))
+        };
+        let own = |name: &str| is_recipient(name) && name == issuer.as_str();
+        match statement.what() {
+            What::Delivered(said) => own(&said.recipient),
+            What::Acknowledged(said) => own(&said.recipient),
+            What::Cancel(said) => manifest.sender() == issuer && is_recipient(&said.recipient),
+            What::NotCollected(said) => is_recipient(&said.recipient) && serves(&said.recipient),
+            What::NotReceipted(said) => {
+                let serves_one = serves(manifest.sender().as_str()) || serves(&said.recipient);
+                is_recipient(&said.recipient) && serves_one
+            }
+            _ => true,
+        }
     }
 
     fn manifest_report(&self) -> Result<Option<ManifestReport>, EvidenceError> {

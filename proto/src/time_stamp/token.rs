@@ -37,9 +37,6 @@ const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1
 
 type Algorithm = &'static dyn SignatureVerificationAlgorithm;
 
-/// Largest accuracy that is believed to be meant: a day.
-const ACCURACY_MAX: Duration = Duration::from_secs(86_400);
-
 /// `MessageImprint`.
 #[derive(Debug, Clone, PartialEq, Eq, Sequence)]
 pub(super) struct MessageImprint {
@@ -301,8 +298,7 @@ impl Token {
         let micros = u64::from(accuracy.millis.unwrap_or(0)) * 1000
             + u64::from(accuracy.micros.unwrap_or(0));
         let seconds = u64::from(accuracy.seconds.unwrap_or(0));
-        let accuracy = Duration::from_secs(seconds) + Duration::from_micros(micros);
-        Some(accuracy.min(ACCURACY_MAX))
+        Some(Duration::from_secs(seconds) + Duration::from_micros(micros))
     }
 
     /// Why nobody who is trusted vouches for the signer.

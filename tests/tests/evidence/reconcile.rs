@@ -265,6 +265,8 @@ fn what_waits_in_a_gateway_that_is_lost_whole_comes_again_from_its_partner() {
     for name in ["known.csv", "to-us.csv"] {
         assert_eq!(lab.received("caf21", FLOW, name).len(), 1, "{name}");
     }
+    // Its gateway's numbers began anew with the log: both receipts of it stand in the other's.
+    Judges::of(&lab).believe(&lab, DIJON_GATEWAY, &package, &["accepted", "delivered"]);
     let first: BTreeSet<String> = kinds(&lab, CAF_GATEWAY).into_iter().take(2).collect();
     assert_eq!(first, ["epoch", "started"].map(str::to_owned).into());
 }

@@ -211,9 +211,13 @@ pub(in crate::cli) struct NextSheetArguments {
     /// A new log takes the place of the gateway's, which is lost; see `audit reconcile`.
     #[arg(long)]
     pub(in crate::cli) new_log: bool,
-    /// A signing or recipient key that is used no more; may be repeated.
+    /// A signing or recipient key that another one replaces; may be repeated.
     #[arg(long, value_name = "FINGERPRINT")]
     pub(in crate::cli) retire: Vec<KeyId>,
+    /// Days from now that what a retired key signs counts: longer than until the sheet is signed,
+    /// in force and known to all partners. A key that may be in other hands: `sheet revoke`.
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    pub(in crate::cli) overlap: u32,
     /// Certificate of a further authority, PEM; may be repeated.
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) tls_anchor: Vec<PathBuf>,

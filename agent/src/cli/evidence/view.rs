@@ -306,6 +306,12 @@ fn doubt(doubt: &Doubt) -> String {
             "its signature verifies, and its key was revoked at {at}: no partner has cosigned it \
              before"
         ),
+        Doubt::NotIts => "its signature verifies, and its issuer has not the part in this package \
+                          that the words are about"
+            .to_owned(),
+        Doubt::OtherContent => "its signature verifies, and it is about another content than the \
+                                manifest names"
+            .to_owned(),
     }
 }
 
@@ -323,9 +329,22 @@ fn missing(missing: &Missing) -> String {
                  {before}: about other packages, or left out; the log of {issuer} says which"
             )
         }
-        Missing::Entry { log, index } => format!(
-            "entry {index} of the log of {log}, which its gateway has signed to be about this \
-             package: it was left out"
+        Missing::Entry { log, index, anew } => {
+            let or_lost = match anew {
+                true => ", or stood in the log that was lost and whose place this one has taken",
+                false => "",
+            };
+            format!(
+                "entry {index} of the log of {log}, which its gateway has signed to be about this \
+                 package: it was left out{or_lost}"
+            )
+        }
+        Missing::Anew {
+            issuer,
+            destination,
+        } => format!(
+            "the numbers of {issuer} to {destination} began anew when its log was lost: they do \
+             not show what is missing"
         ),
     }
 }

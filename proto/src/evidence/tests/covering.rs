@@ -115,3 +115,54 @@ fn of_too_many_checkpoints_the_first_and_the_last_are_kept() {
     assert_eq!(sizes.last(), Some(&(scene.caf.entries.len() as u64)));
     assert!(scene.verify(&scene.evidence()).is_ok());
 }
+
+#[test]
+fn of_too_many_checkpoints_one_that_covers_all_and_is_cosigned_is_kept() {
+    let mut scene = Scene::delivered();
+    let stamped = |note: Vec<u8>| v1::TimeStampedEvent {
+        checkpoint: note,
+        token: vec![9],
+    };
+    let mut stamps = Vec::new();
+    let mut cosigned = Vec::new();
+    for _ in 0..EVIDENCE_CHECKPOINTS_MAX {
+        scene.append("caf21", Event::Counted(v1::CountedEvent::default()));
+        stamps.push(stamped(scene.caf.sign(scene.now())));
+        scene.append("caf21", Event::Counted(v1::CountedEvent::default()));
+        scene.cosign();
+        cosigned.extend(scene.caf.cosigned.clone());
+    }
+    scene.append("caf21", Event::Counted(v1::CountedEvent::default()));
+    stamps.push(stamped(scene.caf.sign(scene.now())));
+    let best = cosigned.last().cloned();
+    (scene.caf.cosigned, scene.caf.stamped) = (cosigned, stamps);
+    let excerpt = scene.caf.excerpt(scene.package, scene.now());
+    let notes = excerpt.checkpoints.iter().map(|each| each.note.clone());
+    let notes: Vec<_> = notes.collect();
+    assert_eq!(notes.len(), EVIDENCE_CHECKPOINTS_MAX);
+    assert!(notes.contains(&best.unwrap()));
+    // Proofs of entries are under what is cosigned, though something smaller was stamped.
+    for proof in log_proofs(&excerpt) {
+        let note = crate::Note::parse(&proof.checkpoint).unwrap();
+        assert!(note.signatures().len() > 2, "entry {}", proof.index);
+    }
+}
+
+#[test]
+fn what_a_revoked_key_of_a_log_has_cosigned_counts_up_to_that_moment() {
+    let scene = Scene::delivered();
+    let evidence = scene.evidence();
+    for (minutes, counts) in [(0, false), (100, true)] {
+        let key = log_signer("grand-dijon").id();
+        let known = knowing(&scene, key, minutes);
+        let log = known.log(&party("grand-dijon"));
+        assert_eq!(log, None, "nothing is cosigned, or believed, from now on");
+        let parsed = UntrustedEvidence::parse(&evidence).unwrap();
+        let authorities = TimeAuthorities::default();
+        let report = parsed.verify(&scene.roots, Some(&known), &authorities);
+        let report = report.unwrap();
+        let said = report.statements.iter();
+        let mut own = said.filter(|it| it.statement.issuer() == &party("caf21"));
+        assert_eq!(own.next().unwrap().counts(), counts);
+    }
+}

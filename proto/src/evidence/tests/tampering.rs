@@ -148,6 +148,7 @@ fn a_statement_that_was_left_out_shows_where_its_log_or_its_sequence_speaks_of_i
     let left_out = Missing::Entry {
         log: party("grand-dijon"),
         index: 1,
+        anew: false,
     };
     assert_eq!(report.missing, [left_out]);
     // A statement in the middle of what an agent has said.
