@@ -200,6 +200,12 @@ impl Spool {
         self.usage().total + self.shared.bytes() + self.heads.bytes()
     }
 
+    /// Bytes in segments that packages share.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn shared_bytes(&self) -> u64 {
+        self.shared.bytes()
+    }
+
     /// Whether `bytes` more have room beside the `used` ones.
     fn check_room(&self, used: u64, bytes: u64) -> Result<(), SpoolError> {
         let free = self.disk.free_bytes(&self.dir).map_err(failed(&self.dir))?;

@@ -340,6 +340,19 @@ impl World {
         words.join("; ")
     }
 
+    /// Gateways whose spool holds room for what nobody keeps, in words.
+    pub fn astray(&self) -> Vec<String> {
+        let of = |(process, machine): (&Process, &Machine)| {
+            let Some(Program::Gateway(gateway)) = &machine.program else {
+                return None;
+            };
+            let bytes = gateway.astray().unwrap();
+            let name = name_of(*process);
+            (bytes > 0).then(|| format!("{name} holds {bytes} bytes that belong to no package"))
+        };
+        self.machines.iter().filter_map(of).collect()
+    }
+
     /// Statements that a gateway has for the agent of a party.
     pub fn statements_for(&self, gateway: Process, party: &str) -> u64 {
         let Some(Program::Gateway(gateway)) = &self.machine(gateway).program else {
