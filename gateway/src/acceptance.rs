@@ -163,7 +163,12 @@ fn look(
         return Err(Refusal::Busy(BusyReason::Uncosigned));
     }
     // What is left of the log is for statements about packages that are here already.
-    if !node.sequencer.ledger().log.has_next_segment() {
+    let has_room = node.sequencer.ledger().log.has_next_segment();
+    let has_room = has_room.map_err(|fatal| {
+        node.fail(fatal.to_string());
+        Refusal::Silent(fatal.to_string())
+    })?;
+    if !has_room {
         tracing::warn!("the disk is full: packages are put off");
         return Err(Refusal::Busy(BusyReason::Disk));
     }
