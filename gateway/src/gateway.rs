@@ -1,5 +1,6 @@
 //! One running gateway: what is started in which order, and how it ends.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
