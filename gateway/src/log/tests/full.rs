@@ -18,9 +18,10 @@ fn verified_on(memory: &MemoryDisk) -> u64 {
     entries
 }
 
+/// Reads and proves some entries of every tile.
 fn check(log: &Log) {
     let size = log.size();
-    for index in 0..size {
+    for index in (0..size).step_by(50).chain([size - 1]) {
         assert_eq!(log.entry(index).unwrap(), entry(index));
         let proof = log.inclusion_proof(index, size).unwrap();
         let leaf = leaf_hash(&entry(index));
