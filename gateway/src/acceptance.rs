@@ -100,18 +100,10 @@ pub(crate) async fn offered(
     if !anchored {
         return refuse(&node, peer, package, UNANCHORED).await;
     }
-    let kept = {
-        let (node, manifest) = (node.clone(), taking.manifest.clone());
-        passerelle_host::blocking(move || node.spool.store_inline(&manifest, &inline)).await
-    };
-    let answer = match kept {
-        Ok(Ok(location)) => taking.commit(location).await,
-        Ok(Err(error)) => taking.spool_failed(error).await,
-        Err(_) => None,
-    };
-    match answer {
-        Some(answer) => OfferAnswer::Answer(answer),
-        None => OfferAnswer::Decline("it cannot be kept now".into()),
+    // It goes on when the stream ends meanwhile: what is kept is accepted, or let go of.
+    match tokio::spawn(taking.keep(inline)).await {
+        Ok(Some(answer)) => OfferAnswer::Answer(answer),
+        Ok(None) | Err(_) => OfferAnswer::Decline("it cannot be kept now".into()),
     }
 }
 
@@ -171,7 +163,12 @@ fn look(
         return Err(Refusal::Busy(BusyReason::Uncosigned));
     }
     // What is left of the log is for statements about packages that are here already.
-    if !node.sequencer.ledger().log.has_next_segment() {
+    let has_room = node.sequencer.ledger().log.has_next_segment();
+    let has_room = has_room.map_err(|fatal| {
+        node.fail(fatal.to_string());
+        Refusal::Silent(fatal.to_string())
+    })?;
+    if !has_room {
         tracing::warn!("the disk is full: packages are put off");
         return Err(Refusal::Busy(BusyReason::Disk));
     }
@@ -341,6 +338,19 @@ impl Taking {
             .ok()
     }
 
+    /// Keeps a package that travelled inside its offer, and accepts it.
+    async fn keep(self, inline: Bytes) -> Option<Answer> {
+        let (node, manifest) = (self.node.clone(), self.manifest.clone());
+        let store = move || node.spool.store_inline(&manifest, &inline);
+        match passerelle_host::blocking(store).await {
+            Ok(Ok(location)) => self.commit(location).await,
+            Ok(Err(error)) => self.spool_failed(error).await,
+            Err(_) => None,
+        }
+    }
+
+    /// Accepts a package that is kept at `location`; when it is not accepted, nothing stays there.
+    /// Nobody else knows of the place: this is to run to its end.
     async fn commit(self, location: PackLocation) -> Option<Answer> {
         crash_point!("accept.kept");
         let accepting = Accepting {
@@ -493,6 +503,22 @@ impl Transfer {
             WriteError(std::io::Error::other(error))
         })
     }
+
+    /// Every byte has come.
+    async fn accept(mut self) -> Option<Answer> {
+        let location = self.blocking(Partial::finish).await.ok()?;
+        let partial = self.partial.take();
+        let answer = self.taking.commit(location).await?;
+        // What is put off stays a transfer: the next offer finds every byte.
+        if let Some(partial) = partial.filter(|_| !is_busy(&answer)) {
+            let marked = passerelle_host::blocking(move || partial.accepted()).await;
+            if let Ok(Err(error)) = marked {
+                tracing::warn!(%error, "the mark of a transfer stays");
+            }
+            crash_point!("accept.unmarked");
+        }
+        Some(answer)
+    }
 }
 
 #[async_trait]
@@ -521,19 +547,9 @@ impl Incoming for Transfer {
         self.blocking(Partial::sync).await
     }
 
-    async fn complete(mut self: Box<Self>) -> Option<Answer> {
-        let location = self.blocking(Partial::finish).await.ok()?;
-        let partial = self.partial.take();
-        let answer = self.taking.commit(location).await?;
-        // What is put off stays a transfer: the next offer finds every byte.
-        if let Some(partial) = partial.filter(|_| !is_busy(&answer)) {
-            let marked = passerelle_host::blocking(move || partial.accepted()).await;
-            if let Ok(Err(error)) = marked {
-                tracing::warn!(%error, "the mark of a transfer stays");
-            }
-            crash_point!("accept.unmarked");
-        }
-        Some(answer)
+    /// Goes on when the stream ends meanwhile: what is kept is accepted, or let go of.
+    async fn complete(self: Box<Self>) -> Option<Answer> {
+        tokio::spawn(self.accept()).await.ok()?
     }
 
     async fn broken(mut self: Box<Self>, fault: Fault) -> Option<Answer> {

@@ -100,11 +100,12 @@ impl AdminService {
         }
     }
 
-    fn find(&self, id: &str) -> Result<PackageId, Status> {
+    /// The package that a person means.
+    async fn find(&self, id: &str) -> Result<PackageId, Status> {
         let prefix = PackagePrefix::parse(id).map_err(no_package)?;
-        let found = self.0.sequencer.ledger().index.find_prefix(prefix.digits());
-        let found = found.map_err(|error| Status::internal(format!("index: {error}")))?;
-        prefix.only(found).map_err(no_package)
+        let node = self.0.clone();
+        let looked = passerelle_host::blocking(move || look_up(&node, &prefix)).await;
+        looked.map_err(|_| Status::unavailable("stopping"))?
     }
 
     /// An item of the queue, and why it waits where its next hop is away.
@@ -122,6 +123,26 @@ impl AdminService {
         }
         message
     }
+}
+
+/// The package that begins like this. Blocks, and holds up nobody else while files are read.
+fn look_up(node: &Node, prefix: &PackagePrefix) -> Result<PackageId, Status> {
+    let failed = |error: std::io::Error| Status::internal(format!("index: {error}"));
+    let found = match prefix.whole() {
+        Some(package) => {
+            let known = node.sequencer.ledger().index.holds(&package);
+            known
+                .map_err(failed)?
+                .then_some(package)
+                .into_iter()
+                .collect()
+        }
+        None => {
+            let search = node.sequencer.ledger().index.search(prefix.digits());
+            search.run().map_err(failed)?
+        }
+    };
+    prefix.only(found).map_err(no_package)
 }
 
 /// Answers with what `work` sends, on a thread that may block.
@@ -221,12 +242,10 @@ impl Admin for AdminService {
         &self,
         request: Request<PackageRequest>,
     ) -> Result<Response<PackageResponse>, Status> {
-        let package = self.find(&request.into_inner().id)?;
-        let entries = self
-            .0
-            .sequencer
-            .entries_about(&package)
-            .map_err(unavailable)?;
+        let package = self.find(&request.into_inner().id).await?;
+        let sequencer = self.0.sequencer.clone();
+        let entries = passerelle_host::blocking(move || sequencer.entries_about(&package)).await;
+        let entries = entries.map_err(unavailable)?.map_err(unavailable)?;
         let records = entries.iter().map(|committed| LogRecord {
             index: committed.index,
             entry: committed.entry.encode_to_vec(),
@@ -268,7 +287,7 @@ impl Admin for AdminService {
         let request = request.into_inner();
         let wanted = match request.id.is_empty() {
             true => Wanted::Entry(request.index),
-            false => Wanted::About(self.find(&request.id)?),
+            false => Wanted::About(self.find(&request.id).await?),
         };
         let node = self.0.clone();
         let work = move || export::prove(&node, &wanted);
@@ -285,7 +304,7 @@ impl Admin for AdminService {
         &self,
         request: Request<EvidenceRequest>,
     ) -> Result<Response<FileStream>, Status> {
-        let package = self.find(&request.into_inner().id)?;
+        let package = self.find(&request.into_inner().id).await?;
         Ok(pieces(&self.0, move |node, to| {
             export::evidence(node, package, to)
         }))

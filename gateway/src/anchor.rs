@@ -18,7 +18,7 @@ use prost::Message;
 use tokio::sync::Mutex;
 
 use crate::exchange::software;
-use crate::log::{Fatal, Log};
+use crate::log::{AppendError, Fatal, Log};
 use crate::node::Node;
 use crate::sequencer::SubmitError;
 
@@ -204,8 +204,10 @@ pub(crate) async fn lift(node: &Arc<Node>, hold: Hold) -> Result<bool, SubmitErr
     anchor.hold(hold);
     let signing = node.clone();
     let signed = passerelle_host::blocking(move || signing.checkpoint()).await;
-    if let Ok(Err(error)) = signed {
-        node.fail(error.to_string());
+    match signed {
+        Ok(Err(AppendError::Fatal(fatal))) => node.fail(fatal.to_string()),
+        Ok(Err(error @ AppendError::Full)) => tracing::warn!(%error, "it is signed later"),
+        Ok(Ok(())) | Err(_) => {}
     }
     Ok(true)
 }

@@ -19,10 +19,11 @@ use tonic::async_trait;
 
 use crate::breaker::{FIRST_RETRY, RETRY_MAX};
 use crate::damage;
+use crate::log::Fatal;
 use crate::metrics::Counter;
 use crate::node::Node;
 use crate::own_statement::OwnStatement;
-use crate::queue::{Class, ItemKey, Lease, LeaseToken, Settle};
+use crate::queue::{Class, Item, ItemKey, Lease, LeaseToken, Settle};
 use crate::sequencer::SubmitError;
 use crate::spool::{PackReader, SpoolError};
 
@@ -142,30 +143,48 @@ fn claim(
             handing.map(|handing| Outgoing::Package(Box::new(handing)))
         }
     };
-    let settle = match outgoing {
-        Ok(outgoing) => return Some(outgoing),
-        Err(Unreadable::Other(error)) => {
+    match outgoing {
+        Ok(outgoing) => Some(outgoing),
+        Err(unreadable) => {
+            node.queue
+                .settle(token, put_off(node, item, unreadable, now));
+            None
+        }
+    }
+}
+
+/// What becomes of an item that cannot be handed over now.
+fn put_off(node: &Arc<Node>, item: Item, unreadable: Unreadable, now: Instant) -> Settle {
+    let error = match unreadable {
+        Unreadable::Never(error) => {
             // One bad item must not stop the others: an operator sees it parked.
             tracing::error!(%error, "an item cannot be read and is parked");
-            Settle::Park { error }
+            return Settle::Park { error };
         }
-        Err(Unreadable::Damaged(damage)) => {
+        Unreadable::Later(error) => {
+            tracing::warn!(%error, "an item cannot be read now");
+            error
+        }
+        Unreadable::Log(fatal) => {
+            node.fail(fatal.to_string());
+            fatal.to_string()
+        }
+        Unreadable::Damaged(damage) => {
             let (node, error) = (node.clone(), damage.to_string());
             tokio::spawn(async move { damage::found(&node, &item, &damage).await });
-            Settle::Retry {
-                at: now + RETRY_MAX,
-                progress: false,
-                error,
-            }
+            error
         }
     };
-    node.queue.settle(token, settle);
-    None
+    Settle::Retry {
+        at: now + RETRY_MAX,
+        progress: false,
+        error,
+    }
 }
 
 fn statement(node: &Node, lease: &Lease) -> Result<Signed, Unreadable> {
     let bytes = node.sequencer.ledger().log.entry(lease.key.index);
-    let bytes = bytes.map_err(|error| error.to_string())?;
+    let bytes = bytes.map_err(Unreadable::Log)?;
     let entry = v1::Entry::decode(bytes.as_slice()).map_err(|error| error.to_string())?;
     match entry.event {
         Some(Event::Statement(event)) => Ok(event.statement.ok_or("no statement".to_owned())?),
@@ -173,17 +192,21 @@ fn statement(node: &Node, lease: &Lease) -> Result<Signed, Unreadable> {
     }
 }
 
-/// Why a package cannot be offered.
+/// Why an item cannot be handed over.
 enum Unreadable {
-    /// Our copy is damaged.
+    /// Our copy of a package is damaged.
     Damaged(Damage),
-    /// In words.
-    Other(String),
+    /// The log cannot be read: the gateway must stop.
+    Log(Fatal),
+    /// The system says why, "too many open files": another time it may go.
+    Later(String),
+    /// It is not what it must be, and does not become it.
+    Never(String),
 }
 
 impl From<String> for Unreadable {
     fn from(why: String) -> Self {
-        Self::Other(why)
+        Self::Never(why)
     }
 }
 
@@ -191,7 +214,7 @@ impl From<StoredError> for Unreadable {
     fn from(error: StoredError) -> Self {
         match error {
             StoredError::Damaged(damage) => Self::Damaged(damage),
-            StoredError::Io(error) => Self::Other(error.to_string()),
+            StoredError::Io(error) => Self::Later(error.to_string()),
         }
     }
 }
@@ -224,7 +247,7 @@ impl Handing {
             SpoolError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Unreadable::Damaged(Damage::Gone)
             }
-            error => Unreadable::Other(error.to_string()),
+            error => Unreadable::Later(error.to_string()),
         })?;
         let mut reader = SoundReader::new(&manifest, opened);
         let inline = match manifest.total_length() <= INLINE_LEN_MAX {
@@ -426,7 +449,11 @@ impl Outbound for Handing {
         self.reader = Some(reader);
         match bytes {
             Ok(bytes) => Ok(bytes),
-            Err(StoredError::Io(error)) => Err(error),
+            Err(StoredError::Io(error)) => {
+                // Not a matter of the stream, at whose end it would be offered again at once.
+                self.retry(RETRY_MAX, error.to_string());
+                Err(error)
+            }
             Err(StoredError::Damaged(damage)) => Err(self.damaged(damage).await),
         }
     }

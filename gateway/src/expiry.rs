@@ -235,43 +235,99 @@ mod tests {
         }
     }
 
+    struct Running {
+        sequencer: Sequencer,
+        queue: Arc<dyn Queue>,
+        thread: passerelle_host::Worker,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Running {
+        fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let disk = passerelle_disk::system();
+            let signer = LogSigner::from_seed(&party("grand-dijon"), &[1; 64]);
+            let log = Log::open(&disk, &dir.path().join("log"), signer).unwrap();
+            let queue: Arc<dyn Queue> = Arc::new(MemQueue::new());
+            let key = Arc::new(keys("grand-dijon").gateway);
+            let signer: Signer = Arc::new(move || key.clone());
+            let anchor = crate::anchor::Anchor::open();
+            let path = dir.path();
+            let started = Sequencer::start(&disk, log, queue.clone(), signer, path, anchor, || NOW);
+            let (sequencer, thread) = started.unwrap();
+            Self {
+                sequencer,
+                queue,
+                thread,
+                _dir: dir,
+            }
+        }
+
+        fn view(&self) -> ItemView {
+            self.queue.find(&package()).unwrap().remove(0)
+        }
+
+        async fn end(&self, view: &ItemView, ending: Ending, way: &Hop) {
+            let saying = Saying {
+                party: &party("grand-dijon"),
+                sequencer: &self.sequencer,
+                queue: &self.queue,
+                way: Some(way.clone()),
+            };
+            saying.end(view, ending).await.unwrap();
+        }
+
+        /// Numbers of the statements in the log.
+        fn numbers(&self) -> Vec<u64> {
+            let said = self.sequencer.entries_about(&package()).unwrap();
+            let number = |committed: crate::sequencer::Committed| match committed.entry.event {
+                Some(Event::Statement(event)) => {
+                    let body = event.statement.unwrap().body;
+                    Some(v1::Statement::decode(body.as_slice()).unwrap().seq)
+                }
+                _ => None,
+            };
+            said.into_iter().filter_map(number).collect()
+        }
+
+        fn stop(self) {
+            self.sequencer.stop();
+            self.thread.join().unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn an_expired_package_leaves_the_queue_and_its_sender_hears_about_each_recipient() {
-        let dir = tempfile::tempdir().unwrap();
-        let signer = LogSigner::from_seed(&party("grand-dijon"), &[1; 64]);
-        let log = Log::open(&passerelle_disk::system(), &dir.path().join("log"), signer).unwrap();
-        let queue: Arc<dyn Queue> = Arc::new(MemQueue::new());
-        let key = Arc::new(keys("grand-dijon").gateway);
-        let signer: Signer = Arc::new(move || key.clone());
-        let started = Sequencer::start(
-            &passerelle_disk::system(),
-            log,
-            queue.clone(),
-            signer,
-            dir.path(),
-            crate::anchor::Anchor::open(),
-            || NOW,
-        );
-        let (sequencer, thread) = started.unwrap();
+        let running = Running::start();
         let agent = Hop::agent(party("grand-dijon"));
-        sequencer.commit(accepted(&agent)).await.unwrap();
-        let view = queue.find(&package()).unwrap().remove(0);
-        let way = Hop::gateway(party("caf21"));
-        let saying = Saying {
-            party: &party("grand-dijon"),
-            sequencer: &sequencer,
-            queue: &queue,
-            way: Some(way.clone()),
-        };
-        saying.end(&view, Ending::NotCollected).await.unwrap();
-        let packages = queue.find(&package()).unwrap();
+        running.sequencer.commit(accepted(&agent)).await.unwrap();
+        let (view, way) = (running.view(), Hop::gateway(party("caf21")));
+        running.end(&view, Ending::NotCollected, &way).await;
+        let packages = running.queue.find(&package()).unwrap();
         assert!(packages.iter().all(|view| !view.item.is_package()));
-        let statements = queue.claim(&way, Class::Statement, 9, Instant::now());
+        let statements = running
+            .queue
+            .claim(&way, Class::Statement, 9, Instant::now());
         assert_eq!(statements.unwrap().len(), 2);
+        assert_eq!(running.numbers(), [1, 2]);
         // What was settled meanwhile is not said again.
-        saying.end(&view, Ending::NotReceipted).await.unwrap();
-        assert_eq!(*sequencer.size().borrow(), 3);
-        sequencer.stop();
-        thread.join().unwrap();
+        running.end(&view, Ending::NotReceipted, &way).await;
+        assert_eq!(*running.sequencer.size().borrow(), 3);
+        running.stop();
+    }
+
+    #[tokio::test]
+    async fn what_stays_in_our_log_takes_no_number_that_the_sender_would_miss() {
+        let running = Running::start();
+        let agent = Hop::agent(party("grand-dijon"));
+        running.sequencer.commit(accepted(&agent)).await.unwrap();
+        let (view, way) = (running.view(), Hop::gateway(party("caf21")));
+        running.end(&view, Ending::NotReceipted, &way).await;
+        let statements = running
+            .queue
+            .claim(&way, Class::Statement, 9, Instant::now());
+        assert!(statements.unwrap().is_empty());
+        assert_eq!(running.numbers(), [0, 0]);
+        running.stop();
     }
 }

@@ -1,5 +1,6 @@
 //! One running gateway: what is started in which order, and how it ends.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -30,7 +31,7 @@ use crate::expiry::{EXPIRY_EVERY, clear_partials, expire};
 use crate::freshness::{self, FRESHNESS_EVERY};
 use crate::gauges;
 use crate::inquiry::{self, GAPS_EVERY};
-use crate::log::Fatal;
+use crate::log::{AppendError, Fatal};
 use crate::materials::Materials;
 use crate::metrics::{self, Counter, Metrics};
 use crate::node::{Failure, Node};
@@ -478,12 +479,15 @@ pub(crate) async fn housekeeping(node: Arc<Node>) {
     for every in timers {
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
+    // Whether it was told that the log has no room.
+    let mut full = false;
+    let mut hops = BTreeSet::new();
     loop {
         tokio::select! {
             biased;
             () = node.stop.cancelled() => return,
-            _ = gauges.tick() => gauges::set(&node).await,
-            _ = checkpoints.tick() => keep_checkpoint(&node).await,
+            _ = gauges.tick() => gauges::set(&node, &mut hops).await,
+            _ = checkpoints.tick() => keep_checkpoint(&node, &mut full).await,
             // Before that nothing can be recorded, and nothing is taken away.
             _ = minute.tick(), if node.anchor.is_held() => {
                 record_counts(&node).await;
@@ -501,7 +505,8 @@ pub(crate) async fn housekeeping(node: Arc<Node>) {
 }
 
 /// Signs a checkpoint when the log has grown: agents keep the newest one that they are shown.
-async fn keep_checkpoint(node: &Arc<Node>) {
+/// On a full disk it is tried again, and the log goes on meanwhile; `full` says that it was told.
+async fn keep_checkpoint(node: &Arc<Node>, full: &mut bool) {
     let signing = node.clone();
     let sign = move || {
         let grown = {
@@ -510,8 +515,15 @@ async fn keep_checkpoint(node: &Arc<Node>) {
         };
         if grown { signing.checkpoint() } else { Ok(()) }
     };
-    if let Ok(Err(error)) = passerelle_host::blocking(sign).await {
-        node.fail(error.to_string());
+    match passerelle_host::blocking(sign).await {
+        Ok(Err(AppendError::Fatal(fatal))) => node.fail(fatal.to_string()),
+        Ok(Err(error @ AppendError::Full)) => {
+            if !std::mem::replace(full, true) {
+                tracing::error!(%error, "no checkpoint is signed until then");
+            }
+        }
+        Ok(Ok(())) => *full = false,
+        Err(_) => {}
     }
 }
 

@@ -1,31 +1,48 @@
 //! What can be measured at any moment.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use passerelle_proto::{Timestamp, v1};
+use passerelle_proto::{Hop, Timestamp, v1};
 use prost::Message;
 
 use crate::breaker::FAILURES_UNTIL_OPEN;
 use crate::damage;
-use crate::metrics::Gauge;
+use crate::metrics::{Gauge, Metrics};
 use crate::node::Node;
+use crate::queue::Counts;
 use crate::witness;
 
 const DAY_S: f64 = 86_400.0;
 
-/// Measures everything once.
-pub(crate) async fn set(node: &Arc<Node>) {
+/// Measures everything once; `hops` are those for which anything has waited since the start.
+pub(crate) async fn set(node: &Arc<Node>, hops: &mut BTreeSet<Hop>) {
     let expiry = node.identity.not_after_s() as f64 - node.now().as_ms() as f64 / 1000.0;
     node.metrics
         .set(Gauge::CertificateExpiryDays, &[], expiry / DAY_S);
     let measured = node.clone();
+    let mut known = std::mem::take(hops);
     let measure = move || {
         set_state(&measured);
+        set_queues(&measured.metrics, &measured.queue.counts(), &mut known);
         set_peers(&measured);
         set_parties(&measured);
+        known
     };
-    if let Err(error) = passerelle_host::blocking(measure).await {
-        tracing::warn!(%error, "nothing could be measured");
+    match passerelle_host::blocking(measure).await {
+        Ok(known) => *hops = known,
+        Err(error) => tracing::warn!(%error, "nothing could be measured"),
+    }
+}
+
+/// What waits, by next hop; where nothing does any more that is said, too.
+fn set_queues(metrics: &Metrics, counts: &BTreeMap<Hop, Counts>, hops: &mut BTreeSet<Hop>) {
+    hops.extend(counts.keys().cloned());
+    for hop in hops.iter() {
+        let label = hop.to_string();
+        let labels = [("peer", label.as_str())];
+        let items = counts.get(hop).map_or(0, Counts::total);
+        metrics.set(Gauge::QueueItems, &labels, items as f64);
     }
 }
 
@@ -69,11 +86,6 @@ fn oldest(node: &Node) -> Option<Timestamp> {
 
 fn set_peers(node: &Node) {
     let metrics = &node.metrics;
-    for (hop, counts) in node.queue.counts() {
-        let label = hop.to_string();
-        let labels = [("peer", label.as_str())];
-        metrics.set(Gauge::QueueItems, &labels, counts.total() as f64);
-    }
     for (hop, contact) in node.peers.contacts() {
         let label = hop.to_string();
         let labels = [("peer", label.as_str())];
@@ -96,5 +108,31 @@ fn set_parties(node: &Node) {
             let age = now.since(at).as_secs_f64();
             metrics.set(Gauge::CosignatureAgeSeconds, &labels, age);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use passerelle_proto::fixture::party;
+
+    use super::*;
+
+    #[test]
+    fn a_hop_for_which_nothing_waits_any_more_has_no_items() {
+        let metrics = Metrics::new("caf21");
+        let (hop, mut hops) = (Hop::gateway(party("grand-dijon")), BTreeSet::new());
+        let counts = Counts {
+            statements: 3,
+            ..Counts::default()
+        };
+        let waits = |items: u64| {
+            let page = metrics.render();
+            let line = format!("peer=\"{hop}\"}} {items}");
+            assert!(page.contains(&line), "{line} in\n{page}");
+        };
+        set_queues(&metrics, &[(hop.clone(), counts)].into(), &mut hops);
+        waits(3);
+        set_queues(&metrics, &BTreeMap::new(), &mut hops);
+        waits(0);
     }
 }

@@ -23,6 +23,9 @@ pub(crate) use self::mark::Mark;
 pub const INDEX_SPAN: u64 = 65_536;
 /// Entries of one package that are looked up at most.
 const FOUND_MAX: usize = 1024;
+/// Packages that are looked for which begin alike: of more than one it is said that there are
+/// several.
+const PREFIX_FOUND_MAX: usize = 2;
 /// Files kept in memory; each has about 5 MB.
 const LOADED_MAX: usize = 4;
 const KEY_LEN: usize = 40;
@@ -98,16 +101,7 @@ impl PackageIndex {
             loaded.push(found);
             return Ok(keys);
         }
-        let path = self.file_path(first);
-        let set = Set::new(self.disk.read(&path)?);
-        let set = set.and_then(|set| set.as_fst().verify().map(|()| set));
-        let keys = Arc::new(set.map_err(|error| {
-            // The log has everything: the next start makes it again.
-            let _ = self.disk.remove(&path);
-            let what = format!("{}: {error}: start again, it is made again", path.display());
-            tracing::error!(what, "a file of the index has rotted");
-            io::Error::new(io::ErrorKind::InvalidData, what)
-        })?);
+        let keys = Arc::new(read_keys(self.disk.as_ref(), &self.file_path(first))?);
         if loaded.len() >= LOADED_MAX {
             loaded.remove(0);
         }
@@ -169,25 +163,38 @@ impl PackageIndex {
         Ok(found.into_iter().map(|(_, index)| index).collect())
     }
 
-    /// Packages whose id begins with these hexadecimal digits; at most two are looked for.
+    /// Whether any entry speaks of a package.
     ///
     /// # Errors
     /// As [`PackageIndex::find`].
-    pub(crate) fn find_prefix(&self, digits: &str) -> io::Result<Vec<PackageId>> {
+    pub(crate) fn holds(&self, package: &PackageId) -> io::Result<bool> {
+        Ok(!mark::is_mark(package) && !self.find(package)?.is_empty())
+    }
+
+    /// A search for packages whose id begins with these hexadecimal digits, among all entries so
+    /// far. Nothing is read here.
+    pub(crate) fn search(&self, digits: &str) -> PrefixSearch {
         let padded = |with: char| {
             let rest = std::iter::repeat(with);
             let text: String = digits.chars().chain(rest).take(64).collect();
             text.parse::<PackageId>().ok()
         };
-        let (Some(from), Some(to)) = (padded('0'), padded('f')) else {
-            return Ok(Vec::new());
+        let mut search = PrefixSearch {
+            disk: self.disk.clone(),
+            files: Vec::new(),
+            range: None,
+            found: BTreeSet::new(),
         };
-        let found = self.range(&key(&from, 0), &key(&to, u64::MAX), |_| true)?;
-        let mut found: Vec<PackageId> = found.into_iter().map(|(package, _)| package).collect();
-        found.retain(|package| !mark::is_mark(package));
-        found.dedup();
-        found.truncate(2);
-        Ok(found)
+        if let (Some(from), Some(to)) = (padded('0'), padded('f')) {
+            let (from, to) = (key(&from, 0), key(&to, u64::MAX));
+            let newest = self.tail.range(from..=to);
+            newest.for_each(|key| search.take(key));
+            let firsts = (0..).step_by(INDEX_SPAN as usize);
+            let files = firsts.zip(&self.filters);
+            search.files = files.map(|(first, _)| self.file_path(first)).collect();
+            search.range = Some((from, to));
+        }
+        search
     }
 
     /// Log index of the first entry with a mark, from `from` on.
@@ -265,6 +272,62 @@ impl PackageIndex {
     }
 }
 
+/// Looks for the packages that begin alike, in files that never change.
+pub(crate) struct PrefixSearch {
+    disk: Arc<dyn Disk>,
+    files: Vec<PathBuf>,
+    range: Option<([u8; KEY_LEN], [u8; KEY_LEN])>,
+    found: BTreeSet<PackageId>,
+}
+
+impl PrefixSearch {
+    fn take(&mut self, key: &[u8]) {
+        if self.found.len() < PREFIX_FOUND_MAX
+            && let Some((package, _)) = parse(key)
+            && !mark::is_mark(&package)
+        {
+            self.found.insert(package);
+        }
+    }
+
+    /// The packages; of several only two. Reads every file, one after the other, so that nobody
+    /// should wait for it, nor hold a lock meanwhile. Blocks.
+    ///
+    /// # Errors
+    /// As [`PackageIndex::find`].
+    pub(crate) fn run(mut self) -> io::Result<Vec<PackageId>> {
+        let Some((from, to)) = self.range else {
+            return Ok(Vec::new());
+        };
+        for path in std::mem::take(&mut self.files) {
+            if self.found.len() >= PREFIX_FOUND_MAX {
+                break;
+            }
+            let keys = read_keys(self.disk.as_ref(), &path)?;
+            let mut stream = keys.range().ge(from).le(to).into_stream();
+            while self.found.len() < PREFIX_FOUND_MAX
+                && let Some(key) = stream.next()
+            {
+                self.take(key);
+            }
+        }
+        Ok(self.found.into_iter().collect())
+    }
+}
+
+/// The keys of a file. One that has rotted is removed.
+fn read_keys(disk: &dyn Disk, path: &Path) -> io::Result<Set<Vec<u8>>> {
+    let set = Set::new(disk.read(path)?);
+    let set = set.and_then(|set| set.as_fst().verify().map(|()| set));
+    set.map_err(|error| {
+        // The log has everything: the next start makes it again.
+        let _ = disk.remove(path);
+        let what = format!("{}: {error}: start again, it is made again", path.display());
+        tracing::error!(what, "a file of the index has rotted");
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    })
+}
+
 fn all(keys: &Set<Vec<u8>>) -> Vec<(PackageId, u64)> {
     let mut found = Vec::new();
     let mut stream = keys.stream();
@@ -326,8 +389,10 @@ mod tests {
         assert_eq!(index.find(&package(last)).unwrap(), [last, INDEX_SPAN + 5]);
         assert!(index.find(&package(99_999)).unwrap().is_empty());
         let short = package(3).short();
-        assert_eq!(index.find_prefix(&short).unwrap(), [package(3)]);
-        assert_eq!(index.find_prefix("").unwrap().len(), 2);
+        let search = |digits: &str| index.search(digits).run().unwrap();
+        assert_eq!(search(&short), [package(3)]);
+        assert_eq!(search("").len(), 2);
+        assert!(index.holds(&package(3)).unwrap() && !index.holds(&package(99_999)).unwrap());
         let mut again = PackageIndex::open(&passerelle_disk::system(), dir.path()).unwrap();
         assert_eq!(again.next(), INDEX_SPAN);
         for number in INDEX_SPAN..INDEX_SPAN + 10 {
@@ -365,6 +430,31 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_search_goes_on_while_the_index_grows_and_a_whole_id_is_looked_up_in_the_file_that_has_it()
+    {
+        let memory = passerelle_disk::MemoryDisk::default();
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        let mut index = PackageIndex::open(&disk, Path::new("/index")).unwrap();
+        for number in 0..2 * INDEX_SPAN - 1 {
+            index.push(&refused(number)).unwrap();
+        }
+        let package = |number: u64| PackageId(Digest::of(&number.to_be_bytes()));
+        let searches = [3, 2 * INDEX_SPAN - 2].map(|number| {
+            let search = index.search(&package(number).short());
+            (package(number), search)
+        });
+        index.push(&refused(2 * INDEX_SPAN - 1)).unwrap();
+        for (package, search) in searches {
+            assert_eq!(search.run().unwrap(), [package]);
+        }
+        // It cannot be read, and nothing of the second one's lies in it.
+        let index = PackageIndex::open(&disk, Path::new("/index")).unwrap();
+        memory.remove(&index.file_path(0)).unwrap();
+        assert!(index.holds(&package(2 * INDEX_SPAN - 2)).unwrap());
+        assert!(index.holds(&package(3)).is_err());
+    }
+
     fn cosigned(party: &str) -> v1::Entry {
         v1::Entry {
             at_ms: 0,
@@ -400,7 +490,7 @@ mod tests {
         assert_eq!(last(&of("prestataire-obs")), Some(9));
         assert_eq!(last(&Mark::TimeStamped), None);
         // Nobody who looks for a package meets them.
-        let all_of_them = index.find_prefix("ffffffffffffffff").unwrap();
+        let all_of_them = index.search("ffffffffffffffff").run().unwrap();
         assert!(all_of_them.is_empty(), "{all_of_them:?}");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! What [`Log::append`] returns as committed is on stable storage in a segment file. Tiles, entry
 //! bundles and checkpoints (c2sp.org/tlog-tiles) are derived from segments and can be made again;
-//! they are what proves the log to others.
+//! they are what proves the log to others. On a full disk entries are appended as long as the
+//! segment has room; what is derived from them waits.
 //!
 //! ```text
 //! log/checkpoint  log/tile/…  log/cosigned/<partner>    the log as files, for anybody
@@ -177,11 +178,12 @@ pub enum Fatal {
     },
 }
 
-/// Why an append did not happen.
+/// Why nothing was appended, or no checkpoint was signed.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// There is no room for the next segment; nothing was written, and it may be tried again.
-    #[error("no room for the next segment of the log: make room on the disk")]
+    /// There is no room for the next segment, or for what a checkpoint covers; nothing that was
+    /// committed is lost, and it may be tried again.
+    #[error("no room for the log: make room on the disk")]
     Full,
     /// See [`Fatal`].
     #[error(transparent)]
@@ -197,7 +199,19 @@ impl From<DiskError> for Fatal {
 
 impl From<DiskError> for AppendError {
     fn from(error: DiskError) -> Self {
-        Self::Fatal(error.into())
+        match error.is_full() {
+            true => Self::Full,
+            false => Self::Fatal(error.into()),
+        }
+    }
+}
+
+impl From<SegmentError> for AppendError {
+    fn from(error: SegmentError) -> Self {
+        match error {
+            SegmentError::Full => Self::Full,
+            SegmentError::Fatal(fatal) => Self::Fatal(fatal),
+        }
     }
 }
 
@@ -319,10 +333,20 @@ impl Log {
         }
     }
 
-    /// Whether the segment after this one is preallocated, which is tried again here. When it is
-    /// not, the disk is full, and what is left of this segment is for what must not wait.
-    pub fn has_next_segment(&mut self) -> bool {
-        self.segments.reserve().is_ok()
+    /// Whether the segment after this one is preallocated and may be begun, which is tried again
+    /// here. When it is not, the disk is full, and what is left of this segment is for what must
+    /// not wait.
+    ///
+    /// # Errors
+    /// [`Fatal::Io`] for any other reason.
+    pub fn has_next_segment(&mut self) -> Result<bool, Fatal> {
+        let written = self.tiles.write_unwritten();
+        let reserved = written.and_then(|()| Ok(self.segments.reserve()?));
+        match reserved {
+            Ok(()) => Ok(true),
+            Err(AppendError::Full) => Ok(false),
+            Err(AppendError::Fatal(fatal)) => Err(fatal),
+        }
     }
 
     /// Partners keep what they have cosigned: a log that is shorter, or other, is not believed.
@@ -465,11 +489,9 @@ impl Log {
     }
 
     fn next_segment(&mut self) -> Result<(), AppendError> {
-        self.segment = match self.segments.create(&self.tiles, &self.frontier) {
-            Ok(segment) => segment,
-            Err(SegmentError::Full) => return Err(AppendError::Full),
-            Err(SegmentError::Fatal(fatal)) => return Err(fatal.into()),
-        };
+        // A start makes again what the newest segment holds, and nothing of those before it.
+        self.tiles.write_unwritten()?;
+        self.segment = self.segments.create(&self.tiles, &self.frontier)?;
         self.segments.remove_bundled(self.tiles.bundled())?;
         Ok(self.reserve_next()?)
     }
@@ -494,11 +516,13 @@ impl Log {
     /// Writes the tiles that are not full yet and signs a checkpoint of everything.
     ///
     /// # Errors
-    /// [`Fatal::Io`].
-    pub fn checkpoint(&mut self, now: Timestamp) -> Result<Vec<u8>, Fatal> {
+    /// [`AppendError::Full`]: the one before stays the newest; else [`Fatal`].
+    pub fn checkpoint(&mut self, now: Timestamp) -> Result<Vec<u8>, AppendError> {
+        self.tiles.write_unwritten()?;
         self.tiles.write_partial()?;
         crash_point!("checkpoint.tiles");
-        let note = self.checkpoint_value().sign(&self.keys.signer, now)?;
+        let signed = self.checkpoint_value().sign(&self.keys.signer, now);
+        let note = signed.map_err(Fatal::from)?;
         let path = self.dir.join("checkpoint");
         self.disk.replace(&path, &note)?;
         crash_point!("checkpoint.written");

@@ -22,7 +22,7 @@ use crate::config::Limits;
 use crate::freshness::Freshness;
 use crate::gateway::{EXIT_CONFIG, EXIT_STOPPED};
 use crate::inquiry::Inquiries;
-use crate::log::Fatal;
+use crate::log::{AppendError, Fatal};
 use crate::metrics::{Counter, Metrics};
 use crate::peers::Peers;
 use crate::queue::Queue;
@@ -119,7 +119,7 @@ impl Node {
     }
 
     /// Signs a checkpoint of the log as it stands, unless it is not anchored. Blocks.
-    pub(crate) fn checkpoint(&self) -> Result<(), Fatal> {
+    pub(crate) fn checkpoint(&self) -> Result<(), AppendError> {
         match self.anchor.is_held() {
             true => self.sequencer.ledger().log.checkpoint(self.now()).map(drop),
             false => Ok(()),

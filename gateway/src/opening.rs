@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, RwLock};
 use passerelle_disk::{Disk, crash_point};
 use passerelle_host::{Clock, HostClock, Worker, monotonic};
 use passerelle_link::Belief;
-use passerelle_proto::Timestamp;
-use passerelle_proto::v1::PurgedPart;
+use passerelle_proto::v1::{PackLocation, PurgedPart};
+use passerelle_proto::{PackageId, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -148,26 +148,41 @@ pub(crate) fn open_queue(ground: &Ground, dir: &Path) -> Result<Arc<dyn Queue>, 
 }
 
 pub(crate) fn sweep(queue: &dyn Queue, spool: &Spool, now: Timestamp) -> Result<(), StartError> {
-    let wrong = |error: QueueError| StartError::Queue(error.to_string());
+    let kept = kept(queue).map_err(|error| StartError::Queue(error.to_string()))?;
+    Ok(spool.sweep(&kept.live, &kept.heads, now)?)
+}
+
+/// What the spool is to hold.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// Where packages lie; one for several next hops more than once.
+    pub(crate) live: Vec<(PackageId, PackLocation)>,
+    /// Packages of which what stands before their chunks is kept.
+    heads: BTreeSet<PackageId>,
+}
+
+/// What the spool is to hold for those who are in the queue, or over and kept.
+pub(crate) fn kept(queue: &dyn Queue) -> Result<Kept, QueueError> {
     let pages = [
         |queue: &dyn Queue, after| queue.page(after, PAGE_MAX),
         |queue: &dyn Queue, after| queue.retained_page(after, PAGE_MAX),
     ];
-    let (mut live, mut heads) = (Vec::new(), BTreeSet::new());
+    let mut kept = Kept::default();
     for next in pages {
         let mut after: Option<ItemKey> = None;
         loop {
-            let page = next(queue, after).map_err(wrong)?;
+            let page = next(queue, after)?;
             let Some(last) = page.last() else { break };
             after = Some(last.key);
             for ItemView { item, .. } in page {
                 let part = item.retained.map(|retained| retained.part);
                 if matches!(part, Some(PurgedPart::Chunks | PurgedPart::Head)) {
-                    heads.insert(item.package);
+                    kept.heads.insert(item.package);
                 }
-                live.extend(item.whole().map(|pack| (item.package, pack)));
+                kept.live
+                    .extend(item.whole().map(|pack| (item.package, pack)));
             }
         }
     }
-    Ok(spool.sweep(&live, &heads, now)?)
+    Ok(kept)
 }

@@ -52,6 +52,10 @@ impl Acceptance for OwnStatement {
         })
     }
 
+    fn is_numbered(&self) -> bool {
+        self.next_hop.is_some()
+    }
+
     fn event(self: Box<Self>, statement: Signed) -> Event {
         Event::Statement(v1::StatementEvent {
             statement: Some(statement),

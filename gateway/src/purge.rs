@@ -311,12 +311,16 @@ impl Purger {
             && let Some(manifest) = self.manifest(package)?
         {
             match self.spool.keep_head(&manifest) {
-                // A file that is shorter than what was signed for has nothing to keep.
+                // A file that is shorter than what was signed for has nothing to keep, and neither
+                // has one that the disk does not give any more.
                 Err(SpoolError::Io { source, .. })
-                    if source.kind() == io::ErrorKind::UnexpectedEof =>
+                    if matches!(
+                        source.kind(),
+                        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+                    ) =>
                 {
                     let package = package.short();
-                    tracing::error!(package, "its file is too short: nothing of it is kept");
+                    tracing::error!(package, %source, "nothing of it can be kept");
                 }
                 kept => kept?,
             }

@@ -169,6 +169,17 @@ impl Repair {
         passerelle_host::blocking(tidying).await.ok()?;
         committed.ok().map(drop)
     }
+
+    /// Every byte that was wanted has come.
+    async fn record(mut self) -> Option<Answer> {
+        let location = self.blocking(Mending::finish).await.ok()?;
+        crash_point!("repair.written");
+        self.commit(location).await?;
+        self.node.metrics.add(Counter::Repairs, &[], 1);
+        let (package, from) = (self.wanted.manifest.id().short(), &self.peer.hop);
+        tracing::info!(package, %from, "a damaged package is repaired");
+        Some(Answer::Statement(self.wanted.receipt))
+    }
 }
 
 #[async_trait]
@@ -196,14 +207,9 @@ impl Incoming for Repair {
         self.blocking(Mending::sync).await
     }
 
-    async fn complete(mut self: Box<Self>) -> Option<Answer> {
-        let location = self.blocking(Mending::finish).await.ok()?;
-        crash_point!("repair.written");
-        self.commit(location).await?;
-        self.node.metrics.add(Counter::Repairs, &[], 1);
-        let (package, from) = (self.wanted.manifest.id().short(), &self.peer.hop);
-        tracing::info!(package, %from, "a damaged package is repaired");
-        Some(Answer::Statement(self.wanted.receipt))
+    /// Goes on when the stream ends meanwhile: what is written is recorded, or let go of.
+    async fn complete(self: Box<Self>) -> Option<Answer> {
+        tokio::spawn(self.record()).await.ok()?
     }
 
     /// The package was accepted once: wrong bytes are no reason to refuse it now.

@@ -41,6 +41,12 @@ pub trait Acceptance: Send {
     /// The package is not accepted; the submitter gets this back.
     fn draft(&mut self, index: u64, at: Timestamp) -> Result<StatementDraft, String>;
 
+    /// Whether what is signed stands in our sequence towards its destination. What never goes there
+    /// must not: it would be missed there.
+    fn is_numbered(&self) -> bool {
+        true
+    }
+
     /// The entry, with our receipt.
     fn event(self: Box<Self>, receipt: Signed) -> Event;
 }
@@ -489,7 +495,11 @@ impl Committer {
                     };
                     match drafted {
                         Ok(draft) => {
-                            bodies.push((ObjectType::Statement, self.number(&key, &draft)))
+                            let body = match acceptance.is_numbered() {
+                                true => self.number(&key, &draft),
+                                false => draft.body_unnumbered(&key.id()),
+                            };
+                            bodies.push((ObjectType::Statement, body));
                         }
                         Err(why) => {
                             let _ = answer.send(Err(why));

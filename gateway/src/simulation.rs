@@ -26,9 +26,9 @@ use crate::gateway::{StartError, housekeeping, partners, spawn_link, wind_up};
 use crate::log::{Fatal, Log, LogKeys};
 use crate::materials::Materials;
 use crate::node::{Failure, Node};
-use crate::opening::{Ground, open};
+use crate::opening::{Ground, kept, open};
 use crate::purge;
-use crate::queue::{Counts, MemQueue, Queue};
+use crate::queue::{Counts, MemQueue, Queue, QueueError};
 pub use crate::witness::Partner;
 use crate::witness::WitnessService;
 
@@ -134,6 +134,19 @@ impl SimulatedGateway {
     pub fn keeps(&self) -> bool {
         let due = self.node.queue.retention().due;
         due.is_some_and(|due| due > self.node.now())
+    }
+
+    /// Bytes in the segments of its spool that belong to no package which is kept, and yet keep the
+    /// segments.
+    ///
+    /// # Errors
+    /// What the queue says.
+    pub fn astray(&self) -> Result<u64, QueueError> {
+        let kept = kept(self.node.queue.as_ref())?;
+        let shared = kept.live.iter().filter(|(_, pack)| pack.segment != 0);
+        let places = shared.map(|(_, pack)| ((pack.segment, pack.offset), pack.length));
+        let live: u64 = places.collect::<BTreeMap<_, _>>().values().sum();
+        Ok(self.node.spool.shared_bytes().saturating_sub(live))
     }
 
     /// Entries of its log.

@@ -109,6 +109,16 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> SpoolError + '_ {
     }
 }
 
+/// Why a package could not be read. Where a sector has failed the disk may be believed elsewhere:
+/// that is `InvalidData`, and stops nothing.
+fn unread(error: io::Error) -> io::Error {
+    let failed = rustix::io::Errno::IO.raw_os_error();
+    match error.raw_os_error() == Some(failed) {
+        true => io::Error::new(io::ErrorKind::InvalidData, error),
+        false => error,
+    }
+}
+
 #[derive(Default)]
 struct Usage {
     /// Bytes reserved by packages and transfers, by package.
@@ -198,6 +208,12 @@ impl Spool {
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         self.usage().total + self.shared.bytes() + self.heads.bytes()
+    }
+
+    /// Bytes in segments that packages share.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn shared_bytes(&self) -> u64 {
+        self.shared.bytes()
     }
 
     /// Whether `bytes` more have room beside the `used` ones.
@@ -397,7 +413,7 @@ impl Spool {
     /// returns. Where the package's file is gone that was done before.
     ///
     /// # Errors
-    /// [`SpoolError`].
+    /// [`SpoolError`]; with `UnexpectedEof` or `InvalidData` there is nothing to keep.
     pub fn keep_head(&self, manifest: &VerifiedManifest) -> Result<(), SpoolError> {
         let path = self.pack_path(&manifest.id());
         let file = match self.disk.open(&path) {
@@ -406,7 +422,8 @@ impl Spool {
         };
         let length = PackLayout::tight(manifest).offset_of(Section::Chunks);
         let mut head = vec![0; usize::try_from(length.unwrap_or(0)).unwrap_or(0)];
-        file.read_exact_at(&mut head, 0).map_err(failed(&path))?;
+        let read = file.read_exact_at(&mut head, 0);
+        read.map_err(unread).map_err(failed(&path))?;
         self.heads.keep(&manifest.id(), &head)
     }
 
@@ -515,13 +532,16 @@ impl PackReader {
     /// Reads a part. Blocks.
     ///
     /// # Errors
-    /// What the system says, also when the file is shorter than it must be.
+    /// What the system says, also when the file is shorter than it must be; `InvalidData` where
+    /// the disk does not give the bytes any more.
     pub fn read(&self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
         let start = i128::from(self.layout.offset_of(section).unwrap_or(0));
         let at = u64::try_from(self.start + start + i128::from(offset))
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        self.file.read_exact_at(&mut bytes, at).map_err(|error| {
+        let read = self.file.read_exact_at(&mut bytes, at);
+        read.map_err(|error| {
+            let error = unread(error);
             io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
         })?;
         Ok(bytes.into())

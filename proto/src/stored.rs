@@ -15,8 +15,8 @@ pub trait Stored {
     /// Reads so many bytes of a part of the package.
     ///
     /// # Errors
-    /// `UnexpectedEof` when there are fewer, `NotFound` when there is no file, or what the system
-    /// says.
+    /// `UnexpectedEof` when there are fewer, `NotFound` when there is no file, `InvalidData` when
+    /// the disk cannot give them any more, or what the system says.
     fn read(&self, section: Section, offset: u64, length: u64) -> io::Result<Bytes>;
 }
 
@@ -29,6 +29,9 @@ pub enum Damage {
     /// The file is too short.
     #[error("the file ends within the {0}")]
     Short(&'static str),
+    /// The disk does not give the bytes any more, as where a sector has failed.
+    #[error("the disk cannot read the {0}")]
+    Unreadable(&'static str),
     /// A part of the head has other bytes.
     #[error("the {0} differs from its digest in the manifest")]
     Head(&'static str),
@@ -57,6 +60,8 @@ pub struct Soundness {
     pub table: Option<ChunkTable>,
     /// Numbers of the chunks that are damaged, ascending; empty without a sound head.
     pub lacks: Vec<usize>,
+    /// Whether the disk does not give some of it: that place is not to be written again.
+    pub unreadable: bool,
 }
 
 /// Gives out the bytes of one stored package.
@@ -222,6 +227,7 @@ impl<S: Stored> SoundReader<S> {
         read.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => Damage::Short(name).into(),
             io::ErrorKind::NotFound => Damage::Gone.into(),
+            io::ErrorKind::InvalidData => Damage::Unreadable(name).into(),
             _ => StoredError::Io(error),
         })
     }
@@ -237,6 +243,7 @@ fn damage<T>(read: Result<T, StoredError>, sound: &mut Soundness) -> io::Result<
     match read {
         Ok(_) => Ok(false),
         Err(StoredError::Damaged(found)) => {
+            sound.unreadable |= matches!(found, Damage::Unreadable(_));
             sound.damage.get_or_insert(found);
             Ok(true)
         }
@@ -251,6 +258,19 @@ mod tests {
     use crate::{MAX_CHUNKS, PackLayout};
 
     struct File(PackLayout, Option<Vec<u8>>);
+
+    /// As a file, with a byte of the chunks that the disk does not give.
+    struct BadSector(File, u64);
+
+    impl Stored for BadSector {
+        fn read(&self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
+            let bad = section == Section::Chunks && (offset..offset + length).contains(&self.1);
+            match bad {
+                true => Err(io::ErrorKind::InvalidData.into()),
+                false => self.0.read(section, offset, length),
+            }
+        }
+    }
 
     impl Stored for File {
         fn read(&self, section: Section, offset: u64, length: u64) -> io::Result<Bytes> {
@@ -333,5 +353,23 @@ mod tests {
         let sound = gone.examine().unwrap();
         assert_eq!(sound.damage, Some(Damage::Gone));
         assert!(sound.lacks.len() < MAX_CHUNKS && sound.table.is_none());
+    }
+
+    #[test]
+    fn what_the_disk_does_not_give_is_damage_that_is_told_from_other_bytes() {
+        let (manifest, layout, mut pack) = package();
+        pack[at(&layout, Section::Chunks)] ^= 1;
+        let second = 300_000;
+        let stored = BadSector(File(layout, Some(pack)), second);
+        let mut reader = SoundReader::new(&manifest, stored);
+        let read = reader.read(Section::Chunks, second, 1).unwrap_err();
+        let StoredError::Damaged(damage) = read else {
+            panic!("{read}")
+        };
+        assert_eq!(damage, Damage::Unreadable("chunks"));
+        let sound = reader.examine().unwrap();
+        assert!(matches!(sound.damage, Some(Damage::Chunk(_))) && sound.unreadable);
+        let chunk = sound.table.unwrap().locate(second).unwrap();
+        assert_eq!(sound.lacks, [0, chunk]);
     }
 }

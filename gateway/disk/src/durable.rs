@@ -32,6 +32,15 @@ impl DiskError {
         }
     }
 
+    /// Whether there was no room, or no more is allowed.
+    pub fn is_full(&self) -> bool {
+        let kind = self.source.kind();
+        matches!(
+            kind,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
+
     /// Whether the file was simply not there.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
@@ -128,7 +137,13 @@ impl dyn Disk + '_ {
         match self.create_dir(path) {
             // Another thread was faster, or it is a link to one.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made.at("create", path)?,
+            made => {
+                made.at("create", path)?;
+                return self.sync_parent(path).inspect_err(|_| {
+                    // Found there, it would be taken for durable: the next attempt makes it anew.
+                    let _ = self.remove_dir(path);
+                });
+            }
         }
         self.sync_parent(path)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::disk::{Disk, DiskFile, Kind, Lock, Status};
 
-/// Bytes that are always free.
+/// Bytes that are free unless it is full.
 const FREE_BYTES: u64 = 1 << 50;
 
 type NodeId = usize;
@@ -33,6 +33,8 @@ struct State {
     pending: Vec<Change>,
     /// Goes on with every write: times differ, and are the same in every run.
     ticks: u64,
+    /// Whether no file can grow.
+    full: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -101,6 +103,7 @@ impl Default for State {
             nodes: vec![directory()],
             pending: Vec::new(),
             ticks: 0,
+            full: false,
         }
     }
 }
@@ -185,6 +188,15 @@ impl State {
         }
     }
 
+    /// Fails where a file has to grow, up to `length`, and cannot.
+    fn has_room(&mut self, node: NodeId, length: usize) -> io::Result<()> {
+        let grows = length > self.contents(node)?.bytes.len();
+        match grows && self.full {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
     fn written(&mut self, node: NodeId) -> io::Result<&mut Contents> {
         self.ticks += 1;
         let ticks = self.ticks;
@@ -255,6 +267,11 @@ impl MemoryDisk {
         self.state().power_cut();
     }
 
+    /// From now on no file can grow, or all can again: the disk is full, or there is room.
+    pub fn set_full(&self, full: bool) {
+        self.state().full = full;
+    }
+
     /// A disk of its own, with what this one would have on it after a power cut.
     pub fn after_a_power_cut(&self) -> Self {
         let state = self.state();
@@ -274,6 +291,7 @@ impl MemoryDisk {
             nodes: state.nodes.iter().map(left).collect(),
             pending: Vec::new(),
             ticks: state.ticks,
+            full: state.full,
         })))
     }
 
@@ -284,6 +302,7 @@ impl MemoryDisk {
             nodes: state.nodes.clone(),
             pending: state.pending.clone(),
             ticks: state.ticks,
+            full: state.full,
         })))
     }
 
@@ -399,7 +418,9 @@ impl Disk for MemoryDisk {
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        self.state().find(path).map(|_| FREE_BYTES)
+        let state = self.state();
+        let free = if state.full { 0 } else { FREE_BYTES };
+        state.find(path).map(|_| free)
     }
 
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
@@ -443,9 +464,10 @@ impl DiskFile for MemoryFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.state();
-        let contents = state.written(self.node)?;
         let start = index(offset)?;
         let end = start + bytes.len();
+        state.has_room(self.node, end)?;
+        let contents = state.written(self.node)?;
         contents.changed(start.min(contents.bytes.len())..end);
         let whole = Arc::make_mut(&mut contents.bytes);
         if whole.len() < end {
@@ -457,6 +479,7 @@ impl DiskFile for MemoryFile {
 
     fn allocate(&self, length: u64) -> io::Result<()> {
         let mut state = self.state();
+        state.has_room(self.node, index(length)?)?;
         let whole = Arc::make_mut(&mut state.written(self.node)?.bytes);
         let length = index(length)?.max(whole.len());
         whole.resize(length, 0);

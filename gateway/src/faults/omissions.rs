@@ -26,7 +26,7 @@ const UNMISSED: [(&str, &str); 14] = [
         "what is opened next beside it syncs the same directory",
     ),
     (
-        "sync_parent < remove_tree < tiles::write_full",
+        "sync_parent < remove_tree < tiles::remove_partial",
         "a part of a tile that comes back is still true",
     ),
     (

@@ -9,6 +9,7 @@ use passerelle_disk::{Disk, DiskFile};
 use passerelle_proto::tile::{TILE_WIDTH, entries_path, tile_path};
 
 use super::segment::scan;
+use super::tiles::Unwritten;
 use super::{Fatal, Log, io_at};
 
 /// What there is to copy of a log, besides its checkpoint.
@@ -16,6 +17,7 @@ pub(crate) struct Held {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     size: u64,
+    unwritten: Unwritten,
     segments: Vec<HeldSegment>,
 }
 
@@ -44,6 +46,7 @@ impl Log {
             disk: self.disk.clone(),
             dir: self.dir.clone(),
             size: self.size(),
+            unwritten: self.tiles.unwritten().clone(),
             segments,
         })
     }
@@ -68,6 +71,9 @@ impl Held {
     /// [`Fatal::Io`].
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, Fatal> {
         let path = self.dir.join(path);
+        if let Some(bytes) = self.unwritten.get(&path) {
+            return Ok(bytes.to_vec());
+        }
         self.disk.read(&path).map_err(io_at(&path))
     }
 

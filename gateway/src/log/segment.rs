@@ -36,7 +36,7 @@ pub(super) enum SegmentError {
 impl SegmentError {
     /// A full disk is no reason to stop: the unfinished file goes, and nothing has changed.
     fn of(disk: &dyn Disk, error: DiskError, unfinished: &Path) -> Self {
-        if error.source.kind() != io::ErrorKind::StorageFull {
+        if !error.is_full() {
             return Self::Fatal(error.into());
         }
         // Should it stay, the next attempt truncates it.

@@ -3,22 +3,30 @@
 //! Full ones are written and synced as they fill; those that are not full only with a checkpoint.
 //! They are derived: what is missing after a crash is written again from the segments. A full one
 //! is believed only while its hashes lead to the hash that stands for it in the tile above.
+//!
+//! A full one that there is no room for is kept in memory and written later: no next segment is
+//! begun and no checkpoint is signed before that, so there are never more of them than the bytes of
+//! one segment make.
 
 mod mend;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use passerelle_disk::{Disk, beside, crash_point};
+use passerelle_disk::{Disk, DiskError, beside, crash_point};
 use passerelle_proto::Digest;
 use passerelle_proto::merkle::{StoredHashes, TILE_HEIGHT};
 use passerelle_proto::tile::{TILE_WIDTH, encode_tile, entries_path, push_entry, tile_path};
 
-use super::Fatal;
 use super::segment::Segments;
+use super::{AppendError, Fatal};
 
 const WIDTH: usize = TILE_WIDTH as usize;
+
+/// Full files that there was no room for yet, by path.
+pub(super) type Unwritten = BTreeMap<PathBuf, Arc<[u8]>>;
 
 /// Writes tiles, and reads hashes and entries back.
 pub(super) struct Tiles {
@@ -32,6 +40,7 @@ pub(super) struct Tiles {
     entries: Vec<Vec<u8>>,
     // Sizes for which partial files were written, to remove them when they are full.
     partial: Vec<PathBuf>,
+    unwritten: Unwritten,
 }
 
 impl Tiles {
@@ -53,6 +62,7 @@ impl Tiles {
             full: Vec::new(),
             entries: Vec::new(),
             partial: Vec::new(),
+            unwritten: Unwritten::new(),
         };
         if tiles.pending.is_empty() {
             tiles.pending.push(Vec::new());
@@ -69,7 +79,12 @@ impl Tiles {
         &self.pending
     }
 
-    /// Entries in full, synced bundles.
+    /// Full files that there was no room for yet.
+    pub(super) fn unwritten(&self) -> &Unwritten {
+        &self.unwritten
+    }
+
+    /// Entries in full bundles, which are synced unless there was no room for them.
     pub(super) fn bundled(&self) -> u64 {
         self.full.first().copied().unwrap_or(0) * TILE_WIDTH
     }
@@ -119,7 +134,7 @@ impl Tiles {
         if self.entries.len() == WIDTH {
             let path = entries_path(self.full[0], TILE_WIDTH);
             let bundle = self.bundle()?;
-            self.write_full(&path, &bundle)?;
+            self.fill(&path, bundle)?;
             self.entries.clear();
         }
         self.push_hash(0, hash)
@@ -136,7 +151,7 @@ impl Tiles {
         }
         let row = std::mem::take(&mut self.pending[level]);
         let path = tile_path(level as u8, self.full[level], TILE_WIDTH);
-        self.write_full(&path, &encode_tile(&row))?;
+        self.fill(&path, encode_tile(&row))?;
         self.full[level] += 1;
         self.push_hash(level + 1, mend::root_of(row))
     }
@@ -152,29 +167,62 @@ impl Tiles {
         Ok(bundle)
     }
 
-    fn write_full(&mut self, path: &str, bytes: &[u8]) -> Result<(), Fatal> {
+    /// A bundle or a tile has become full.
+    fn fill(&mut self, path: &str, bytes: Vec<u8>) -> Result<(), Fatal> {
         let path = self.dir.join(path);
-        // A file has its name only once it is synced, so after a restart most of it is there.
-        match self.disk.read(&path) {
-            Ok(there) if there == bytes => self.disk.sync_parent(&path)?,
-            _ => self.replace(&path, bytes)?,
+        match self.write_full(&path, &bytes) {
+            Err(error) if error.is_full() => {
+                self.unwritten.insert(path, bytes.into());
+                Ok(())
+            }
+            written => Ok(written?),
         }
-        crash_point!("tile.written");
-        // What stood for it while it was not full.
-        let partial = beside(&path, ".p");
-        self.partial.retain(|old| !old.starts_with(&partial));
-        Ok(self.disk.remove_tree(&partial)?)
     }
 
-    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), Fatal> {
+    fn write_full(&mut self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+        // A file has its name only once it is synced, so after a restart most of it is there.
+        match self.disk.read(path) {
+            Ok(there) if there == bytes => self.disk.sync_parent(path)?,
+            _ => self.replace(path, bytes)?,
+        }
+        crash_point!("tile.written");
+        self.remove_partial(path)
+    }
+
+    /// Removes what stood for a file while it was not full.
+    fn remove_partial(&mut self, full: &Path) -> Result<(), DiskError> {
+        let partial = beside(full, ".p");
+        self.partial.retain(|old| !old.starts_with(&partial));
+        self.disk.remove_tree(&partial)
+    }
+
+    /// Writes the full files that there was no room for.
+    ///
+    /// # Errors
+    /// [`AppendError::Full`] when there still is none.
+    pub(super) fn write_unwritten(&mut self) -> Result<(), AppendError> {
+        while let Some((path, bytes)) = self.unwritten.first_key_value() {
+            let (path, bytes) = (path.clone(), bytes.clone());
+            // Anew, whatever is there: a sync that follows one that failed says nothing.
+            self.replace(&path, &bytes)?;
+            self.remove_partial(&path)?;
+            self.unwritten.remove(&path);
+        }
+        Ok(())
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
         if let Some(parent) = path.parent() {
             self.disk.create_directories(parent)?;
         }
-        Ok(self.disk.replace(path, bytes)?)
+        self.disk.replace(path, bytes)
     }
 
     /// Writes what is not full, for a checkpoint that follows.
-    pub(super) fn write_partial(&mut self) -> Result<(), Fatal> {
+    ///
+    /// # Errors
+    /// [`AppendError::Full`] when there is no room for it.
+    pub(super) fn write_partial(&mut self) -> Result<(), AppendError> {
         let mut written = Vec::new();
         if !self.entries.is_empty() {
             let path = entries_path(self.full[0], self.entries.len() as u64);
@@ -193,6 +241,8 @@ impl Tiles {
         for (path, (_, bytes)) in paths.iter().zip(&written) {
             if !self.partial.contains(path) {
                 self.replace(path, bytes)?;
+                // Should the next one fail, this one is still to be removed some day.
+                self.partial.push(path.clone());
             }
         }
         for old in std::mem::replace(&mut self.partial, paths) {

@@ -1,10 +1,11 @@
-//! What is known in memory only: who stands in which line, who is leased, who waits after a
-//! failure. Void at restart; the lines are then drawn up from the items.
+//! What is known in memory only: who stands in which line, whose time is over when, who is leased,
+//! who waits after a failure. Void at restart; lines and deadlines are then drawn up from the
+//! items, so that they can never contradict them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
-use passerelle_proto::{Hop, PackageId};
+use passerelle_proto::{Hop, PackageId, Timestamp};
 
 use super::item::{Class, Item, ItemKey, ItemState};
 use super::kept::Kept;
@@ -34,6 +35,8 @@ pub(super) struct Attempt {
 pub(super) struct Board {
     lines: HashMap<(Hop, Class), Line>,
     packages: BTreeSet<(PackageId, ItemKey)>,
+    /// Those with a deadline, by it.
+    due: BTreeSet<(Timestamp, ItemKey)>,
     counts: BTreeMap<Hop, Counts>,
     kept: Kept,
     attempts: HashMap<ItemKey, Attempt>,
@@ -58,6 +61,8 @@ impl Board {
     pub(super) fn put(&mut self, key: ItemKey, before: Option<&Item>, item: &Item) {
         if before.is_none() {
             self.packages.insert((item.package, key));
+            self.due
+                .extend(item.deadline.map(|deadline| (deadline, key)));
         }
         if item.retained.is_some() {
             if let Some(before) = before {
@@ -93,6 +98,9 @@ impl Board {
     /// The item is finished.
     pub(super) fn remove(&mut self, key: ItemKey, item: &Item) {
         self.packages.remove(&(item.package, key));
+        if let Some(deadline) = item.deadline {
+            self.due.remove(&(deadline, key));
+        }
         if item.retained.is_some() {
             return self.kept.remove(key, item);
         }
@@ -211,6 +219,17 @@ impl Board {
 
     pub(super) fn counts(&self) -> BTreeMap<Hop, Counts> {
         self.counts.clone()
+    }
+
+    /// Up to `limit` items whose deadline is not after `until`, earliest first.
+    pub(super) fn due(&self, until: Timestamp, limit: usize) -> Vec<ItemKey> {
+        let due = self.due.iter().take_while(|(at, _)| *at <= until);
+        due.take(limit).map(|(_, key)| *key).collect()
+    }
+
+    /// The first deadline.
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|(at, _)| *at)
     }
 
     /// What may be purged: see [`super::Queue::purgeable`].

@@ -15,9 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use passerelle_disk::{Disk, DiskError};
-use passerelle_proto::{Digest, Timestamp};
+use passerelle_proto::Digest;
 
-use super::item::{ITEM_KEY_LEN, Item, ItemKey};
+use super::item::{Item, ItemKey};
 use super::store::{Applied, Part, Store, StoreError};
 
 /// Cache of the database in bytes.
@@ -35,7 +35,6 @@ const WRITES_MAX: usize = REQUESTS_MAX / 2;
 const APPLIED: &[u8] = b"applied";
 const ITEM_PREFIX: u8 = b'i';
 const RETAINED_PREFIX: u8 = b'r';
-const DUE_PREFIX: u8 = b't';
 /// Holds the id of the boot that has the database open; gone after an orderly stop.
 const OPEN_MARK: &str = "open";
 /// Folder in which the database does its own I/O.
@@ -258,16 +257,14 @@ impl Store for Database {
     }
 
     fn put(&mut self, key: ItemKey, item: &Item) -> Result<(), StoreError> {
-        let (record, deadline) = (item.encode(), item.deadline);
-        self.engine.tell("writing an item", move |tree| {
-            tree.put(key, deadline, record)
-        })
+        let record = item.encode();
+        self.engine
+            .tell("writing an item", move |tree| tree.put(key, record))
     }
 
-    fn remove(&mut self, key: ItemKey, item: &Item) -> Result<(), StoreError> {
-        let deadline = item.deadline;
+    fn remove(&mut self, key: ItemKey) -> Result<(), StoreError> {
         self.engine
-            .tell("removing an item", move |tree| tree.remove(key, deadline))
+            .tell("removing an item", move |tree| tree.remove(key))
     }
 
     fn commit(&mut self, applied: Applied) -> Result<(), StoreError> {
@@ -295,14 +292,6 @@ impl Store for Database {
             Ok((key, Item::decode(&record).ok_or(StoreError::Record)?))
         };
         records.into_iter().map(decode).collect()
-    }
-
-    fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, ItemKey)>, StoreError> {
-        let keys = self
-            .engine
-            .ask("listing deadlines", move |tree| tree.due(until, limit))?;
-        let decode = |key: Vec<u8>| decode_due(&key).ok_or(StoreError::Record);
-        keys.into_iter().map(decode).collect()
     }
 
     fn clear(&mut self) -> Result<(), StoreError> {
@@ -358,20 +347,12 @@ impl Tree {
         Ok(self.db.get(item_key(key))?.map(|bytes| bytes.to_vec()))
     }
 
-    fn put(&self, key: ItemKey, deadline: Option<Timestamp>, record: Vec<u8>) -> sled::Result<()> {
-        self.db.insert(item_key(key), record)?;
-        if let Some(deadline) = deadline {
-            self.db.insert(due_key(deadline, key), &[])?;
-        }
-        Ok(())
+    fn put(&self, key: ItemKey, record: Vec<u8>) -> sled::Result<()> {
+        self.db.insert(item_key(key), record).map(drop)
     }
 
-    fn remove(&self, key: ItemKey, deadline: Option<Timestamp>) -> sled::Result<()> {
-        self.db.remove(item_key(key))?;
-        if let Some(deadline) = deadline {
-            self.db.remove(due_key(deadline, key))?;
-        }
-        Ok(())
+    fn remove(&self, key: ItemKey) -> sled::Result<()> {
+        self.db.remove(item_key(key)).map(drop)
     }
 
     fn commit(&self, applied: Applied) -> sled::Result<()> {
@@ -404,16 +385,6 @@ impl Tree {
             .collect()
     }
 
-    fn due(&self, until: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
-        let last = ItemKey {
-            index: u64::MAX,
-            route: u8::MAX,
-        };
-        let range = self.db.range(vec![DUE_PREFIX]..=due_key(until, last));
-        let keys = range.keys().take(limit);
-        keys.map(|key| key.map(|key| key.to_vec())).collect()
-    }
-
     fn clear(&self) -> sled::Result<()> {
         // The `applied` key goes first: a half-cleared database must look like an empty one.
         self.db.remove(APPLIED)?;
@@ -432,19 +403,6 @@ fn item_key(key: ItemKey) -> Vec<u8> {
     [&[prefix][..], &key.to_bytes()].concat()
 }
 
-/// Sorts by deadline: the sign bit is turned, so that times before 1970 come first.
-fn due_key(deadline: Timestamp, key: ItemKey) -> Vec<u8> {
-    let at = (deadline.as_ms() as u64) ^ (1 << 63);
-    [&[DUE_PREFIX][..], &at.to_be_bytes(), &key.to_bytes()].concat()
-}
-
-fn decode_due(bytes: &[u8]) -> Option<(Timestamp, ItemKey)> {
-    let (at, key) = bytes.get(1..)?.split_first_chunk::<8>()?;
-    let key: &[u8; ITEM_KEY_LEN] = key.try_into().ok()?;
-    let ms = (u64::from_be_bytes(*at) ^ (1 << 63)) as i64;
-    Some((Timestamp::from_ms(ms), ItemKey::from_bytes(key)?))
-}
-
 fn encode_applied(applied: Applied) -> Vec<u8> {
     [&applied.size.to_be_bytes()[..], &applied.root.0].concat()
 }
@@ -455,4 +413,81 @@ fn decode_applied(bytes: &[u8]) -> Option<Applied> {
         size: u64::from_be_bytes(*size),
         root: Digest::from_slice(root).ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use passerelle_proto::v1::{self, entry::Event};
+    use passerelle_proto::{Hop, Timestamp};
+    use prost::Message;
+
+    use super::*;
+    use crate::queue::{ItemView, PAGE_MAX, Queue, SledQueue};
+
+    fn open(dir: &Path) -> SledQueue {
+        SledQueue::open(&passerelle_disk::system(), dir).unwrap()
+    }
+
+    fn accepted() -> v1::Entry {
+        let manifest = v1::Manifest {
+            flow: "observation-iris".into(),
+            sender: "caf21".into(),
+            ..v1::Manifest::default()
+        };
+        let hop = Hop::gateway("grand-dijon".parse().unwrap());
+        let event = Event::Accepted(v1::AcceptedEvent {
+            manifest: Some(v1::Signed {
+                body: manifest.encode_to_vec(),
+                ..v1::Signed::default()
+            }),
+            routes: vec![v1::Route {
+                next_hop: Some(hop.to_message()),
+                recipients: vec!["grand-dijon".into()],
+            }],
+            deadline_ms: 1_000,
+            ..v1::AcceptedEvent::default()
+        });
+        let event = Some(event);
+        v1::Entry { at_ms: 0, event }
+    }
+
+    fn due(queue: &SledQueue) -> Vec<ItemView> {
+        let always = Timestamp::from_ms(i64::MAX);
+        queue.due(always, PAGE_MAX).unwrap()
+    }
+
+    /// Leaves of the records of a process that was killed only these.
+    fn keep_only(dir: &Path, wanted: impl Fn(&[u8]) -> bool) {
+        let db = dir.join(DATABASE);
+        wait_until_unlocked(&db.join(LOCKED)).unwrap();
+        let tree = Tree::open(&db).unwrap();
+        for key in tree.db.iter().keys() {
+            let key = key.unwrap();
+            if key.as_ref() != APPLIED && !wanted(&key) {
+                tree.db.remove(key).unwrap();
+            }
+        }
+        tree.db.flush().unwrap();
+        drop(tree);
+        wait_until_unlocked(&db.join(LOCKED)).unwrap();
+    }
+
+    #[test]
+    fn deadlines_follow_from_the_items_whatever_of_a_batch_a_kill_has_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = open(dir.path());
+        queue.apply(0, &[accepted()], Digest::of(b"")).unwrap();
+        let before = due(&queue);
+        assert_eq!(before.len(), 1);
+        drop(queue);
+        let is_item = |key: &[u8]| key[0] == ITEM_PREFIX;
+        keep_only(dir.path(), is_item);
+        let queue = open(dir.path());
+        assert_eq!(due(&queue), before);
+        drop(queue);
+        keep_only(dir.path(), |key| !is_item(key));
+        let queue = open(dir.path());
+        assert_eq!(due(&queue), []);
+        assert_eq!(queue.next_due().unwrap(), None);
+    }
 }

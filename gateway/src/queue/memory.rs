@@ -1,9 +1,7 @@
 //! Items in memory: for tests and simulations, and the measure for the other engine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
-
-use passerelle_proto::Timestamp;
 
 use super::item::{Item, ItemKey};
 use super::store::{Applied, Part, Store, StoreError};
@@ -12,7 +10,6 @@ use super::store::{Applied, Part, Store, StoreError};
 #[derive(Debug)]
 pub(crate) struct MemoryStore {
     items: BTreeMap<ItemKey, Item>,
-    due: BTreeSet<(Timestamp, ItemKey)>,
     applied: Applied,
 }
 
@@ -20,7 +17,6 @@ impl MemoryStore {
     pub(crate) fn new() -> Self {
         Self {
             items: BTreeMap::new(),
-            due: BTreeSet::new(),
             applied: Applied::nothing(),
         }
     }
@@ -32,17 +28,11 @@ impl Store for MemoryStore {
     }
 
     fn put(&mut self, key: ItemKey, item: &Item) -> Result<(), StoreError> {
-        if let Some(deadline) = item.deadline {
-            self.due.insert((deadline, key));
-        }
         self.items.insert(key, item.clone());
         Ok(())
     }
 
-    fn remove(&mut self, key: ItemKey, item: &Item) -> Result<(), StoreError> {
-        if let Some(deadline) = item.deadline {
-            self.due.remove(&(deadline, key));
-        }
+    fn remove(&mut self, key: ItemKey) -> Result<(), StoreError> {
         self.items.remove(&key);
         Ok(())
     }
@@ -70,11 +60,6 @@ impl Store for MemoryStore {
             .take(limit)
             .map(|(key, item)| (*key, item.clone()))
             .collect())
-    }
-
-    fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, ItemKey)>, StoreError> {
-        let due = self.due.iter().take_while(|(at, _)| *at <= until);
-        Ok(due.take(limit).copied().collect())
     }
 
     fn clear(&mut self) -> Result<(), StoreError> {

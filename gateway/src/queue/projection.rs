@@ -116,7 +116,7 @@ impl<S: Store> Inner<S> {
                 let Some(item) = self.store.get(key)? else {
                     return Ok(());
                 };
-                self.store.remove(key, &item)?;
+                self.store.remove(key)?;
                 self.board.remove(key, &item);
                 Ok(())
             }
@@ -241,7 +241,7 @@ impl<S: Store> Projection<S> {
     fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<ItemView>, QueueError> {
         let inner = self.inner();
         let mut views = Vec::new();
-        for (_, key) in inner.store.due(until, limit.min(PAGE_MAX))? {
+        for key in inner.board.due(until, limit.min(PAGE_MAX)) {
             let item = inner.known(key)?;
             views.push(inner.view(key, item));
         }
@@ -257,11 +257,6 @@ impl<S: Store> Projection<S> {
             views.push(inner.view(key, item));
         }
         Ok(views)
-    }
-
-    fn next_due(&self) -> Result<Option<Timestamp>, QueueError> {
-        let first = self.inner().store.due(Timestamp::from_ms(i64::MAX), 1)?;
-        Ok(first.first().map(|(at, _)| *at))
     }
 
     fn reset(&self) -> Result<(), QueueError> {
@@ -348,7 +343,7 @@ macro_rules! queue {
             }
 
             fn next_due(&self) -> Result<Option<Timestamp>, QueueError> {
-                self.0.next_due()
+                Ok(self.0.inner().board.next_due())
             }
 
             fn counts(&self) -> BTreeMap<Hop, Counts> {

@@ -1,6 +1,6 @@
 //! Where the unfinished items lie. One engine per file below.
 
-use passerelle_proto::{Digest, Timestamp};
+use passerelle_proto::Digest;
 
 use super::item::{Item, ItemKey};
 
@@ -55,17 +55,17 @@ pub(crate) enum Part {
     Retained,
 }
 
-/// Items by key, and by deadline.
+/// Items by key.
 ///
 /// Writes may be lost, and their errors unsaid, until [`Store::commit`] has returned. What is found
 /// after a crash is at least the state of the last commit, and at most some writes more.
 pub(crate) trait Store: Send {
     /// One item.
     fn get(&self, key: ItemKey) -> Result<Option<Item>, StoreError>;
-    /// Adds or replaces an item. An item's deadline never changes.
+    /// Adds or replaces an item.
     fn put(&mut self, key: ItemKey, item: &Item) -> Result<(), StoreError>;
-    /// Removes an item that is there.
-    fn remove(&mut self, key: ItemKey, item: &Item) -> Result<(), StoreError>;
+    /// Removes an item.
+    fn remove(&mut self, key: ItemKey) -> Result<(), StoreError>;
     /// Notes how far the log is applied and makes everything so far durable.
     fn commit(&mut self, applied: Applied) -> Result<(), StoreError>;
     /// How far the log was applied at the last commit.
@@ -77,8 +77,6 @@ pub(crate) trait Store: Send {
         after: Option<ItemKey>,
         limit: usize,
     ) -> Result<Vec<(ItemKey, Item)>, StoreError>;
-    /// Up to `limit` deadlines not after `until`, earliest first.
-    fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, ItemKey)>, StoreError>;
     /// Forgets everything, so that it can be rebuilt.
     fn clear(&mut self) -> Result<(), StoreError>;
     /// A stop in good order: the next start may trust what is there.

@@ -16,13 +16,32 @@ const EXTENSION: &str = ".head";
 pub(super) struct Heads {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    lengths: Mutex<BTreeMap<PackageId, u64>>,
+    lengths: Mutex<Lengths>,
+}
+
+#[derive(Default)]
+struct Lengths {
+    packages: BTreeMap<PackageId, u64>,
+    /// Of all of them.
+    total: u64,
+}
+
+impl Lengths {
+    fn insert(&mut self, package: PackageId, length: u64) {
+        self.remove(&package);
+        self.packages.insert(package, length);
+        self.total += length;
+    }
+
+    fn remove(&mut self, package: &PackageId) {
+        self.total -= self.packages.remove(package).unwrap_or(0);
+    }
 }
 
 impl Heads {
     pub(super) fn open(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Self, SpoolError> {
         disk.create_directories(dir)?;
-        let mut lengths = BTreeMap::new();
+        let mut lengths = Lengths::default();
         for path in disk.list(dir).map_err(failed(dir))? {
             if let Some(id) = head_id(&path) {
                 let length = disk.status(&path).map_err(failed(&path))?.length;
@@ -36,7 +55,7 @@ impl Heads {
         })
     }
 
-    fn lengths(&self) -> MutexGuard<'_, BTreeMap<PackageId, u64>> {
+    fn lengths(&self) -> MutexGuard<'_, Lengths> {
         self.lengths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -45,7 +64,7 @@ impl Heads {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.lengths().values().sum()
+        self.lengths().total
     }
 
     /// Keeps a head; durable when this returns.

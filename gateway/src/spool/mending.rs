@@ -1,8 +1,9 @@
 //! The copy of an accepted package that has rotted, while it is made whole again.
 //!
 //! What is sound stays; verified bytes are written over the rest. A pack is mended in place: it is
-//! believed again only when the log says so, and a crash before that leaves it no worse. A package
-//! in a shared segment is written anew at the segments' end.
+//! believed again only when the log says so, and a crash before that leaves it no worse. Where the
+//! disk does not give some of it any more, the pack gets a new file, and everything is lacking. A
+//! package in a shared segment is written anew at the segments' end.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use passerelle_disk::{At, DiskError, DiskFile};
 use passerelle_proto::session::Held;
 use passerelle_proto::v1::{PackLocation, Section};
-use passerelle_proto::{PackLayout, SoundReader, VerifiedManifest, split_inline};
+use passerelle_proto::{PackLayout, SoundReader, Soundness, VerifiedManifest, split_inline};
 use prost::Message;
 
 use super::{PackReader, Spool, SpoolError, failed};
@@ -82,15 +83,29 @@ impl Spool {
             return Ok((Place::Memory(vec![0; length]), Held::default()));
         }
         let path = self.pack_path(&manifest.id());
-        let file: Arc<dyn DiskFile> = self.complete(manifest, layout, &path)?.into();
-        let reader = PackReader {
-            path: path.clone(),
-            file: file.clone(),
-            layout: *layout,
-            start: 0,
+        let sound = match self.disk.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Soundness::default(),
+            opened => {
+                let file = opened.map_err(failed(&path))?.into();
+                let reader = PackReader {
+                    path: path.clone(),
+                    file,
+                    layout: *layout,
+                    start: 0,
+                };
+                let sound = SoundReader::new(manifest, reader).examine();
+                sound.map_err(failed(&path))?
+            }
         };
-        let sound = SoundReader::new(manifest, reader).examine();
-        let sound = sound.map_err(failed(&path))?;
+        if sound.unreadable {
+            // What fails once may fail again, also when it is written.
+            self.disk.remove_if_there(&path)?;
+        }
+        let new = sound.unreadable || !self.disk.is_file(&path);
+        let file: Arc<dyn DiskFile> = self.complete(manifest, layout, &path)?.into();
+        if new {
+            return Ok((Place::Own { path, file }, Held::default()));
+        }
         let whole = sound.damage.is_none();
         let held = Held {
             table: sound.table,

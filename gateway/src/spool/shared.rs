@@ -58,23 +58,52 @@ impl Syncs {
 struct Live {
     /// Lengths by offset.
     packs: BTreeMap<u64, u64>,
-    /// Bytes of a segment of an earlier start, as long as nobody has said what of it is live.
-    unknown: u64,
-}
-
-impl Live {
-    fn bytes(&self) -> u64 {
-        self.packs.values().sum::<u64>() + self.unknown
-    }
+    /// Of all of them, and of a segment of an earlier start all that is in it, as long as nobody
+    /// has said what of it is live.
+    bytes: u64,
 }
 
 #[derive(Default)]
 struct State {
     open: Option<Open>,
     live: BTreeMap<u64, Live>,
+    /// Of all segments.
+    bytes: u64,
     // Segments in which something was overwritten and not synced yet.
     erased: BTreeSet<u64>,
     next: u64,
+}
+
+impl State {
+    /// A segment of an earlier start, of which nobody has said yet what is live.
+    fn found(&mut self, number: u64, bytes: u64) {
+        let packs = BTreeMap::new();
+        self.live.insert(number, Live { packs, bytes });
+        self.bytes += bytes;
+    }
+
+    /// A package lies there.
+    fn keep(&mut self, number: u64, offset: u64, length: u64) {
+        let live = self.live.entry(number).or_default();
+        let before = live.packs.insert(offset, length).unwrap_or(0);
+        live.bytes = live.bytes - before + length;
+        self.bytes = self.bytes - before + length;
+    }
+
+    /// Nothing lies there any more; what is left in the segment, `None` when there is none.
+    fn release(&mut self, location: &PackLocation) -> Option<u64> {
+        let live = self.live.get_mut(&location.segment)?;
+        let length = live.packs.remove(&location.offset).unwrap_or(0);
+        live.bytes -= length;
+        self.bytes -= length;
+        Some(live.bytes)
+    }
+
+    /// A segment is no more.
+    fn forget(&mut self, number: u64) {
+        let live = self.live.remove(&number).unwrap_or_default();
+        self.bytes -= live.bytes;
+    }
 }
 
 /// The shared segments.
@@ -93,9 +122,7 @@ impl Shared {
             let number = name.and_then(|name| name.strip_suffix(".packs"));
             if let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) {
                 let length = disk.status(&path).map_err(failed(&path))?.length;
-                let packs = BTreeMap::new();
-                let unknown = length;
-                state.live.insert(number, Live { packs, unknown });
+                state.found(number, length);
                 state.next = state.next.max(number);
             }
         }
@@ -117,7 +144,7 @@ impl Shared {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.state().live.values().map(Live::bytes).sum()
+        self.state().bytes
     }
 
     /// Appends and syncs; those who come while a sync runs share the next one.
@@ -137,9 +164,7 @@ impl Shared {
             let offset = open.end;
             open.end += bytes.len() as u64;
             let found = (open.number, open.file.clone(), offset, open.syncs.clone());
-            let number = open.number;
-            let live = state.live.entry(number).or_default();
-            live.packs.insert(offset, bytes.len() as u64);
+            state.keep(found.0, offset, bytes.len() as u64);
             found
         };
         let path = self.path(number);
@@ -194,7 +219,7 @@ impl Shared {
             syncs: Arc::default(),
         });
         // While it was written to it stayed, also when nothing in it was kept any more.
-        let empty = |before: &u64| state.live.get(before).is_some_and(|live| live.bytes() == 0);
+        let empty = |before: &u64| state.live.get(before).is_some_and(|live| live.bytes == 0);
         match before.filter(empty) {
             Some(before) => self.forget(state, before),
             None => Ok(()),
@@ -203,7 +228,7 @@ impl Shared {
 
     fn forget(&self, state: &mut State, number: u64) -> Result<(), SpoolError> {
         self.disk.remove_if_there(&self.path(number))?;
-        state.live.remove(&number);
+        state.forget(number);
         Ok(())
     }
 
@@ -226,11 +251,7 @@ impl Shared {
     /// A package is kept no more; a segment without any is removed. Releasing twice is harmless.
     pub(super) fn release(&self, location: &PackLocation) -> Result<(), SpoolError> {
         let mut state = self.state();
-        let Some(live) = state.live.get_mut(&location.segment) else {
-            return Ok(());
-        };
-        live.packs.remove(&location.offset);
-        if live.bytes() > 0 {
+        if state.release(location).is_none_or(|left| left > 0) {
             return Ok(());
         }
         let in_use = state
@@ -276,17 +297,61 @@ impl Shared {
         let known = found.keys().next_back().copied().unwrap_or(0);
         state.next = state.next.max(known);
         for number in state.live.keys().copied().collect::<Vec<_>>() {
+            state.forget(number);
             match found.get(&number) {
                 Some(packs) => {
-                    let (packs, unknown) = (packs.clone(), 0);
-                    state.live.insert(number, Live { packs, unknown });
+                    for (offset, length) in packs {
+                        state.keep(number, *offset, *length);
+                    }
                 }
-                None => {
-                    state.live.remove(&number);
-                    self.disk.remove_if_there(&self.path(number))?;
-                }
+                None => self.disk.remove_if_there(&self.path(number))?,
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use passerelle_disk::MemoryDisk;
+    use passerelle_proto::Digest;
+
+    use super::*;
+
+    fn check(shared: &Shared) {
+        let state = shared.state();
+        let mut all = 0;
+        for live in state.live.values() {
+            assert_eq!(live.bytes, live.packs.values().sum::<u64>());
+            all += live.bytes;
+        }
+        assert_eq!(state.bytes, all);
+    }
+
+    #[test]
+    fn the_bytes_of_all_segments_are_those_of_the_packages_in_them_whatever_happens() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+        let mut shared = Shared::open(&disk, Path::new("/shared")).unwrap();
+        let mut places = Vec::new();
+        let chance = |turn: u64| u64::from(Digest::of(&turn.to_be_bytes()).0[0]);
+        for turn in 0..2_000 {
+            let chosen = chance(turn + 10_000) as usize % places.len().max(1);
+            match chance(turn) {
+                0..=120 => places.push(shared.append(&vec![1; chosen + 1]).unwrap()),
+                // Also what was released before.
+                121..=180 if !places.is_empty() => shared.release(&places[chosen]).unwrap(),
+                181..=235 if !places.is_empty() => {
+                    shared.erase(&places.swap_remove(chosen)).unwrap();
+                }
+                236..=245 => shared.state().open = None,
+                246..=250 => {
+                    shared = Shared::open(&disk, Path::new("/shared")).unwrap();
+                    places.retain(|place: &PackLocation| disk.is_file(&shared.path(place.segment)));
+                    shared.sweep(places.iter()).unwrap();
+                }
+                _ => {}
+            }
+            check(&shared);
+        }
     }
 }

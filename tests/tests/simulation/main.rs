@@ -23,6 +23,7 @@
 
 mod clock;
 mod dice;
+mod disk;
 mod faults;
 mod network;
 mod power;

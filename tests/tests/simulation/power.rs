@@ -1,5 +1,6 @@
 //! A disk whose machine may lose its power, or whose program may die, at any operation.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,11 @@ use std::sync::{Arc, Mutex};
 
 use passerelle_disk::{Disk, DiskFile, Lock, MemoryDisk, Status};
 use passerelle_host::Signal;
+
+/// What the system says where a sector has failed.
+const EIO: i32 = 5;
+/// What it says to a process that has too many files open.
+const EMFILE: i32 = 24;
 
 /// How a program ends without being asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,23 +24,58 @@ pub enum Death {
     PowerCut,
 }
 
-/// Places of a disk at which nothing can be read or written, as where a sector has failed. A clone
-/// is the same.
+/// Places of a disk at which something is wrong. A clone is the same.
 #[derive(Clone, Debug, Default)]
-pub struct BadPlaces(Arc<Mutex<Vec<PathBuf>>>);
+pub struct BadPlaces(Arc<Mutex<Bad>>);
+
+#[derive(Debug, Default)]
+struct Bad {
+    places: Vec<PathBuf>,
+    // By file: the bytes before this one.
+    sectors: BTreeMap<PathBuf, u64>,
+    crowded: Vec<PathBuf>,
+}
 
 impl BadPlaces {
-    /// From now on these are, and no others.
+    /// From now on nothing can be opened, read or written at these places, and at no others.
     pub fn set(&self, places: &[PathBuf]) {
-        *self.0.lock().unwrap() = places.to_vec();
+        self.0.lock().unwrap().places = places.to_vec();
+    }
+
+    /// From now on none of the bytes that a file has can be read; those that are appended to it
+    /// can, and so can a new file of the same name.
+    pub fn wear_out(&self, path: &Path, length: u64) {
+        let mut bad = self.0.lock().unwrap();
+        bad.sectors.insert(path.to_owned(), length);
+    }
+
+    /// From now on nothing can be opened below these, since too many files are open.
+    pub fn crowd(&self, places: &[PathBuf]) {
+        self.0.lock().unwrap().crowded = places.to_vec();
     }
 
     fn check(&self, path: &Path) -> io::Result<()> {
-        let places = self.0.lock().unwrap();
-        match places.iter().any(|place| path.starts_with(place)) {
-            true => Err(io::Error::from_raw_os_error(5)),
+        let bad = self.0.lock().unwrap();
+        let within = |places: &[PathBuf]| places.iter().any(|place| path.starts_with(place));
+        if within(&bad.crowded) {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
+        match within(&bad.places) {
+            true => Err(io::Error::from_raw_os_error(EIO)),
             false => Ok(()),
         }
+    }
+
+    fn check_read(&self, path: &Path, offset: u64) -> io::Result<()> {
+        let bad = self.0.lock().unwrap();
+        match bad.sectors.get(path).is_some_and(|end| offset < *end) {
+            true => Err(io::Error::from_raw_os_error(EIO)),
+            false => Ok(()),
+        }
+    }
+
+    fn made_anew(&self, path: &Path) {
+        self.0.lock().unwrap().sectors.remove(path);
     }
 }
 
@@ -110,13 +151,13 @@ impl Life {
     fn look(&self) -> io::Result<()> {
         match self.goes_on() {
             true => Ok(()),
-            false => Err(io::Error::from_raw_os_error(5)),
+            false => Err(io::Error::from_raw_os_error(EIO)),
         }
     }
 
-    fn opened(&self, below: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        let life = self.clone();
-        Box::new(OpenFile { below, life })
+    fn opened(&self, path: &Path, below: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
+        let (life, path) = (self.clone(), path.to_owned());
+        Box::new(OpenFile { below, life, path })
     }
 }
 
@@ -129,18 +170,20 @@ impl fmt::Debug for Life {
 impl Disk for Life {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         self.change()?;
-        Ok(self.opened(self.0.memory.create(path)?))
+        Ok(self.opened(path, self.0.memory.create(path)?))
     }
 
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         self.change()?;
-        Ok(self.opened(self.0.memory.create_new(path)?))
+        let made = self.0.memory.create_new(path)?;
+        self.0.bad.made_anew(path);
+        Ok(self.opened(path, made))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         self.look()?;
         self.0.bad.check(path)?;
-        Ok(self.opened(self.0.memory.open(path)?))
+        Ok(self.opened(path, self.0.memory.open(path)?))
     }
 
     fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -209,11 +252,13 @@ impl Disk for Life {
 struct OpenFile {
     below: Box<dyn DiskFile>,
     life: Life,
+    path: PathBuf,
 }
 
 impl DiskFile for OpenFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         self.life.look()?;
+        self.life.0.bad.check_read(&self.path, offset)?;
         self.below.read_at(bytes, offset)
     }
 

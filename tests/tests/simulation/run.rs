@@ -366,6 +366,7 @@ impl Run {
             facts.push(drop.fact(with));
         }
         found.extend(violations(&facts));
+        found.extend(self.world.astray());
         (facts, found)
     }
 

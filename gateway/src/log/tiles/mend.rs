@@ -2,6 +2,7 @@
 //! again.
 
 use std::io;
+use std::path::Path;
 
 use passerelle_proto::Digest;
 use passerelle_proto::merkle::{leaf_hash, node_hash};
@@ -64,7 +65,7 @@ impl Tiles {
             return Err(Fatal::Rotten { path });
         }
         tracing::warn!(file = %path.display(), "a tile of the log has rotted and is made again");
-        self.replace(&path, &encode_tile(&again))?;
+        self.put_back(&path, &encode_tile(&again))?;
         Ok(again)
     }
 
@@ -97,8 +98,16 @@ impl Tiles {
         for entry in &entries {
             push_entry(&mut bytes, entry).ok_or_else(|| missing(&path, "an entry is too long"))?;
         }
-        self.replace(&path, &bytes)?;
+        self.put_back(&path, &bytes)?;
         Ok(entries)
+    }
+
+    /// Writes what was made again; where there is no room, the next reader makes it again.
+    fn put_back(&self, path: &Path, bytes: &[u8]) -> Result<(), Fatal> {
+        match self.replace(path, bytes) {
+            Err(error) if error.is_full() => Ok(()),
+            replaced => Ok(replaced?),
+        }
     }
 
     /// A bundle's worth of entries from `first` on, as far as segments still have them.
@@ -123,7 +132,10 @@ impl Tiles {
         Ok(entries)
     }
 
-    fn read_there(&self, path: &std::path::Path) -> Result<Option<Vec<u8>>, Fatal> {
+    fn read_there(&self, path: &Path) -> Result<Option<Vec<u8>>, Fatal> {
+        if let Some(bytes) = self.unwritten.get(path) {
+            return Ok(Some(bytes.to_vec()));
+        }
         match self.disk.read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             read => read.map(Some).map_err(io_at(path)),
