@@ -11,6 +11,7 @@ use passerelle_proto::{
 };
 
 use crate::inquiry;
+use crate::log::Fatal;
 use crate::metrics::Counter;
 use crate::node::Node;
 
@@ -27,6 +28,11 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
             tracing::warn!(%peer, why, "a statement was refused");
             node.refused(&peer.hop, None, reason, "");
             return true;
+        }
+        Ok(Looked::Unreadable(fatal)) => {
+            // Its sender keeps it, and says it again once the log can be read.
+            node.fail(fatal.to_string());
+            return false;
         }
         Err(_) => return false,
     };
@@ -78,6 +84,8 @@ enum Looked {
     New(VerifiedStatement),
     Known,
     Refused(Reason, String),
+    /// Nothing can be said about it: what the log has of its package cannot be read.
+    Unreadable(Fatal),
 }
 
 /// A statement of somebody behind the peer, signed with a key that may say it.
@@ -130,8 +138,9 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
         Err(refused) => return refused,
     };
     let issuer = statement.issuer();
-    let Ok(entries) = node.sequencer.entries_about(&statement.package()) else {
-        return refuse(Reason::Other, "the log cannot be read");
+    let entries = match node.sequencer.entries_about(&statement.package()) {
+        Ok(entries) => entries,
+        Err(fatal) => return Looked::Unreadable(fatal),
     };
     let (mut manifest, mut handed_to_peer) = (None, false);
     for committed in entries {

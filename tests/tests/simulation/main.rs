@@ -24,6 +24,7 @@
 mod clock;
 mod dice;
 mod faults;
+mod log;
 mod network;
 mod power;
 mod run;
