@@ -198,6 +198,35 @@ impl Node {
         reason: Reason,
         article: &str,
     ) {
+        let event = v1::RefusedEvent {
+            peer: Some(peer.to_message()),
+            package: package.map_or(Vec::new(), |id| id.as_bytes().to_vec()),
+            reason: reason as i32,
+            article: article.to_owned(),
+            statement: None,
+        };
+        self.record_refusal(peer, event);
+    }
+
+    /// The same of a statement that was verified. One that is only counted for want of budget stays
+    /// missing in its sequence: it is asked for, and comes once more.
+    pub(crate) fn refused_statement(
+        self: &Arc<Self>,
+        peer: &Hop,
+        reason: Reason,
+        statement: Option<v1::RefusedStatement>,
+    ) {
+        let event = v1::RefusedEvent {
+            peer: Some(peer.to_message()),
+            reason: reason as i32,
+            statement,
+            ..v1::RefusedEvent::default()
+        };
+        self.record_refusal(peer, event);
+    }
+
+    fn record_refusal(self: &Arc<Self>, peer: &Hop, event: v1::RefusedEvent) {
+        let reason = event.reason();
         let class = reason_words(reason);
         self.metrics.add(Counter::Refusals, &[("reason", class)], 1);
         // What cannot be appended yet is counted, and recorded as a count later.
@@ -215,12 +244,7 @@ impl Node {
         if !admitted {
             return;
         }
-        let event = Event::Refused(v1::RefusedEvent {
-            peer: Some(peer.to_message()),
-            package: package.map_or(Vec::new(), |id| id.as_bytes().to_vec()),
-            reason: reason as i32,
-            article: article.to_owned(),
-        });
+        let event = Event::Refused(event);
         let node = self.clone();
         tokio::spawn(async move {
             if let Err(error) = node.sequencer.commit(event).await {
