@@ -260,7 +260,10 @@ impl Handing {
             lease,
             receipt: match peer.hop.role {
                 Role::Agent => event.receipt,
-                Role::Gateway | Role::Operator => node.receipt_of(&manifest.id(), &peer.hop),
+                // Without the one that it gave, the hop might refuse for good what it had taken.
+                Role::Gateway | Role::Operator => node
+                    .receipt_of(&manifest.id(), &peer.hop)
+                    .map_err(|fatal| fatal.to_string())?,
             },
             manifest,
             reader: Some(reader),

@@ -184,9 +184,7 @@ impl Gateway {
         tasks.spawn(listener.serve(routes, refusals, node.stop.clone()));
         let dialer = Dialer::new(node.identity.clone(), trust, config.transport)
             .map_err(path_error(&config.data_dir))?;
-        for hop in partners(&node) {
-            spawn_link(&node, &tasks, &dialer, hop, exchange.clone());
-        }
+        tasks.spawn(keep_linked(node.clone(), tasks.clone(), dialer, exchange));
         let admin = AdminService(node.clone());
         serve_admin(admin, &node.stop, &tasks, &config.admin_socket)?;
         let page = node.metrics.clone();
@@ -352,8 +350,35 @@ fn spawn_keepers(node: &Arc<Node>, tasks: &TaskTracker) {
     tasks.spawn(renewal::keep_current(node.clone()));
 }
 
+/// Dials every partner from the moment on at which the notes in force say where it listens, until
+/// the gateway stops. No partner is ever dialled twice: a link follows newer addresses by itself.
+pub(crate) async fn keep_linked<D>(
+    node: Arc<Node>,
+    tasks: TaskTracker,
+    dialer: D,
+    exchange: Arc<GatewayExchange>,
+) where
+    D: Dial + Clone,
+    D::Connection: Partner,
+{
+    let mut trust = node.trust.subscribe();
+    let mut linked = BTreeSet::new();
+    loop {
+        for hop in partners(&node) {
+            if linked.insert(hop.clone()) {
+                spawn_link(&node, &tasks, &dialer, hop, exchange.clone());
+            }
+        }
+        tokio::select! {
+            biased;
+            () = node.stop.cancelled() => return,
+            changed = trust.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
 /// Gateways of other parties that can be dialled.
-pub(crate) fn partners(node: &Node) -> Vec<Hop> {
+fn partners(node: &Node) -> Vec<Hop> {
     let directory = node.directory();
     let parties = directory.convention().parties().iter();
     parties
@@ -366,7 +391,7 @@ pub(crate) fn partners(node: &Node) -> Vec<Hop> {
         .collect()
 }
 
-pub(crate) fn spawn_link<D>(
+fn spawn_link<D>(
     node: &Arc<Node>,
     tasks: &TaskTracker,
     dialer: &D,

@@ -198,6 +198,35 @@ impl Node {
         reason: Reason,
         article: &str,
     ) {
+        let event = v1::RefusedEvent {
+            peer: Some(peer.to_message()),
+            package: package.map_or(Vec::new(), |id| id.as_bytes().to_vec()),
+            reason: reason as i32,
+            article: article.to_owned(),
+            statement: None,
+        };
+        self.record_refusal(peer, event);
+    }
+
+    /// The same of a statement that was verified. One that is only counted for want of budget stays
+    /// missing in its sequence: it is asked for, and comes once more.
+    pub(crate) fn refused_statement(
+        self: &Arc<Self>,
+        peer: &Hop,
+        reason: Reason,
+        statement: Option<v1::RefusedStatement>,
+    ) {
+        let event = v1::RefusedEvent {
+            peer: Some(peer.to_message()),
+            reason: reason as i32,
+            statement,
+            ..v1::RefusedEvent::default()
+        };
+        self.record_refusal(peer, event);
+    }
+
+    fn record_refusal(self: &Arc<Self>, peer: &Hop, event: v1::RefusedEvent) {
+        let reason = event.reason();
         let class = reason_words(reason);
         self.metrics.add(Counter::Refusals, &[("reason", class)], 1);
         // What cannot be appended yet is counted, and recorded as a count later.
@@ -215,12 +244,7 @@ impl Node {
         if !admitted {
             return;
         }
-        let event = Event::Refused(v1::RefusedEvent {
-            peer: Some(peer.to_message()),
-            package: package.map_or(Vec::new(), |id| id.as_bytes().to_vec()),
-            reason: reason as i32,
-            article: article.to_owned(),
-        });
+        let event = Event::Refused(event);
         let node = self.clone();
         tokio::spawn(async move {
             if let Err(error) = node.sequencer.commit(event).await {
@@ -271,18 +295,18 @@ impl Node {
         Some((manifest.verified_before(), event))
     }
 
-    /// The receipt that a next hop gave for a package; `None`: it gave none. Blocks.
-    pub(crate) fn receipt_of(&self, package: &PackageId, hop: &Hop) -> Option<Signed> {
-        let entries = self.sequencer.entries_about(package).ok()?;
-        let hop = hop.to_message();
-        entries
-            .into_iter()
-            .find_map(|committed| match committed.entry.event {
-                Some(Event::Forwarded(event)) if event.next_hop.as_ref() == Some(&hop) => {
-                    event.receipt
-                }
-                _ => None,
-            })
+    /// The first receipt that a next hop gave for a package; `None`: it gave none. Blocks.
+    ///
+    /// # Errors
+    /// [`Fatal`] when the log cannot be read; the gateway stops then.
+    pub(crate) fn receipt_of(
+        &self,
+        package: &PackageId,
+        hop: &Hop,
+    ) -> Result<Option<Signed>, Fatal> {
+        let entries = self.sequencer.entries_about(package);
+        let entries = entries.inspect_err(|fatal| self.fail(fatal.to_string()))?;
+        Ok(first_receipt(entries, hop))
     }
 
     /// Where a statement for `destination` goes next.
@@ -291,10 +315,89 @@ impl Node {
     }
 }
 
+/// The earliest receipt of a hop's own among the entries about one package. A hop that has lost its
+/// log since gives another one, but judges the package by when it had it first.
+fn first_receipt(entries: Vec<Committed>, hop: &Hop) -> Option<Signed> {
+    let from = Some(hop.to_message());
+    let receipts = entries.into_iter().filter_map(|committed| {
+        let Some(Event::Statement(event)) = committed.entry.event else {
+            return None;
+        };
+        let signed = event.statement.filter(|_| event.from == from)?;
+        let said = v1::Statement::decode(signed.body.as_slice()).ok()?;
+        let own = said.issuer == hop.party.as_str() && matches!(said.what, Some(What::Accepted(_)));
+        own.then_some((said.at_ms, signed))
+    });
+    let first = receipts.min_by_key(|(at_ms, _)| *at_ms);
+    first.map(|(_, signed)| signed)
+}
+
 impl RefusalSink for Node {
     fn refused(&self, class: &'static str, _: SocketAddr, _: &str) {
         self.metrics.add(Counter::Refusals, &[("reason", class)], 1);
         let mut budget = self.refusals.lock().unwrap_or_else(|p| p.into_inner());
         budget.count(class);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use passerelle_proto::fixture::party;
+
+    use super::*;
+
+    /// An entry with a statement that came from this hop.
+    fn said(from: &Hop, issuer: &str, at_ms: i64, what: What) -> Committed {
+        let body = v1::Statement {
+            issuer: issuer.to_owned(),
+            at_ms,
+            what: Some(what),
+            ..v1::Statement::default()
+        };
+        let body = body.encode_to_vec();
+        let event = Event::Statement(v1::StatementEvent {
+            statement: Some(Signed {
+                body,
+                ..Signed::default()
+            }),
+            from: Some(from.to_message()),
+            next_hop: None,
+        });
+        let entry = v1::Entry {
+            at_ms,
+            event: Some(event),
+        };
+        Committed { index: 0, entry }
+    }
+
+    #[test]
+    fn a_hop_is_shown_the_first_receipt_of_its_own() {
+        let hop = Hop::gateway(party("grand-dijon"));
+        let accepted = || What::Accepted(v1::Accepted::default());
+        let forwarded = Event::Forwarded(v1::ForwardedEvent {
+            next_hop: Some(hop.to_message()),
+            ..v1::ForwardedEvent::default()
+        });
+        let forwarded = v1::Entry {
+            at_ms: 3,
+            event: Some(forwarded),
+        };
+        let mut entries = vec![
+            said(&Hop::agent(party("caf21")), "grand-dijon", 1, accepted()),
+            said(&hop, "prestataire-obs", 1, accepted()),
+            said(&hop, "grand-dijon", 2, What::Busy(v1::Busy::default())),
+            Committed {
+                index: 0,
+                entry: forwarded,
+            },
+        ];
+        assert_eq!(first_receipt(entries.clone(), &hop), None);
+        let first = said(&hop, "grand-dijon", 3, accepted());
+        // What it says of a log that it has begun since then.
+        entries.extend([first.clone(), said(&hop, "grand-dijon", 9, accepted())]);
+        let Some(Event::Statement(expected)) = first.entry.event else {
+            unreachable!()
+        };
+        assert_eq!(first_receipt(entries, &hop), expected.statement);
     }
 }

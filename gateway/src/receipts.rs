@@ -11,8 +11,10 @@ use passerelle_proto::{
 };
 
 use crate::inquiry;
+use crate::log::Fatal;
 use crate::metrics::Counter;
 use crate::node::Node;
+use crate::sequences::refused_place;
 
 /// Takes a statement; true when it is committed, or refused for good and recorded.
 pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
@@ -27,6 +29,16 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
             tracing::warn!(%peer, why, "a statement was refused");
             node.refused(&peer.hop, None, reason, "");
             return true;
+        }
+        Ok(Looked::Unwanted(reason, why, place)) => {
+            tracing::warn!(%peer, why, "a statement was refused");
+            node.refused_statement(&peer.hop, reason, place);
+            return true;
+        }
+        Ok(Looked::Unreadable(fatal)) => {
+            // Its sender keeps it, and says it again once the log can be read.
+            node.fail(fatal.to_string());
+            return false;
         }
         Err(_) => return false,
     };
@@ -78,6 +90,10 @@ enum Looked {
     New(VerifiedStatement),
     Known,
     Refused(Reason, String),
+    /// Refused although it is its issuer's word: its place in its sequence is filled.
+    Unwanted(Reason, String, Option<v1::RefusedStatement>),
+    /// Nothing can be said about it: what the log has of its package cannot be read.
+    Unreadable(Fatal),
 }
 
 /// A statement of somebody behind the peer, signed with a key that may say it.
@@ -122,16 +138,25 @@ fn verify(
 }
 
 fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
-    let refuse = |reason, why: &str| Looked::Refused(reason, why.to_owned());
-    let id = StatementId(Digest::of(&signed.body));
     let directory = node.directory();
     let statement = match verify(&directory, peer, signed, node.now()) {
         Ok(statement) => statement,
         Err(refused) => return refused,
     };
-    let issuer = statement.issuer();
-    let Ok(entries) = node.sequencer.entries_about(&statement.package()) else {
-        return refuse(Reason::Other, "the log cannot be read");
+    let place = refused_place(statement.body(), &peer.hop);
+    match judge(node, &directory, peer, statement) {
+        Looked::Refused(reason, why) => Looked::Unwanted(reason, why, place),
+        looked => looked,
+    }
+}
+
+/// Whether it is news, and its issuer's to say of that package.
+fn judge(node: &Node, directory: &Directory, peer: &Peer, statement: VerifiedStatement) -> Looked {
+    let refuse = |reason, why: &str| Looked::Refused(reason, why.to_owned());
+    let (id, issuer) = (statement.id(), statement.issuer());
+    let entries = match node.sequencer.entries_about(&statement.package()) {
+        Ok(entries) => entries,
+        Err(fatal) => return Looked::Unreadable(fatal),
     };
     let (mut manifest, mut handed_to_peer) = (None, false);
     for committed in entries {

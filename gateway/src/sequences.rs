@@ -80,6 +80,21 @@ pub(crate) fn place_of(body: &v1::Statement, from: Option<&Hop>) -> Option<(Sequ
     (body.seq > 0).then_some((sequence, body.seq))
 }
 
+/// The place of a statement that is refused, for the log; `None`: nobody counts it.
+pub(crate) fn refused_place(body: &v1::Statement, from: &Hop) -> Option<v1::RefusedStatement> {
+    let (sequence, seq) = place_of(body, Some(from))?;
+    let issuer = Hop {
+        party: sequence.issuer,
+        role: sequence.role,
+    };
+    Some(v1::RefusedStatement {
+        issuer: Some(issuer.to_message()),
+        destination: sequence.destination.to_string(),
+        seq,
+        package: body.package.clone(),
+    })
+}
+
 impl Sequences {
     /// Log index of the first entry that is not in here.
     pub(crate) fn next(&self) -> u64 {
@@ -97,8 +112,10 @@ impl Sequences {
             };
             self.seen.retain(|sequence, _| !anew(sequence));
         }
-        let Some(Event::Statement(event)) = &entry.event else {
-            return;
+        let event = match &entry.event {
+            Some(Event::Statement(event)) => event,
+            Some(Event::Refused(event)) => return self.refused(event),
+            _ => return,
         };
         let Some(from) = event.from.as_ref().and_then(Hop::from_message) else {
             return;
@@ -110,6 +127,25 @@ impl Sequences {
         if let (Some((sequence, seq)), Ok(package)) = (place, PackageId::from_slice(&body.package))
         {
             self.take(sequence, seq, package);
+        }
+    }
+
+    /// A statement that was verified and refused has come all the same.
+    fn refused(&mut self, event: &v1::RefusedEvent) {
+        let Some(said) = &event.statement else { return };
+        let issuer = said.issuer.as_ref().and_then(Hop::from_message);
+        let package = PackageId::from_slice(&said.package);
+        if let (Some(issuer), Ok(destination), Ok(package)) =
+            (issuer, said.destination.parse(), package)
+            && said.seq > 0
+        {
+            let (issuer, role) = (issuer.party, issuer.role);
+            let sequence = Sequence {
+                issuer,
+                role,
+                destination,
+            };
+            self.take(sequence, said.seq, package);
         }
     }
 
@@ -275,6 +311,29 @@ mod tests {
         sequences.take(sequence(), 2, package(2));
         let gaps = sequences.gaps();
         assert_eq!((gaps[0].first, gaps[0].last), (1, 1));
+    }
+
+    #[test]
+    fn a_statement_that_was_refused_has_come_all_the_same() {
+        let from = Hop::gateway(party("grand-dijon"));
+        let mut sequences = seen(&[1, 4]);
+        for seq in [3, 2] {
+            let body = v1::Statement {
+                issuer: "grand-dijon".to_owned(),
+                destination: "caf21".to_owned(),
+                seq,
+                package: package(seq).as_bytes().to_vec(),
+                what: Some(What::Purged(v1::Purged::default())),
+                ..v1::Statement::default()
+            };
+            let event = Some(Event::Refused(v1::RefusedEvent {
+                statement: refused_place(&body, &from),
+                ..v1::RefusedEvent::default()
+            }));
+            sequences.push(&v1::Entry { at_ms: 0, event });
+        }
+        assert_eq!(sequences.gaps(), []);
+        assert_eq!(sequences.seen[&sequence()].whole, 4);
     }
 
     fn gap(numbers: &[u64]) -> Option<(u64, u64, PackageId)> {

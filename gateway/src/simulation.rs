@@ -22,7 +22,7 @@ use tonic::Status;
 use crate::anchor::{self, Hold};
 use crate::config::Config;
 use crate::exchange::GatewayExchange;
-use crate::gateway::{StartError, housekeeping, partners, spawn_link, wind_up};
+use crate::gateway::{StartError, housekeeping, keep_linked, wind_up};
 use crate::log::{Fatal, Log, LogKeys};
 use crate::materials::Materials;
 use crate::node::{Failure, Node};
@@ -86,9 +86,8 @@ impl SimulatedGateway {
         }
         let exchange = GatewayExchange::new(node.clone());
         let (tasks, streams) = (TaskTracker::new(), TaskTracker::new());
-        for hop in partners(&node) {
-            spawn_link(&node, &tasks, &dialer, hop, exchange.clone());
-        }
+        let linked = keep_linked(node.clone(), tasks.clone(), dialer, exchange.clone());
+        tasks.spawn(linked);
         tasks.spawn(housekeeping(node.clone()));
         tasks.spawn(purge::keep_purging(node.clone()));
         Ok(Self {

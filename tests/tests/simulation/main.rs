@@ -25,6 +25,7 @@ mod clock;
 mod dice;
 mod disk;
 mod faults;
+mod log;
 mod network;
 mod power;
 mod run;

@@ -473,6 +473,24 @@ impl World {
         waiting.get(&hop).map_or(0, |counts| counts.waiting)
     }
 
+    /// The same of a gateway's directory.
+    pub fn spoil_gateway(&self, party: &'static str, places: &[&str]) {
+        let root = &gateway_config(party).data_dir;
+        let places: Vec<PathBuf> = places.iter().map(|place| root.join(place)).collect();
+        self.machine(Process::Gateway(party)).bad.set(&places);
+        self.story.tell(format_args!(
+            "{party}/gateway: the disk fails at {places:?}"
+        ));
+    }
+
+    /// Entries of a gateway's log; none while it does not run.
+    pub fn log_size(&self, gateway: Process) -> u64 {
+        match &self.machine(gateway).program {
+            Some(Program::Gateway(gateway)) => gateway.log_size(),
+            _ => 0,
+        }
+    }
+
     /// What lies in a directory of an agent, by name.
     pub fn names_in(&self, party: &'static str, directory: &str) -> Vec<String> {
         let memory = &self.machine(Process::Agent(party)).memory;
