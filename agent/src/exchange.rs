@@ -1,5 +1,6 @@
 //! The agent's side of every stream with its gateway.
 
+mod notes;
 mod offer;
 mod transfer;
 
@@ -13,7 +14,7 @@ use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room, Tr
 use passerelle_proto::session::{PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Signed};
 use passerelle_proto::{
-    Checkpoint, INLINE_LEN_MAX, PackageId, PartyId, Role, StatementId, Timestamp,
+    Checkpoint, Directory, INLINE_LEN_MAX, PackageId, PartyId, Role, StatementId, Timestamp,
     VerifiedManifest, log_epoch,
 };
 use tokio::sync::{RwLock, mpsc};
@@ -214,6 +215,10 @@ impl Exchange for AgentExchange {
         inline: Bytes,
         accepted: Option<Signed>,
     ) -> OfferAnswer {
+        let judges = |directory: &Directory| notes::judges_offer(directory, &manifest);
+        if !notes::wait(self.node.trust.subscribe(), &self.node.stop, judges).await {
+            return OfferAnswer::Decline("the agent is stopping".into());
+        }
         drop(self.storing.write().await);
         let (node, peer) = (self.node.clone(), peer.clone());
         let arrived = self.arrived.clone();
@@ -224,6 +229,10 @@ impl Exchange for AgentExchange {
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
+        let judges = |directory: &Directory| notes::judges_statement(directory, &signed);
+        if !notes::wait(self.node.trust.subscribe(), &self.node.stop, judges).await {
+            return false;
+        }
         let _storing = self.storing.read().await;
         let (node, from) = (self.node.clone(), peer.clone());
         let taken = passerelle_host::blocking(move || receipts::take(&node, &from, signed)).await;

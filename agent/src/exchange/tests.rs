@@ -6,15 +6,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use passerelle_disk::{Disk, Fault, FaultyDisk, Flavour};
+use passerelle_link::{Exchange, OfferAnswer};
+use passerelle_proto::session::Answer;
 use passerelle_proto::v1::{self, Signed, statement::What};
 use passerelle_proto::{Digest, PackageId, StatementId, statement_name};
 use prost::Message;
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::AgentExchange;
+use super::notes::NOTE_WAIT_MAX;
+use crate::cancel;
 use crate::damage;
 use crate::incoming::{is_complete, pack_path};
 use crate::node::Node;
-use crate::node::tests::{CONTENT, RECIPIENT, SENDER, Scene, offer_of, seal, takes};
+use crate::node::tests::{CONTENT, RECIPIENT, SENDER, Scene, gateway_of, offer_of, seal, takes};
 use crate::opening::open_one;
 
 /// Attempts after which something never happens.
@@ -176,4 +181,74 @@ fn whatever_fails_once_a_package_that_has_rotted_is_asked_for_again_and_opened()
         receive(node, &offer);
     };
     fail_each(&scene, rots, live, |node| assert_received(node, package));
+}
+
+/// What a new agent key of the sender signs is known to nobody before its sheet.
+struct Rotated {
+    sender: Arc<Node>,
+    recipient: Arc<AgentExchange>,
+    sheet: Vec<u8>,
+}
+
+impl Rotated {
+    fn begin(scene: &Scene) -> Self {
+        let (sender, sheet) = scene.rotated(SENDER);
+        let (arrived, _) = unbounded_channel();
+        let recipient = AgentExchange::new(scene.start(RECIPIENT), arrived);
+        Self {
+            sender,
+            recipient,
+            sheet,
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_offer_that_overtakes_the_sheet_of_its_signer_is_taken_when_that_is_in_force() {
+    let scene = Scene::make();
+    let rotated = Rotated::begin(&scene);
+    let (manifest, inline) = offer_of(&rotated.sender, &seal(&rotated.sender, "t.csv"));
+    let exchange = rotated.recipient;
+    let gateway = gateway_of(&exchange.node);
+    let offered = exchange.offered(&gateway, manifest, inline, None);
+    let noted = exchange.note(&gateway, rotated.sheet);
+    let (answer, ()) = tokio::join!(offered, noted);
+    assert!(matches!(answer, OfferAnswer::Answer(Answer::Have)));
+}
+
+#[tokio::test]
+async fn a_statement_that_overtakes_the_sheet_of_its_signer_is_taken_when_that_is_in_force() {
+    let scene = Scene::make();
+    let rotated = Rotated::begin(&scene);
+    let sent = seal(&rotated.sender, "t.csv");
+    rotated.sender.outgoing.claim(|_| true).unwrap();
+    cancel::ask(&rotated.sender, sent.manifest.id(), "").unwrap();
+    let request = sent.job.said().all().unwrap().remove(0);
+    let exchange = rotated.recipient;
+    let gateway = gateway_of(&exchange.node);
+    let stated = exchange.statement(&gateway, request);
+    let noted = exchange.note(&gateway, rotated.sheet);
+    let (taken, ()) = tokio::join!(stated, noted);
+    assert!(taken);
+    assert!(cancel::is_cancelled(&exchange.node, &sent.manifest).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_vouches_for_waits_no_longer_than_it_may() {
+    let scene = Scene::make();
+    let rotated = Rotated::begin(&scene);
+    let (manifest, inline) = offer_of(&rotated.sender, &seal(&rotated.sender, "t.csv"));
+    let exchange = rotated.recipient;
+    let gateway = gateway_of(&exchange.node);
+    let begun = tokio::time::Instant::now();
+    let answer = exchange.offered(&gateway, manifest, inline, None).await;
+    assert!(begun.elapsed() >= NOTE_WAIT_MAX);
+    let OfferAnswer::Answer(Answer::Statement(said)) = answer else {
+        panic!("it is not refused");
+    };
+    let said = v1::Statement::decode(said.body.as_slice()).unwrap();
+    let Some(What::Refused(refused)) = said.what else {
+        panic!("{said:?}");
+    };
+    assert_eq!(refused.reason(), v1::Reason::SignerUnknown);
 }
