@@ -39,6 +39,7 @@ mod wording;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use passerelle_host::BLOCKING_THREADS_MAX;
@@ -62,6 +63,8 @@ pub(crate) use self::verification::{Judge, LogVerdict, verify_log_directory};
 
 /// Threads that run tasks; file and signature work has threads of its own.
 const WORKER_THREADS: usize = 2;
+/// Longest wait for what an agent still seals or opens, once it has stopped.
+const LEAVING_MAX: Duration = Duration::from_secs(5);
 
 /// Runs one command and says how it went, by the statuses of BSD `sysexits.h`.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -96,7 +99,12 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
     match command {
         Command::Agent {
             command: AgentCommand::Run(run),
-        } => runtime()?.block_on(serve::run(&run, output)),
+        } => {
+            let runtime = runtime()?;
+            let ended = runtime.block_on(serve::run(&run, output));
+            leave(runtime, LEAVING_MAX);
+            ended
+        }
         Command::Send(send) => send::run(&send, output),
         Command::Status(daemon) => runtime()?.block_on(status::run(&daemon, output)),
         Command::Queue(queue) => runtime()?.block_on(queue::run(&queue, output)),
@@ -147,6 +155,12 @@ fn dispatch(command: Command, output: &mut Output<'_>) -> Result<(), Failure> {
     }
 }
 
+/// Ends a runtime without waiting longer for what blocks in it: what the end of the process breaks
+/// off goes on after the next start.
+fn leave(runtime: Runtime, within: Duration) {
+    runtime.shutdown_timeout(within);
+}
+
 fn runtime() -> Result<Runtime, Failure> {
     let mut builder = Builder::new_multi_thread();
     let built = builder
@@ -162,4 +176,25 @@ fn runtime() -> Result<Runtime, Failure> {
             "check the limits of processes and files (ulimit -a)",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_agent_does_not_wait_for_what_it_seals_or_opens() {
+        let (sealed, seals) = channel::<()>();
+        let (told, left) = channel();
+        std::thread::spawn(move || {
+            let runtime = runtime().unwrap();
+            runtime.spawn_blocking(move || seals.recv());
+            leave(runtime, Duration::from_millis(1));
+            told.send(())
+        });
+        left.recv_timeout(Duration::from_secs(60)).unwrap();
+        drop(sealed);
+    }
 }

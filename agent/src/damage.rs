@@ -41,22 +41,38 @@ pub(crate) fn found(node: &Arc<Node>, package: PackageId, why: &str) -> Result<(
     tracing::error!(package = package.short(), file = %shown, why, "an arrived package is damaged");
     node.metrics.damaged();
     let said = said(&node.store, &package);
-    let Some(gateway) = node
-        .gateway()
-        .filter(|_| said.unacked().is_ok_and(|s| s.is_empty()))
-    else {
-        // An attempt before this one has said so.
-        return crate::opening::forget(node, &file);
-    };
-    let what = What::Damaged(v1::Damaged {});
-    node.say_damaged(package, &gateway.party, what, |id, signed| {
-        said.store(id, signed)?;
+    // An attempt before this one may have said so, and come no further.
+    let is_new = said.unacked()?.is_empty();
+    if let Some(gateway) = node.gateway().filter(|_| is_new) {
+        let what = What::Damaged(v1::Damaged {});
+        node.say_damaged(package, &gateway.party, what, |id, signed| {
+            said.store(id, signed)
+        })?;
         crash_point!("damage.said");
-        // Whole or not, it would be taken for arrived when it is offered again.
-        crate::opening::forget(node, &file)
-    })?;
+    }
+    // Whole or not, it would be taken for arrived when it is offered again: it goes before our
+    // gateway hears of it.
+    crate::opening::forget(node, &file)?;
     crash_point!("damage.forgotten");
+    send(node, package, &said)
+}
+
+/// Sends what our gateway does not have yet of what was said about a package.
+fn send(node: &Node, package: PackageId, said: &Said) -> Result<(), DiskError> {
+    for signed in said.unacked()? {
+        let id = StatementId(Digest::of(&signed.body));
+        node.outgoing.statement(package, id, signed);
+    }
+    node.news.notify_waiters();
     Ok(())
+}
+
+/// Whether our gateway has still to hear that what is here of a package is damaged.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn is_to_be_told(node: &Node, package: &PackageId) -> Result<bool, DiskError> {
+    Ok(!said(&node.store, package).unacked()?.is_empty())
 }
 
 /// What was said and our gateway does not have yet goes on its way. Blocks.
@@ -70,11 +86,7 @@ pub(crate) fn recover(node: &Node) -> Result<(), DiskError> {
         let Ok(package) = name.parse::<PackageId>() else {
             continue;
         };
-        let said = said(&node.store, &package);
-        for signed in said.unacked()? {
-            let id = StatementId(Digest::of(&signed.body));
-            node.outgoing.statement(package, id, signed);
-        }
+        send(node, package, &said(&node.store, &package))?;
     }
     Ok(())
 }
@@ -97,6 +109,14 @@ pub(crate) fn prune(node: &Node) -> Result<(), DiskError> {
         }
     }
     Ok(())
+}
+
+/// All that was said about one damaged package.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn said_about(store: &Store, package: &PackageId) -> Result<Vec<Signed>, DiskError> {
+    said(store, package).all()
 }
 
 /// All that was said about damaged packages.

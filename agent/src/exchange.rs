@@ -1,35 +1,32 @@
 //! The agent's side of every stream with its gateway.
 
-use std::io;
+mod notes;
+mod offer;
+mod transfer;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use passerelle_host::monotonic;
-use passerelle_link::{
-    Exchange, Incoming, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust, WriteError,
-};
-use passerelle_proto::session::{Answer, Fault, Held, PROTOCOL_MAX, PROTOCOL_MIN};
-use passerelle_proto::v1::{self, BusyReason, Lane, Reason, Section, Signed, statement::What};
+use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust};
+use passerelle_proto::session::{PROTOCOL_MAX, PROTOCOL_MIN};
+use passerelle_proto::v1::{self, Lane, Signed};
 use passerelle_proto::{
-    Checkpoint, Denial, Digest, Facts, INLINE_LEN_MAX, PackageId, PartyId, Place, Role,
-    StatementId, Timestamp, UntrustedManifest, VerifiedManifest, accepted_at, decide, log_epoch,
+    Checkpoint, Directory, INLINE_LEN_MAX, PackageId, PartyId, Role, StatementId, Timestamp,
+    VerifiedManifest, log_epoch,
 };
 use tokio::sync::{RwLock, mpsc};
 use tonic::async_trait;
 
+pub(crate) use self::offer::offered;
 use crate::again;
-use crate::cancel;
 use crate::event::AgentEvent;
 use crate::handing::{Handing, RETRY_MAX, hold_back};
-use crate::incoming::{Arriving, forget_unfinished, is_complete};
 use crate::node::Node;
 use crate::receipts::{self, Taken};
 use crate::renewal;
-
-/// When a package is to be offered again that our clock cannot judge.
-const CLOCK_RETRY: Duration = Duration::from_secs(10);
 
 /// The agent behind [`Exchange`].
 pub(crate) struct AgentExchange {
@@ -218,6 +215,10 @@ impl Exchange for AgentExchange {
         inline: Bytes,
         accepted: Option<Signed>,
     ) -> OfferAnswer {
+        let judges = |directory: &Directory| notes::judges_offer(directory, &manifest);
+        if !notes::wait(self.node.trust.subscribe(), &self.node.stop, judges).await {
+            return OfferAnswer::Decline("the agent is stopping".into());
+        }
         drop(self.storing.write().await);
         let (node, peer) = (self.node.clone(), peer.clone());
         let arrived = self.arrived.clone();
@@ -228,6 +229,10 @@ impl Exchange for AgentExchange {
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
+        let judges = |directory: &Directory| notes::judges_statement(directory, &signed);
+        if !notes::wait(self.node.trust.subscribe(), &self.node.stop, judges).await {
+            return false;
+        }
         let _storing = self.storing.read().await;
         let (node, from) = (self.node.clone(), peer.clone());
         let taken = passerelle_host::blocking(move || receipts::take(&node, &from, signed)).await;
@@ -307,271 +312,5 @@ impl Exchange for AgentExchange {
     }
 }
 
-/// The answer about a package that is here already.
-fn had(node: &Arc<Node>, package: PackageId) -> Option<OfferAnswer> {
-    let Some(entry) = node.register.find(package) else {
-        return is_complete(node, &package).then_some(OfferAnswer::Answer(Answer::Have));
-    };
-    // Whoever offers it may not know, or not know any more, what we said about it.
-    Some(match again::say(node, &entry) {
-        Ok(()) => OfferAnswer::Answer(Answer::Have),
-        Err(error) => {
-            tracing::error!(%error, "what was said about a package cannot be read");
-            OfferAnswer::Decline("what was said about it cannot be read now".into())
-        }
-    })
-}
-
-fn offered(
-    node: &Arc<Node>,
-    peer: &Peer,
-    (signed, accepted): (Signed, Option<Signed>),
-    inline: &[u8],
-    arrived: mpsc::UnboundedSender<PackageId>,
-) -> OfferAnswer {
-    let package = PackageId(Digest::of(&signed.body));
-    if let Some(answer) = had(node, package) {
-        return answer;
-    }
-    // Every gateway on the way passes a refusal on to the sender, and to nobody else.
-    let claimed = UntrustedManifest::parse(signed.clone());
-    let to = claimed.map_or_else(|_| peer.hop.party.clone(), |it| it.sender().clone());
-    let (manifest, accepted_at) = match judge(node, peer, signed, accepted) {
-        Ok(judged) => judged,
-        Err(Unjudged::Refused((reason, article, why))) => {
-            return refuse(node, &to, package, reason, article, why);
-        }
-        Err(Unjudged::NotNow(why)) => return put_off(node, peer, package, why),
-    };
-    match cancel::is_cancelled(node, &manifest) {
-        Ok(false) => {}
-        Ok(true) => {
-            let (reason, why) = (Reason::Cancelled, cancel::WHY);
-            return refuse(node, &to, package, reason, String::new(), why.to_owned());
-        }
-        Err(error) => {
-            tracing::error!(%error, "an offer cannot be judged now");
-            return OfferAnswer::Decline("it cannot be judged now".into());
-        }
-    }
-    let mut arriving = match Arriving::begin(node, &manifest, accepted_at) {
-        Ok(arriving) => arriving,
-        Err(error) => {
-            tracing::error!(%error, "an offer cannot be taken now");
-            return OfferAnswer::Decline("it cannot be kept now".into());
-        }
-    };
-    if inline.is_empty() {
-        let held = arriving.held();
-        return OfferAnswer::Take(Box::new(Transfer {
-            node: node.clone(),
-            manifest,
-            held,
-            arriving: Some(arriving),
-            arrived,
-        }));
-    }
-    match arriving
-        .write_inline(inline)
-        .and_then(|()| arriving.finish())
-    {
-        Ok(()) => {
-            let _ = arrived.send(package);
-            OfferAnswer::Answer(Answer::Have)
-        }
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            let (reason, why) = (Reason::Digest, error.to_string());
-            refuse(node, &to, package, reason, String::new(), why)
-        }
-        Err(error) => {
-            tracing::error!(%error, "an offer cannot be taken now");
-            OfferAnswer::Decline("it cannot be kept now".into())
-        }
-    }
-}
-
-type Refusal = (Reason, String, String);
-
-/// Why an offered package is not taken.
-enum Unjudged {
-    /// It is refused for good.
-    Refused(Refusal),
-    /// It would be, by a clock that is not believed.
-    NotNow(String),
-}
-
-impl From<Refusal> for Unjudged {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-type Judged = (VerifiedManifest, Option<Timestamp>);
-
-fn judge(
-    node: &Node,
-    peer: &Peer,
-    signed: Signed,
-    accepted: Option<Signed>,
-) -> Result<Judged, Unjudged> {
-    let plain = |reason, why: &dyn ToString| (reason, String::new(), why.to_string());
-    let untrusted =
-        UntrustedManifest::parse(signed).map_err(|error| plain(Reason::Malformed, &error))?;
-    let directory = node.directory();
-    let signer = untrusted.signer();
-    let key = directory
-        .signing_key(untrusted.sender(), &signer)
-        .ok_or_else(|| plain(Reason::SignerUnknown, &Denial::SignerUnknown(signer)))?;
-    let manifest = untrusted
-        .verify(&key.key)
-        .map_err(|error| plain(Reason::Signature, &error))?;
-    let moment = node.host_clock.moment();
-    let now = moment.wall;
-    let accepted_at = accepted
-        .and_then(|receipt| accepted_at(&directory, &peer.hop.party, &manifest, receipt, now));
-    let facts = Facts {
-        directory: &directory,
-        manifest: &manifest,
-        place: Place::Recipient { party: &node.party },
-        first_accepted: accepted_at,
-    };
-    decide(&facts, now).map_err(|denial| {
-        // A refusal cannot be called back: a clock that was set wrong must not be its reason.
-        match node.clock.doubt(moment).filter(|_| denial.depends_on_now()) {
-            Some(doubt) => Unjudged::NotNow(format!("{denial}; {doubt}")),
-            None => Unjudged::Refused((
-                denial.reason(),
-                denial.article().to_owned(),
-                denial.to_string(),
-            )),
-        }
-    })?;
-    if manifest.total_length() > node.config.limits.package_bytes_max {
-        let why = "it is larger than this agent's configuration allows";
-        return Err(plain(Reason::TooLarge, &why).into());
-    }
-    Ok((manifest, accepted_at))
-}
-
-/// Puts an offer off that cannot be judged by our clock: it is made again.
-fn put_off(node: &Arc<Node>, peer: &Peer, package: PackageId, why: String) -> OfferAnswer {
-    tracing::error!(package = package.short(), why, "an offer is put off");
-    let what = What::Busy(v1::Busy {
-        reason: BusyReason::Clock as i32,
-        retry_after_ms: u64::try_from(CLOCK_RETRY.as_millis()).unwrap_or(u64::MAX),
-    });
-    let answer = node.answer(&peer.hop.party, package, what);
-    node.tell(AgentEvent::PutOff { package, why });
-    OfferAnswer::Answer(Answer::Statement(answer))
-}
-
-fn refuse(
-    node: &Arc<Node>,
-    sender: &PartyId,
-    package: PackageId,
-    reason: Reason,
-    article: String,
-    why: String,
-) -> OfferAnswer {
-    if let Err(error) = forget_unfinished(node, &package) {
-        tracing::error!(%error, "an offer cannot be refused now");
-        return OfferAnswer::Decline("it cannot be judged now".into());
-    }
-    tracing::warn!(%sender, package = package.short(), why, "an offer was refused");
-    node.metrics.refused();
-    let what = What::Refused(v1::Refused {
-        reason: reason as i32,
-        article,
-        recipients: vec![node.party.to_string()],
-    });
-    node.tell(AgentEvent::Refused {
-        package,
-        reason,
-        why,
-    });
-    OfferAnswer::Answer(Answer::Statement(node.answer(sender, package, what)))
-}
-
-/// A package whose bytes are arriving.
-struct Transfer {
-    node: Arc<Node>,
-    manifest: VerifiedManifest,
-    held: Held,
-    // Away while a blocking thread has it.
-    arriving: Option<Arriving>,
-    arrived: mpsc::UnboundedSender<PackageId>,
-}
-
-impl Transfer {
-    async fn blocking(
-        &mut self,
-        work: impl FnOnce(&mut Arriving) -> io::Result<()> + Send + 'static,
-    ) -> Result<(), WriteError> {
-        let gone = || WriteError(io::Error::other("the transfer has ended"));
-        let mut arriving = self.arriving.take().ok_or_else(gone)?;
-        let done = passerelle_host::blocking(move || {
-            let done = work(&mut arriving);
-            (arriving, done)
-        });
-        let (arriving, done) = done.await.map_err(|_| gone())?;
-        self.arriving = Some(arriving);
-        Ok(done?)
-    }
-}
-
-#[async_trait]
-impl Incoming for Transfer {
-    fn manifest(&self) -> &VerifiedManifest {
-        &self.manifest
-    }
-
-    fn held(&self) -> Held {
-        self.held.clone()
-    }
-
-    async fn write(
-        &mut self,
-        section: Section,
-        offset: u64,
-        bytes: Bytes,
-    ) -> Result<(), WriteError> {
-        self.blocking(move |arriving| arriving.write(section, offset, &bytes))
-            .await
-    }
-
-    async fn sync(&mut self) -> Result<(), WriteError> {
-        self.blocking(Arriving::sync).await
-    }
-
-    async fn complete(mut self: Box<Self>) -> Option<Answer> {
-        let arriving = self.arriving.take()?;
-        let (arrived, package) = (self.arrived.clone(), self.manifest.id());
-        let finish = move || {
-            arriving.finish()?;
-            // Here, since the stream may have ended by now, and nobody waits any more.
-            let _ = arrived.send(package);
-            Ok::<_, io::Error>(())
-        };
-        match passerelle_host::blocking(finish).await {
-            Ok(Ok(())) => Some(Answer::Have),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "an arrived package was not kept");
-                None
-            }
-            Err(_) => None,
-        }
-    }
-
-    async fn broken(mut self: Box<Self>, fault: Fault) -> Option<Answer> {
-        let arriving = self.arriving.take()?;
-        let _ = passerelle_host::blocking(move || arriving.discard()).await;
-        let package = self.manifest.id();
-        let (node, sender) = (self.node.clone(), self.manifest.sender().clone());
-        let (reason, why) = (fault.reason(), fault.to_string());
-        let signing = move || match refuse(&node, &sender, package, reason, String::new(), why) {
-            OfferAnswer::Answer(answer) => Some(answer),
-            _ => None,
-        };
-        passerelle_host::blocking(signing).await.ok()?
-    }
-}
+#[cfg(test)]
+mod tests;

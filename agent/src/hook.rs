@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::event::AgentEvent;
+use crate::instructions::TITLE_MAX;
 use crate::node::Node;
 use crate::received::Entry;
 
@@ -46,7 +47,7 @@ pub struct HookFacts {
     pub flow: String,
     /// `PASSERELLE_SENDER`.
     pub sender: String,
-    /// `PASSERELLE_TITLE`.
+    /// `PASSERELLE_TITLE`: one line, cut to [`TITLE_MAX`] bytes.
     pub title: String,
     /// `PASSERELLE_PATH`: the directory in the inbox.
     pub path: std::path::PathBuf,
@@ -67,6 +68,20 @@ impl HookFacts {
             path,
         }))
     }
+}
+
+/// A title as it fits into an environment variable: no program starts with one that holds a NUL or
+/// is too long, and nobody but its sender has looked at it.
+fn one_line(title: &str) -> String {
+    let plain = title.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut line = String::new();
+    for c in plain {
+        if line.len() + c.len_utf8() > TITLE_MAX {
+            break;
+        }
+        line.push(c);
+    }
+    line
 }
 
 /// Why the command counts as failed.
@@ -218,7 +233,7 @@ async fn run(command: &[String], package: PackageId, facts: &HookFacts) -> Resul
         .env("PASSERELLE_PACKAGE", package.to_string())
         .env("PASSERELLE_FLOW", &facts.flow)
         .env("PASSERELLE_SENDER", &facts.sender)
-        .env("PASSERELLE_TITLE", &facts.title)
+        .env("PASSERELLE_TITLE", one_line(&facts.title))
         .env("PASSERELLE_PATH", &facts.path)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -288,11 +303,15 @@ mod tests {
     use super::*;
 
     async fn told(command: &[&str]) -> Result<(), HookError> {
+        told_title(command, "Été").await
+    }
+
+    async fn told_title(command: &[&str], title: &str) -> Result<(), HookError> {
         let command: Vec<String> = command.iter().map(|&part| part.to_owned()).collect();
         let facts = HookFacts {
             flow: "signalement".to_owned(),
             sender: "caf21".to_owned(),
-            title: "Été".to_owned(),
+            title: title.to_owned(),
             path: PathBuf::from("/srv/inbox/it"),
         };
         run(&command, PackageId(Digest([7; 32])), &facts).await
@@ -300,6 +319,15 @@ mod tests {
 
     async fn shell(script: &str) -> Result<(), HookError> {
         told(&["/bin/sh", "-c", script, "hook"]).await
+    }
+
+    #[tokio::test]
+    async fn a_title_that_no_program_can_be_told_is_made_one_short_line() {
+        let title = "a\0b\nc".to_owned() + &"é".repeat(200_000);
+        let script = "[ \"${PASSERELLE_TITLE%%é*}\" = 'a b c' ] && \
+                      [ $(printf %s \"$PASSERELLE_TITLE\" | wc -c) -eq 255 ]";
+        let command = ["/bin/sh", "-c", script, "hook"];
+        told_title(&command, &title).await.unwrap();
     }
 
     #[tokio::test]

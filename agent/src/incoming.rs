@@ -3,7 +3,7 @@
 //! The mark says how much is durable; it is written after the data was synced, so it never says
 //! more than what is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -26,6 +26,8 @@ pub(crate) struct Incoming {
     turns: Mutex<BTreeMap<PackageId, u64>>,
     // Held while a transfer becomes whole, or is let go of: nothing that is whole is removed.
     ending: Mutex<()>,
+    // Arrived packages that whoever opens them has been told of, and is not done with.
+    told: Mutex<BTreeSet<PackageId>>,
 }
 
 /// One transfer.
@@ -52,6 +54,14 @@ pub(crate) fn is_complete(node: &Node, package: &PackageId) -> bool {
     let path = pack_path(node, package);
     let disk = node.store.disk();
     disk.is_file(&path) && !disk.is_file(&mark_path(&path))
+}
+
+/// Makes durable that a package has arrived whole: whoever dropped its mark may have failed to.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn sync_complete(node: &Node, package: &PackageId) -> Result<(), DiskError> {
+    node.store.disk().sync_parent(&pack_path(node, package))
 }
 
 /// The manifest of a package that is arriving or has arrived, as far as its file can be read: it
@@ -129,6 +139,22 @@ impl Incoming {
         self.ending
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn told(&self) -> MutexGuard<'_, BTreeSet<PackageId>> {
+        self.told
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whoever opens packages is to be told of one that has arrived: `true` the first time.
+    pub(crate) fn tell(&self, package: PackageId) -> bool {
+        self.told().insert(package)
+    }
+
+    /// Whoever opens packages is done with one for now.
+    pub(crate) fn opened(&self, package: &PackageId) {
+        self.told().remove(package);
     }
 
     fn next_turn(&self, package: &PackageId) -> u64 {

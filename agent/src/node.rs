@@ -143,7 +143,7 @@ impl Node {
         })
     }
 
-    /// Signs a statement about a damaged package, which `keep` makes durable.
+    /// Signs a statement about a damaged package, which `keep` makes durable. It is not sent yet.
     ///
     /// # Errors
     /// [`DiskError`]; nothing was said then.
@@ -154,7 +154,7 @@ impl Node {
         what: What,
         keep: impl FnOnce(StatementId, &v1::Signed) -> Result<(), DiskError>,
     ) -> Result<(), DiskError> {
-        self.speak(package, destination, what, keep)
+        self.sign(package, destination, what, keep).map(drop)
     }
 
     /// The gateway has committed a statement of ours. Blocks.
@@ -194,7 +194,8 @@ impl Node {
         })
     }
 
-    /// Signs the next statement of the sequence; it counts once `keep` has made it durable.
+    /// Signs the next statement of the sequence and sends it; it counts once `keep` has made it
+    /// durable.
     fn speak<T>(
         &self,
         package: PackageId,
@@ -202,6 +203,21 @@ impl Node {
         what: What,
         keep: impl FnOnce(StatementId, &v1::Signed) -> Result<T, DiskError>,
     ) -> Result<T, DiskError> {
+        let (id, signed, kept) = self.sign(package, destination, what, keep)?;
+        self.outgoing.statement(package, id, signed);
+        self.news.notify_waiters();
+        crash_point!("say.noted");
+        Ok(kept)
+    }
+
+    /// Signs the next statement of the sequence; it counts once `keep` has made it durable.
+    fn sign<T>(
+        &self,
+        package: PackageId,
+        destination: &PartyId,
+        what: What,
+        keep: impl FnOnce(StatementId, &v1::Signed) -> Result<T, DiskError>,
+    ) -> Result<(StatementId, v1::Signed, T), DiskError> {
         let draft = StatementDraft {
             issuer: self.party.clone(),
             destination: destination.clone(),
@@ -213,17 +229,30 @@ impl Node {
         let mut next = chain.clone();
         let signed = draft.sign(&self.signing_key(), &mut next);
         let id = StatementId(passerelle_proto::Digest::of(&signed.body));
-        let kept = keep(id, &signed)?;
+        let kept = keep(id, &signed);
         crash_point!("say.kept");
-        *chain = next;
-        self.outgoing.statement(package, id, signed);
-        self.news.notify_waiters();
-        if let Err(error) = self.write_chain(&chain) {
-            // The register has the statement too, and the next start reads it there.
-            tracing::warn!(%error, "where the sequence of statements stands was not noted");
+        // What failed and happened all the same is sent later: its number is taken.
+        if kept.is_ok() || self.has_said(package, &signed) {
+            *chain = next;
+            if let Err(error) = self.write_chain(&chain) {
+                // The register has the statement too, and the next start reads it there.
+                tracing::warn!(%error, "where the sequence of statements stands was not noted");
+            }
         }
-        crash_point!("say.noted");
-        Ok(kept)
+        Ok((id, signed, kept?))
+    }
+
+    /// Whether this statement of ours is among those that are kept.
+    fn has_said(&self, package: PackageId, signed: &v1::Signed) -> bool {
+        let entry = self.register.find(package);
+        let sent = self.outgoing.find(&package).map(|sent| sent.job);
+        let said = [
+            entry.map(|entry| entry.statements()),
+            sent.map(|job| job.said().all()),
+            Some(damage::said_about(&self.store, &package)),
+        ];
+        let mut said = said.into_iter().flatten().flatten().flatten();
+        said.any(|kept| kept == *signed)
     }
 
     fn write_chain(&self, chain: &StatementChain) -> Result<(), DiskError> {
@@ -292,3 +321,6 @@ pub(crate) fn read_chain(
     }
     Ok(chain)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -8,8 +8,8 @@ use passerelle_disk::{At, Disk, DiskError, DiskFile, FileCursor, crash_point};
 use passerelle_host::monotonic;
 use passerelle_proto::v1::{self, Reason, statement::What};
 use passerelle_proto::{
-    Denial, EntryName, EntrySink, Facts, OpenError, PackError, PackLayout, PackageId, Place,
-    SoundReader, UntrustedManifest, VerifiedManifest, decide, open, sealed_for,
+    Denial, EntryName, EntrySink, Facts, OpenError, PackError, PackLayout, PackageId, PartyId,
+    Place, SoundReader, UntrustedManifest, VerifiedManifest, decide, open, sealed_for,
 };
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -18,7 +18,7 @@ use crate::clock::ClockDoubt;
 use crate::damage;
 use crate::event::AgentEvent;
 use crate::hook::Hooks;
-use crate::incoming::{accepted_at, pack_path, remove_accepted_at};
+use crate::incoming::{accepted_at, is_unfinished, pack_path, remove_accepted_at};
 use crate::job::file_name_of;
 use crate::node::Node;
 use crate::pack_file::PackFile;
@@ -42,6 +42,7 @@ pub(crate) async fn open_arrived(node: Arc<Node>, mut arrived: UnboundedReceiver
             Ok(Err(error)) => put_off(&node, package, &error),
             Err(_) => return,
         }
+        node.incoming.opened(&package);
         node.metrics.set_unopened(node.unopened.len());
     }
 }
@@ -136,7 +137,10 @@ fn resume(node: &Arc<Node>, entry: &Entry) -> Result<(), DiskError> {
         let disk = node.store.disk();
         disk.sync_parent(entry.directory())?;
         disk.sync_directories(entry.directory(), 1)?;
-        finish(node, entry, &body)?;
+        match entry.was_opened() {
+            true => finish(node, entry, &body)?,
+            false => refuse_again(node, entry, &body)?,
+        }
     }
     for signed in entry.unacked()? {
         let id = passerelle_proto::StatementId(passerelle_proto::Digest::of(&signed.body));
@@ -172,7 +176,8 @@ fn look_at(node: &Arc<Node>, path: &Path) -> Result<Option<PackageId>, DiskError
         forget(node, path)?;
         return Ok(None);
     }
-    Ok((!crate::incoming::is_unfinished(node, &id)).then_some(id))
+    let is_whole = !is_unfinished(node, &id);
+    Ok((is_whole && node.incoming.tell(id)).then_some(id))
 }
 
 /// A package of which only the time of its acceptance is left has arrived, and is gone.
@@ -193,13 +198,17 @@ fn lost(node: &Arc<Node>, path: &Path) -> Result<(), DiskError> {
 }
 
 /// Opens an arrived package; `None` when nothing came of it that a person can use.
-fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, NotNow> {
+pub(crate) fn open_one(node: &Arc<Node>, package: PackageId) -> Result<Option<Entry>, NotNow> {
     let path = pack_path(node, &package);
     if let Some(entry) = node.register.find(package) {
         // An attempt before this one may have come no further than the entry.
         resume(node, &entry)?;
         forget(node, &path)?;
         return Ok(Some(entry));
+    }
+    if is_unfinished(node, &package) {
+        // It was let go of since, and is being fetched again.
+        return Ok(None);
     }
     let opened = match node.store.disk().open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -350,11 +359,7 @@ fn finish(node: &Arc<Node>, entry: &Entry, manifest: &v1::Manifest) -> Result<()
         put(node, &whole, place)?;
         crash_point!("open.placed");
     }
-    let sender = manifest
-        .sender
-        .parse()
-        .map_err(io::Error::other)
-        .at("read", entry.directory())?;
+    let sender = sender_of(entry, manifest)?;
     let what = What::Delivered(v1::Delivered {
         recipient: node.party.to_string(),
         content_commit: manifest.content_commit.clone(),
@@ -374,6 +379,27 @@ fn finish(node: &Arc<Node>, entry: &Entry, manifest: &v1::Manifest) -> Result<()
         path: place,
     });
     Ok(())
+}
+
+/// What was said about a package that was refused has rotted: that it was refused is said again.
+fn refuse_again(node: &Arc<Node>, entry: &Entry, manifest: &v1::Manifest) -> Result<(), DiskError> {
+    let package = entry.id().short();
+    tracing::error!(
+        package,
+        "a refusal has rotted: it is said again, without its reason"
+    );
+    let what = What::Refused(v1::Refused {
+        reason: Reason::Other as i32,
+        article: String::new(),
+        recipients: vec![node.party.to_string()],
+    });
+    node.say(entry, &sender_of(entry, manifest)?, what)?;
+    Ok(())
+}
+
+fn sender_of(entry: &Entry, manifest: &v1::Manifest) -> Result<PartyId, DiskError> {
+    let sender = manifest.sender.parse().map_err(io::Error::other);
+    sender.at("read", entry.directory())
 }
 
 /// Refuses an arrived package for good, with a signed statement.
@@ -416,7 +442,7 @@ impl<E: Into<NotNow>> From<E> for Unopened {
 
 /// Why an arrived package is put off.
 #[derive(Debug, thiserror::Error)]
-enum NotNow {
+pub(crate) enum NotNow {
     /// The disk.
     #[error(transparent)]
     Disk(#[from] DiskError),

@@ -14,7 +14,7 @@ use crate::again;
 use crate::cancel::{self, Unkept};
 use crate::damage;
 use crate::event::AgentEvent;
-use crate::job::Job;
+use crate::job::{Job, REPORT};
 use crate::node::Node;
 use crate::outgoing::{read_manifest, statements};
 use crate::progress::{Gateways, Progress, progress};
@@ -88,6 +88,7 @@ pub(crate) fn take(node: &Arc<Node>, peer: &Peer, signed: Signed) -> Result<Take
             Some(job) => {
                 if let Some(manifest) = read_manifest(&job) {
                     store(node, &job, &manifest, &statement)?;
+                    report_again(node, job, &manifest)?;
                 }
                 Ok(Taken::Stored)
             }
@@ -163,13 +164,42 @@ pub(crate) fn close_if_over(
     if !states.iter().all(|state| state.stage.is_terminal()) {
         return Ok(());
     }
+    close(node, job, manifest, &states)
+}
+
+/// A word about a package that is over has come late: its report says so, and one that has reached
+/// somebody after all moves from `rejected/` to `sent/`, so that nobody sends it twice. Blocks.
+///
+/// # Errors
+/// [`DiskError`]: the word must come again.
+fn report_again(node: &Arc<Node>, job: Job, manifest: &VerifiedManifest) -> Result<(), DiskError> {
+    let states = progress_of(node, &job, manifest)?;
     let delivered = states.iter().any(|state| state.stage.is_delivered());
-    let title = title_of(&job).unwrap_or_else(|| "package".into());
+    if delivered && job.directory().starts_with(node.store.rejected()) {
+        return close(node, job, manifest, &states);
+    }
+    let report = report(&manifest.id(), &words_of(&job), &states);
+    let path = job.directory().join(REPORT);
+    match job.disk().read(&path) {
+        Ok(kept) if kept == report.as_bytes() => Ok(()),
+        _ => job.disk().replace(&path, report.as_bytes()),
+    }
+}
+
+/// Moves a job to where it belongs now that it is over, and tells whoever listens.
+fn close(
+    node: &Arc<Node>,
+    job: Job,
+    manifest: &VerifiedManifest,
+    states: &[Progress],
+) -> Result<(), DiskError> {
+    let delivered = states.iter().any(|state| state.stage.is_delivered());
+    let title = words_of(&job);
     let place = match delivered {
         true => node.store.sent(),
         false => node.store.rejected(),
     };
-    let report = report(&manifest.id(), &title, &states);
+    let report = report(&manifest.id(), &title, states);
     let job = job.finish(&place, Some(manifest.id()), &title, &report, node.now())?;
     node.outgoing.finished(&manifest.id(), &job);
     let path = job.directory().to_owned();
@@ -188,18 +218,23 @@ pub(crate) fn close_if_over(
             path: path.clone(),
         });
     }
+    let package = manifest.id();
     tracing::info!(
-        package = manifest.id().short(),
+        package = package.short(),
         delivered,
         "over for all recipients"
     );
-    let package = manifest.id();
     node.tell(AgentEvent::Finished {
         package,
         delivered,
         path,
     });
     Ok(())
+}
+
+/// What a job is called to people.
+fn words_of(job: &Job) -> String {
+    title_of(job).unwrap_or_else(|| "package".into())
 }
 
 /// Title of a job, as it was sealed.
@@ -222,3 +257,6 @@ fn report(package: &PackageId, title: &str, states: &[Progress]) -> String {
     }
     report
 }
+
+#[cfg(test)]
+mod tests;

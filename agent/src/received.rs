@@ -144,9 +144,13 @@ impl Register {
             self.disk.replace(&path, &bytes)?;
         }
         crash_point!("enter.written");
-        self.disk.rename_synced(&unfinished, &directory)?;
-        self.entries().insert(id, directory.clone());
-        Ok(self.entry(id, directory))
+        let named = self.disk.rename_synced(&unfinished, &directory);
+        // It may have been named all the same: then it is the one entry, whose package is not to be
+        // opened again, and the next attempt goes on with it.
+        if named.is_ok() || self.disk.is_dir(&directory) {
+            self.entries().insert(id, directory.clone());
+        }
+        named.map(|()| self.entry(id, directory))
     }
 
     fn entry(&self, id: PackageId, directory: PathBuf) -> Entry {
@@ -258,6 +262,12 @@ impl Entry {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether its package was opened: one that was refused has neither description nor place.
+    pub(crate) fn was_opened(&self) -> bool {
+        let has = |name| self.disk.is_file(&self.directory.join(name));
+        has("description") || has("place")
     }
 
     /// What its sender wrote about it; `None` when it was refused.
@@ -444,6 +454,34 @@ mod tests {
         let register = Register::load(&store).unwrap();
         assert_eq!(register.all(), []);
         assert!(!half.exists());
+    }
+
+    #[test]
+    fn an_entry_that_was_named_although_the_disk_failed_is_found() {
+        use passerelle_disk::{Fault, FaultyDisk, Flavour, HostDisk};
+        let mut named = 0;
+        for operation in 1.. {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
+            let fault = Fault {
+                operation,
+                full: false,
+                flavour: Flavour::Persisted,
+            };
+            let faulty = FaultyDisk::new(Arc::new(HostDisk), Some(fault));
+            let mut register = Register::load(&store).unwrap();
+            register.disk = Arc::new(faulty.clone());
+            let failed = opened(&register, 1).is_err();
+            let directory = store.received().join(NOW.date());
+            let id = PackageId(Digest::of(&manifest(1).body));
+            let there = directory.join(id.to_string()).is_dir();
+            assert_eq!(register.find(id).is_some(), there, "{fault}");
+            named += u32::from(failed && there);
+            if !faulty.has_failed() {
+                break;
+            }
+        }
+        assert!(named > 0, "no failure came so late");
     }
 
     #[test]

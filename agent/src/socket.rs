@@ -39,6 +39,9 @@ const PING_MAX: Duration = Duration::from_secs(300);
 const SENT_NOT_RECEIVED: &str =
     "this party has sent that package: only its recipients acknowledge it";
 
+/// What became of a package that was taken back before any gateway had it.
+const NEVER_LEFT: &str = "cancelled before it left";
+
 /// Serves `Agent`.
 pub(crate) struct SocketService(pub(crate) Arc<Node>);
 
@@ -63,6 +66,9 @@ fn status(node: &Node) -> AgentStatusResponse {
             .entries(&place.join(&today))
             .map_or(0, |found| found.len() as u64)
     };
+    let disk = node.store.disk();
+    let days = disk.entries(&node.store.rejected()).unwrap_or_default();
+    let rejected = days.iter().filter_map(|day| disk.entries(day).ok());
     let incoming = node
         .store
         .disk()
@@ -91,7 +97,7 @@ fn status(node: &Node) -> AgentStatusResponse {
         incoming: packs.count() as u64,
         sent_today: count(node.store.sent()),
         received_today: count(node.store.received()),
-        rejected: count(node.store.rejected()),
+        rejected: rejected.map(|day| day.len() as u64).sum(),
         expiries: node.expiry_messages(),
     }
 }
@@ -123,10 +129,16 @@ fn out_job(node: &Node, job: &Job, manifest: &VerifiedManifest) -> Result<v1::Jo
             state.detail.clone_from(why);
         }
     }
-    let over = states.iter().all(|state| state.stage.is_terminal());
+    let is_finished = node.outgoing.find(&manifest.id()).is_none();
+    // Nobody has said anything about what was taken back before it left.
+    let never_left = is_finished && job.named_statements().map_err(disk)?.is_empty();
+    let over = is_finished || states.iter().all(|state| state.stage.is_terminal());
     let recipients = states.iter().map(|state| RecipientState {
         recipient: state.recipient.clone(),
-        state: state.stage.word().to_owned(),
+        state: match never_left {
+            true => NEVER_LEFT.to_owned(),
+            false => state.stage.word().to_owned(),
+        },
         at_ms: state.at_ms,
         detail: state.detail.clone(),
     });
@@ -134,6 +146,7 @@ fn out_job(node: &Node, job: &Job, manifest: &VerifiedManifest) -> Result<v1::Jo
         .iter()
         .map(|state| state.recipient.as_str())
         .collect();
+    let ended = if never_left { NEVER_LEFT } else { "over" };
     Ok(v1::Job {
         direction: "out".into(),
         package: manifest.id().as_bytes().to_vec(),
@@ -143,8 +156,10 @@ fn out_job(node: &Node, job: &Job, manifest: &VerifiedManifest) -> Result<v1::Jo
         state: match (over, damage, job.removed()) {
             (false, Some(_), _) => "damaged".to_owned(),
             (false, None, _) => "on its way".to_owned(),
-            (true, _, None) => "over".to_owned(),
-            (true, _, Some(at)) => format!("over; what was dropped was removed on {}", at.date()),
+            (true, _, None) => ended.to_owned(),
+            (true, _, Some(at)) => {
+                format!("{ended}; what was dropped was removed on {}", at.date())
+            }
         },
         path: job.directory().display().to_string(),
         bytes: manifest.payload_length(),
@@ -154,17 +169,25 @@ fn out_job(node: &Node, job: &Job, manifest: &VerifiedManifest) -> Result<v1::Jo
     })
 }
 
+/// How late what a recipient says comes on the way of a package: they are kept by their ids.
+fn step_of(what: &What) -> u8 {
+    match what {
+        What::Acknowledged(_) => 2,
+        What::Delivered(_) | What::Refused(_) => 1,
+        _ => 0,
+    }
+}
+
 fn in_job(entry: &Entry) -> Result<v1::Job, Status> {
     let (_, manifest) = entry.manifest().map_err(disk)?;
     let description = entry.description().map_err(disk)?;
     let said = entry.statements().map_err(disk)?;
     let unacked = entry.unacked().map_err(disk)?.len();
-    let state = said
+    let said = said
         .iter()
-        .filter_map(|signed| v1::Statement::decode(signed.body.as_slice()).ok()?.what)
-        .map(|what| passerelle_proto::statement_name(&what))
-        .next_back()
-        .unwrap_or("arrived");
+        .filter_map(|signed| v1::Statement::decode(signed.body.as_slice()).ok()?.what);
+    let last = said.max_by_key(step_of);
+    let state = last.map_or("arrived", |what| passerelle_proto::statement_name(&what));
     let state = match unacked {
         0 => state.to_owned(),
         _ => format!("{state}, receipt on its way"),
@@ -307,6 +330,11 @@ pub(crate) fn acknowledge(node: &Node, id: &str, comment: String) -> Result<Sign
         .register
         .find(package)
         .ok_or_else(|| Status::invalid_argument(SENT_NOT_RECEIVED))?;
+    if let Some(why) = refusal(&entry).map_err(disk)? {
+        let why =
+            format!("that package was refused here ({why}): its sender knows, and nobody has it");
+        return Err(Status::failed_precondition(why));
+    }
     let (_, manifest) = entry.manifest().map_err(disk)?;
     let sender: PartyId = manifest
         .sender
@@ -322,6 +350,19 @@ pub(crate) fn acknowledge(node: &Node, id: &str, comment: String) -> Result<Sign
     said.into_iter()
         .find(same)
         .ok_or_else(|| Status::internal("it was not stored"))
+}
+
+/// Why a package that has arrived was refused; `None` where it was opened.
+fn refusal(entry: &Entry) -> Result<Option<&'static str>, DiskError> {
+    if entry.was_opened() {
+        return Ok(None);
+    }
+    let said = entry.terminal()?;
+    let said = said.and_then(|said| v1::Statement::decode(said.body.as_slice()).ok());
+    Ok(Some(match said.and_then(|said| said.what) {
+        Some(What::Refused(refused)) => reason_words(refused.reason()),
+        _ => "why is not known any more",
+    }))
 }
 
 async fn ping(node: Arc<Node>, party: PartyId, timeout: Duration) -> Result<PingResponse, Status> {
@@ -448,3 +489,6 @@ impl AgentRpc for SocketService {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests;
