@@ -27,6 +27,7 @@ use crate::exchange::AgentExchange;
 use crate::incoming::Incoming;
 use crate::metrics::{self, AgentMetrics};
 use crate::node::{Node, read_chain};
+use crate::outbox::make_folders;
 use crate::outgoing::Outgoing;
 use crate::received::Register;
 use crate::renewal::{self, Keys, problem};
@@ -307,13 +308,7 @@ pub(crate) fn prepare(
         why: error.to_string(),
     })?;
     let directory = materials.trust.directory();
-    for flow in directory.convention().flows() {
-        if flow.from.contains(&config.party) {
-            store
-                .disk()
-                .create_directories(&store.outbox().join(flow.id.as_str()))?;
-        }
-    }
+    make_folders(&store, directory.convention(), &config.party)?;
     let register = Register::load(&store)?;
     let outgoing = Outgoing::load(&store)?;
     again::recover(&store, &outgoing);
@@ -477,6 +472,7 @@ async fn gauges(node: Arc<Node>) {
                     node.metrics.set_clock_ahead(ahead_s);
                 }
                 node.metrics.set_unopened(node.unopened.len());
+                node.metrics.set_stuck(node.outgoing.stuck.len());
                 node.metrics.certificate_ends(node.identity.not_after_s());
             }
             () = node.stop.cancelled() => return,

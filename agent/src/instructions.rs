@@ -12,7 +12,7 @@
 
 use std::path::Path;
 
-use passerelle_disk::Disk;
+use passerelle_disk::{At, Disk, DiskError, Kind};
 use serde::Deserialize;
 
 /// Name of the file in a dropped directory.
@@ -45,12 +45,15 @@ pub struct Instructions {
     pub supersedes: Option<String>,
 }
 
-/// Why a `package.toml` cannot be followed; the sender has to change it.
+/// Why a `package.toml` cannot be followed. Unless it was the disk, the sender has to change it.
 #[derive(Debug, thiserror::Error)]
 pub enum InstructionsError {
-    /// It could not be read; perhaps later.
-    #[error("cannot read {INSTRUCTIONS}: {0}")]
-    Read(#[from] std::io::Error),
+    /// It could not be read; perhaps later: nothing is wrong with what it says.
+    #[error(transparent)]
+    Read(#[from] DiskError),
+    /// A directory, or something else that is not read.
+    #[error("{INSTRUCTIONS} is no file; give it another name, or write instructions into a file")]
+    NoFile,
     /// Larger than anything it can usefully hold.
     #[error(
         "{INSTRUCTIONS} has more than {INSTRUCTIONS_MAX} bytes; is it really the instructions?"
@@ -73,11 +76,12 @@ impl Instructions {
         let path = directory.join(INSTRUCTIONS);
         match disk.status(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(DiskError::new("inspect", &path, e).into()),
+            Ok(found) if found.kind != Kind::File => return Err(InstructionsError::NoFile),
             Ok(found) if found.length > INSTRUCTIONS_MAX => return Err(InstructionsError::TooLong),
             Ok(_) => {}
         }
-        let bytes = disk.read(&path)?;
+        let bytes = disk.read(&path).at("read", &path)?;
         let text = String::from_utf8(bytes)
             .map_err(|_| InstructionsError::Syntax("it is not UTF-8; save it as UTF-8".into()))?;
         Self::parse(&text)
@@ -112,6 +116,14 @@ mod tests {
             Instructions::read(&passerelle_disk::HostDisk, dir.path()).unwrap(),
             Instructions::default()
         );
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_the_instructions_is_no_trouble_of_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(INSTRUCTIONS)).unwrap();
+        let read = Instructions::read(&passerelle_disk::HostDisk, dir.path());
+        assert!(matches!(read, Err(InstructionsError::NoFile)), "{read:?}");
     }
 
     #[test]

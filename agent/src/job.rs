@@ -109,15 +109,25 @@ impl Job {
         Job { disk, directory }
     }
 
-    /// Takes `dropped` out of the outbox. On return it is durably the agent's, contents included;
-    /// before the rename it is untouched. Nothing of it has been read. After an error it lies in
-    /// the outbox, or in a claimed job that nobody has heard of yet.
+    /// Takes `dropped` out of the outbox: [`Job::settle`], and [`Job::take`].
     pub fn claim(store: &Store, dropped: &Dropped, at: Timestamp) -> Result<Job, DiskError> {
-        // Whoever dropped it may not have done so: after a power cut a claimed file would be empty,
-        // and an empty file would be sealed.
-        store.disk().sync_tree(&dropped.path)?;
+        Self::settle(store, dropped)?;
+        Self::take(store, dropped, at)
+    }
+
+    /// Makes what was dropped durable where it lies, which takes as long as the disk needs for what
+    /// nobody has synced. Whoever dropped it may not have done so: after a power cut a claimed file
+    /// would be empty, and an empty file would be sealed.
+    pub(crate) fn settle(store: &Store, dropped: &Dropped) -> Result<(), DiskError> {
+        store.disk().sync_tree(&dropped.path)
+    }
+
+    /// Takes what is durable out of the outbox. On return it is durably the agent's; before the
+    /// rename it is untouched. Nothing of it has been read. After an error it lies in the outbox,
+    /// or in a claimed job that nobody has heard of yet.
+    pub(crate) fn take(store: &Store, dropped: &Dropped, at: Timestamp) -> Result<Job, DiskError> {
         let name = dropped.path.file_name().unwrap_or_default();
-        let job = Self::prepare(
+        let job = Self::empty(
             store,
             &JobRecord {
                 flow: dropped.flow.clone(),
@@ -159,22 +169,30 @@ impl Job {
             kind: JobKind::Test,
             recipients: vec![recipient.to_owned()],
         };
-        let job = Self::prepare(store, &record)?;
+        let job = Self::empty(store, &record)?;
         store
             .disk()
             .replace(&job.source().join("ping.txt"), b"passerelle ping\n")?;
         Ok(job)
     }
 
-    fn prepare(store: &Store, record: &JobRecord) -> Result<Job, DiskError> {
+    fn empty(store: &Store, record: &JobRecord) -> Result<Job, DiskError> {
         let disk = store.disk();
         let directory = fresh_directory(disk.as_ref(), &store.work(), record.claimed_ms)?;
         let job = Job::at(disk, directory);
-        disk.create_directories(&job.source())?;
-        let text = record.to_text().at("describe", &job.directory)?;
-        disk.replace(&job.record_file(), text.as_bytes())?;
+        let prepared = job.prepare(record).inspect_err(|_| {
+            // Nothing was moved in. The failure that is told is the first one.
+            let _ = disk.remove_tree(&job.directory);
+        });
+        prepared?;
         crash_point!("claim.prepared");
         Ok(job)
+    }
+
+    fn prepare(&self, record: &JobRecord) -> Result<(), DiskError> {
+        self.disk.create_directories(&self.source())?;
+        let text = record.to_text().at("describe", &self.directory)?;
+        self.disk.replace(&self.record_file(), text.as_bytes())
     }
 
     /// The disk that it lies on.
@@ -263,6 +281,13 @@ impl Job {
     pub fn commit_package(&self) -> Result<(), DiskError> {
         self.disk
             .rename_synced(&self.unfinished_package(), &self.package())
+    }
+
+    /// Removes what sealing has written beside a package that was never committed: what is no
+    /// package has no manifest, from which it would be taken for one. On return that is durable.
+    pub(crate) fn discard_seal(&self) -> Result<(), DiskError> {
+        self.disk.remove_synced(&self.manifest())?;
+        self.disk.remove_synced(&self.description())
     }
 
     /// Stores a statement about it, under its id. On return it is durable; storing the same
@@ -388,7 +413,8 @@ pub fn jobs(store: &Store) -> Result<Vec<Job>, DiskError> {
 }
 
 /// Moves what can never be sent out of the outbox, as it is and unread, to
-/// `rejected/<date>/<time>-<name>/`, beside a report. Returns that directory.
+/// `rejected/<date>/<time>-<number>/source/`, beside a report. Returns that directory. After an
+/// error it lies in the outbox still, and nothing was left in `rejected/`.
 pub fn reject_dropped(
     store: &Store,
     dropped: &Dropped,
@@ -399,13 +425,31 @@ pub fn reject_dropped(
     let date = store.rejected().join(now.date());
     disk.create_directories(&date)?;
     let directory = fresh_directory(disk.as_ref(), &date, now.as_ms())?;
-    disk.create_directories(&directory.join("source"))?;
+    let Err(error) = move_beside_report(disk.as_ref(), dropped, &directory, report) else {
+        return Ok(directory);
+    };
+    // It may have been moved all the same, and is rejected then. A directory with a report and
+    // nothing else would be one more at every attempt.
+    match disk.entries(&directory.join("source"))?.is_empty() {
+        true => disk.remove_tree(&directory).and(Err(error)),
+        false => Ok(directory),
+    }
+}
+
+fn move_beside_report(
+    disk: &dyn Disk,
+    dropped: &Dropped,
+    directory: &Path,
+    report: &str,
+) -> Result<(), DiskError> {
+    let source = directory.join("source");
+    disk.create_directories(&source)?;
     disk.replace(&directory.join(REPORT), report.as_bytes())?;
     crash_point!("reject.prepared");
     let name = dropped.path.file_name().unwrap_or_default();
-    disk.rename_synced(&dropped.path, &directory.join("source").join(name))?;
+    disk.rename_synced(&dropped.path, &source.join(name))?;
     crash_point!("reject.moved");
-    Ok(directory)
+    Ok(())
 }
 
 /// A directory that did not exist, named after the time and a number that makes it unique.
@@ -414,8 +458,12 @@ fn fresh_directory(disk: &dyn Disk, parent: &Path, at_ms: i64) -> Result<PathBuf
         let path = parent.join(format!("{at_ms:013}-{number:03}"));
         match disk.create_dir(&path) {
             Ok(()) => {
-                disk.sync_dir(parent).at("sync", parent)?;
-                return Ok(path);
+                let synced = disk.sync_dir(parent).at("sync", parent);
+                let synced = synced.inspect_err(|_| {
+                    // Empty as it is, it is in nobody's way; the first failure is the one to tell.
+                    let _ = disk.remove_dir(&path);
+                });
+                return synced.map(|()| path);
             }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(DiskError::new("create", &path, e)),
@@ -453,143 +501,4 @@ pub fn file_name_of(title: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    const NOW: Timestamp = Timestamp::from_ms(1_480_000_000_000);
-
-    fn drop_file(store: &Store, name: &str, bytes: &[u8]) -> Dropped {
-        let flow = store.outbox().join("observation-iris");
-        fs::create_dir_all(&flow).unwrap();
-        let path = flow.join(name);
-        fs::write(&path, bytes).unwrap();
-        Dropped {
-            flow: "observation-iris".into(),
-            path,
-        }
-    }
-
-    #[test]
-    fn the_same_content_dropped_twice_is_two_jobs() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
-        let first = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
-        let second = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
-        assert_ne!(first, second);
-        assert_eq!(jobs(&store).unwrap(), [first, second]);
-    }
-
-    #[test]
-    fn what_is_dropped_under_the_same_name_after_the_claim_is_not_touched() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
-        let dropped = drop_file(&store, "t.csv", b"first");
-        let job = Job::claim(&store, &dropped, NOW).unwrap();
-        drop_file(&store, "t.csv", b"second");
-        assert_eq!(fs::read(job.dropped().unwrap().unwrap()).unwrap(), b"first");
-        assert_eq!(fs::read(&dropped.path).unwrap(), b"second");
-    }
-
-    #[test]
-    fn the_stage_is_told_from_the_files_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
-        let job = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
-        assert_eq!(job.stage().unwrap(), JobStage::Claimed);
-        fs::write(job.unfinished_package(), b"half").unwrap();
-        assert_eq!(job.stage().unwrap(), JobStage::Claimed);
-        job.commit_package().unwrap();
-        assert_eq!(
-            Job::at(store.disk(), job.directory().to_owned())
-                .stage()
-                .unwrap(),
-            JobStage::Sealed
-        );
-        assert_eq!(job.record().unwrap().unwrap().name, "t.csv");
-    }
-
-    #[test]
-    fn a_claim_that_fails_leaves_no_job_behind() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
-        let gone = Dropped {
-            flow: "f".into(),
-            path: store.outbox().join("f/gone"),
-        };
-        assert!(Job::claim(&store, &gone, NOW).unwrap_err().is_not_found());
-        assert_eq!(jobs(&store).unwrap(), []);
-    }
-
-    #[test]
-    fn a_crash_between_preparing_and_claiming_leaves_an_empty_job() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
-        let record = JobRecord {
-            flow: "f".into(),
-            name: "n".into(),
-            claimed_ms: NOW.as_ms(),
-            kind: JobKind::Data,
-            recipients: vec![],
-        };
-        let job = Job::prepare(&store, &record).unwrap();
-        assert_eq!(job.stage().unwrap(), JobStage::Empty);
-    }
-
-    #[test]
-    fn a_statement_is_stored_once_and_verbatim() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
-        let job = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
-        assert!(job.store_statement("ab12", b"signed").unwrap());
-        assert!(!job.store_statement("ab12", b"signed").unwrap());
-        assert_eq!(job.statements().unwrap(), [b"signed".to_vec()]);
-    }
-
-    #[test]
-    fn a_rejected_job_keeps_its_source_and_says_why() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
-        let job = Job::claim(&store, &drop_file(&store, "t.csv", b"a"), NOW).unwrap();
-        fs::write(job.unfinished_package(), b"half").unwrap();
-        let moved = job
-            .finish(&store.rejected(), None, "t.csv", "no such flow", NOW)
-            .unwrap();
-        assert_eq!(fs::read(moved.dropped().unwrap().unwrap()).unwrap(), b"a");
-        assert_eq!(
-            fs::read(moved.directory().join(REPORT)).unwrap(),
-            b"no such flow"
-        );
-        assert!(!moved.unfinished_package().exists());
-        assert_eq!(jobs(&store).unwrap(), []);
-    }
-
-    #[test]
-    fn a_link_is_moved_aside_as_a_link() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
-        let flow = store.outbox().join("f");
-        fs::create_dir_all(&flow).unwrap();
-        let path = flow.join("link");
-        std::os::unix::fs::symlink("/etc/hostname", &path).unwrap();
-        let dropped = Dropped {
-            flow: "f".into(),
-            path,
-        };
-        let place = reject_dropped(&store, &dropped, "it is a link", NOW).unwrap();
-        let meta = fs::symlink_metadata(place.join("source/link")).unwrap();
-        assert!(meta.is_symlink());
-    }
-
-    #[test]
-    fn titles_become_safe_file_names() {
-        assert_eq!(
-            file_name_of("Bénéficiaires 2016/12"),
-            "Bénéficiaires-2016-12"
-        );
-        assert_eq!(file_name_of("../../etc"), "etc");
-        assert_eq!(file_name_of("…"), "package");
-        assert!(file_name_of(&"é".repeat(500)).len() <= 96);
-    }
-}
+mod tests;

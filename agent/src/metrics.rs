@@ -25,6 +25,7 @@ const LAST_SENT: &str = "passerelle_agent_last_sent_timestamp_seconds";
 const LAST_RECEIVED: &str = "passerelle_agent_last_received_timestamp_seconds";
 const OUTGOING: &str = "passerelle_agent_outgoing_packages";
 const UNOPENED: &str = "passerelle_agent_unopened_packages";
+const STUCK: &str = "passerelle_agent_stuck_drops";
 const CLOCK: &str = "passerelle_agent_clock_ahead_seconds";
 const CERTIFICATE: &str = "passerelle_agent_certificate_expiry_days";
 const EXPIRY: &str = "passerelle_agent_expiry_seconds";
@@ -53,7 +54,7 @@ const COUNTERS: [(&str, &str); 6] = [
         "Stored packages found damaged, arrived ones and our own: look at the disk.",
     ),
 ];
-const GAUGES: [(&str, &str); 8] = [
+const GAUGES: [(&str, &str); 9] = [
     (
         LAST_SENT,
         "When a package was last sent to its end, by flow. Alert when a night passes.",
@@ -66,6 +67,10 @@ const GAUGES: [(&str, &str); 8] = [
     (
         UNOPENED,
         "Packages that have arrived, cannot be opened now and are tried again. Alert above 0.",
+    ),
+    (
+        STUCK,
+        "Drops that cannot be claimed or sealed now: passerelle status says why. Alert above 0.",
     ),
     (
         CLOCK,
@@ -180,6 +185,11 @@ impl AgentMetrics {
     pub(crate) fn set_unopened(&self, packages: usize) {
         self.set(UNOPENED, None, packages as f64);
     }
+
+    /// How many drops cannot be claimed or sealed now.
+    pub(crate) fn set_stuck(&self, drops: usize) {
+        self.set(STUCK, None, drops as f64);
+    }
 }
 
 fn seconds() -> f64 {
@@ -232,6 +242,7 @@ mod tests {
         metrics.stated();
         metrics.set_now(2, true);
         metrics.set_unopened(1);
+        metrics.set_stuck(1);
         metrics.set_clock_ahead(-0.5);
         metrics.certificate_ends(0);
         let convention = Expiry {

@@ -4,6 +4,11 @@
 //! announce nothing. An entry is claimed when two looks, at least `settle` apart, see the same
 //! files, lengths and times. Names that begin with a dot or end in `.tmp` or `.part` are left
 //! alone: a program that writes slowly uses one of these and renames when it is done.
+//!
+//! What cannot be looked at, or can never be claimed where it lies, is a find of its own: it keeps
+//! nothing else from being found.
+
+mod stuck;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,6 +16,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use passerelle_disk::{At, Disk, DiskError, Kind, Status};
+use passerelle_proto::{Convention, PartyId};
+
+pub use self::stuck::Obstacle;
+pub(crate) use self::stuck::{RETRY, Stuck};
+use crate::store::Store;
 
 /// Entries that one drop may hold, directories included; more is refused when it is claimed.
 pub const ENTRIES_MAX: usize = 8_192;
@@ -28,6 +38,8 @@ pub enum Find {
     Stable(Dropped),
     /// Can never be sent, whatever time passes.
     Unfit(Dropped, Unfit),
+    /// Stays where it is until somebody changes that.
+    Stuck(PathBuf, Obstacle),
 }
 
 /// One entry of `outbox/<flow>/`.
@@ -68,13 +80,36 @@ pub struct Shape {
     inodes: u64,
 }
 
+/// What was seen of an entry, and since when.
+type Seen = BTreeMap<PathBuf, (Shape, Instant)>;
+
 /// Remembers the last look, to tell what has settled. Inputs: [`Outbox::look`].
 #[derive(Debug)]
 pub struct Outbox {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     settle: Duration,
-    seen: BTreeMap<PathBuf, (Shape, Instant)>,
+    seen: Seen,
+}
+
+/// One look, while it is being made.
+struct Round {
+    now: Instant,
+    seen: Seen,
+    finds: Vec<Find>,
+}
+
+impl Round {
+    fn stuck(&mut self, path: &Path, obstacle: Obstacle) {
+        self.finds.push(Find::Stuck(path.to_owned(), obstacle));
+    }
+
+    /// Whoever dropped it may have taken it back while we looked; all else is told.
+    fn failed(&mut self, path: &Path, error: &DiskError) {
+        if !error.is_not_found() {
+            self.stuck(path, Obstacle::of(error));
+        }
+    }
 }
 
 impl Outbox {
@@ -89,68 +124,121 @@ impl Outbox {
     }
 
     /// Looks once. Reads names and sizes only, no contents.
-    pub fn look(&mut self, now: Instant) -> Result<Vec<Find>, DiskError> {
-        let mut finds = Vec::new();
-        let mut seen = BTreeMap::new();
-        for flow in self.disk.entries(&self.directory)? {
-            let Some(name) = flow.file_name().and_then(|n| n.to_str()) else {
-                continue;
-            };
-            if name.starts_with('.') || !self.disk.is_dir(&flow) {
-                continue;
-            }
-            for path in self.disk.entries(&flow)? {
-                let dropped = Dropped {
-                    flow: name.to_owned(),
-                    path,
-                };
-                if let Some(find) = self.judge(dropped, now, &mut seen)? {
-                    finds.push(find);
-                }
-            }
+    pub fn look(&mut self, now: Instant) -> Vec<Find> {
+        let mut round = Round {
+            now,
+            seen: BTreeMap::new(),
+            finds: Vec::new(),
+        };
+        if let Err(error) = self.look_at_all(&mut round) {
+            round.stuck(&self.directory, Obstacle::of(&error));
         }
-        self.seen = seen;
-        Ok(finds)
+        self.seen = round.seen;
+        round.finds
     }
 
-    /// Whether something lies there that has not settled yet.
-    pub fn is_settling(&self) -> bool {
-        !self.seen.is_empty()
+    /// Whether a find is still as the last look saw it, as far as that can be told.
+    pub fn is_as_seen(&self, dropped: &Dropped) -> bool {
+        let seen = self.seen.get(&dropped.path);
+        let shape = shape_of(self.disk.as_ref(), &dropped.path);
+        seen.is_some_and(|(seen, _)| shape.is_ok_and(|shape| shape == *seen))
     }
 
-    fn judge(
-        &self,
-        dropped: Dropped,
-        now: Instant,
-        seen: &mut BTreeMap<PathBuf, (Shape, Instant)>,
-    ) -> Result<Option<Find>, DiskError> {
+    fn look_at_all(&self, round: &mut Round) -> Result<(), DiskError> {
+        let directory = &self.directory;
+        let place = self.disk.resolve(directory).at("resolve", directory)?;
+        let device = self.disk.status(&place).at("inspect", &place)?.device;
+        for path in self.disk.entries(directory)? {
+            self.look_at(&path, device, round);
+        }
+        Ok(())
+    }
+
+    /// Looks at what stands in the outbox itself, which lies on `device`: a flow's folder, or what
+    /// nobody will ever claim.
+    fn look_at(&self, path: &Path, device: u64, round: &mut Round) {
+        let name = path.file_name().unwrap_or_default();
+        if name.to_string_lossy().starts_with('.') {
+            return;
+        }
+        let found = match self.disk.status(path).at("inspect", path) {
+            Ok(found) => found,
+            Err(error) => return round.failed(path, &error),
+        };
+        let obstacle = match (found.kind, name.to_str()) {
+            (Kind::Directory, Some(_)) if found.device != device => Obstacle::Elsewhere,
+            (Kind::Directory, Some(flow)) => return self.look_into(flow, path, round),
+            (Kind::Directory, None) => Obstacle::Name,
+            (Kind::Link, _) => Obstacle::Link,
+            (Kind::File | Kind::Other, _) if is_unfinished(&name.to_string_lossy()) => return,
+            (Kind::File | Kind::Other, _) => Obstacle::Stray,
+        };
+        let mut shape = Shape::default();
+        count(&found, &mut shape);
+        // It may be on its way to its place.
+        if self.has_settled(path, shape, round) {
+            round.stuck(path, obstacle);
+        }
+    }
+
+    fn look_into(&self, flow: &str, folder: &Path, round: &mut Round) {
+        let entries = match self.disk.entries(folder) {
+            Ok(entries) => entries,
+            Err(error) => return round.failed(folder, &error),
+        };
+        for path in entries {
+            let flow = flow.to_owned();
+            self.judge(Dropped { flow, path }, round);
+        }
+    }
+
+    fn judge(&self, dropped: Dropped, round: &mut Round) {
         let name = dropped.path.file_name().unwrap_or_default();
         if is_unfinished(&name.to_string_lossy()) {
-            return Ok(None);
+            return;
         }
         let shape = match shape_of(self.disk.as_ref(), &dropped.path) {
-            // Whoever dropped it has taken it back, or a file in it, while we looked.
-            Err(Look::Disk(e)) if e.is_not_found() => return Ok(None),
-            Err(Look::Disk(e)) => return Err(e),
-            Err(Look::Unfit(unfit)) => return Ok(Some(Find::Unfit(dropped, unfit))),
+            Err(Look::Disk(error)) => return round.failed(&dropped.path, &error),
+            Err(Look::Unfit(unfit)) => return round.finds.push(Find::Unfit(dropped, unfit)),
             Ok(shape) => shape,
         };
         if !name.to_str().is_some_and(is_readable) {
-            return Ok(Some(Find::Unfit(dropped, Unfit::Name)));
+            return round.finds.push(Find::Unfit(dropped, Unfit::Name));
         }
         // An empty directory is one that is about to be filled.
-        if shape.files == 0 {
-            return Ok(None);
+        if shape.files > 0 && self.has_settled(&dropped.path, shape, round) {
+            round.finds.push(Find::Stable(dropped));
         }
-        let since = match self.seen.get(&dropped.path) {
-            Some((before, since)) if *before == shape => *since,
-            _ => now,
-        };
-        seen.insert(dropped.path.clone(), (shape, since));
-        let settled = now.saturating_duration_since(since) >= self.settle;
-        let again = self.seen.contains_key(&dropped.path);
-        Ok((settled && again).then_some(Find::Stable(dropped)))
     }
+
+    /// Whether an entry has this shape since the look before, and for long enough.
+    fn has_settled(&self, path: &Path, shape: Shape, round: &mut Round) -> bool {
+        let before = self.seen.get(path);
+        let since = match before {
+            Some((before, since)) if *before == shape => *since,
+            _ => round.now,
+        };
+        round.seen.insert(path.to_owned(), (shape, since));
+        before.is_some() && round.now.saturating_duration_since(since) >= self.settle
+    }
+}
+
+/// Makes a folder for each flow on which the party sends. On return they are durable.
+///
+/// # Errors
+/// [`DiskError`].
+pub(crate) fn make_folders(
+    store: &Store,
+    convention: &Convention,
+    party: &PartyId,
+) -> Result<(), DiskError> {
+    for flow in convention.flows() {
+        if flow.from.contains(party) {
+            let folder = store.outbox().join(flow.id.as_str());
+            store.disk().create_directories(&folder)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a name says that its file is still being written, or is none of ours.
@@ -229,10 +317,10 @@ mod tests {
         let (_dir, mut outbox, flow) = outbox();
         let start = Instant::now();
         fs::write(flow.join("t.csv"), b"a").unwrap();
-        assert_eq!(outbox.look(start).unwrap(), vec![]);
+        assert_eq!(outbox.look(start), vec![]);
         fs::write(flow.join("t.csv"), b"ab").unwrap();
-        assert_eq!(outbox.look(start + SETTLE).unwrap(), vec![], "it grew");
-        let found = outbox.look(start + 2 * SETTLE).unwrap();
+        assert_eq!(outbox.look(start + SETTLE), vec![], "it grew");
+        let found = outbox.look(start + 2 * SETTLE);
         let path = flow.join("t.csv");
         let flow = "observation-iris".to_owned();
         assert_eq!(found, vec![Find::Stable(Dropped { flow, path })]);
@@ -248,8 +336,8 @@ mod tests {
         );
         fs::write(flow.join("t.csv"), b"a").unwrap();
         let now = Instant::now();
-        assert_eq!(outbox.look(now).unwrap(), vec![]);
-        assert_eq!(outbox.look(now).unwrap().len(), 1);
+        assert_eq!(outbox.look(now), vec![]);
+        assert_eq!(outbox.look(now).len(), 1);
     }
 
     #[test]
@@ -261,7 +349,7 @@ mod tests {
         fs::create_dir(flow.join("empty")).unwrap();
         let start = Instant::now();
         for turn in 0..3 {
-            assert_eq!(outbox.look(start + turn * SETTLE).unwrap(), vec![]);
+            assert_eq!(outbox.look(start + turn * SETTLE), vec![]);
         }
     }
 
@@ -273,12 +361,12 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", flow.join("tree/deep")).unwrap();
         fs::write(flow.join("bell\u{7}"), b"").unwrap();
         let socket = std::os::unix::net::UnixListener::bind(flow.join("socket")).unwrap();
-        let finds = outbox.look(Instant::now()).unwrap();
+        let finds = outbox.look(Instant::now());
         let reasons: Vec<_> = finds
             .into_iter()
             .map(|f| match f {
                 Find::Unfit(d, unfit) => (d.path.file_name().unwrap().to_owned(), unfit),
-                Find::Stable(d) => panic!("{d:?}"),
+                other => panic!("{other:?}"),
             })
             .collect();
         let expected = [
@@ -296,10 +384,47 @@ mod tests {
         let (_dir, mut outbox, flow) = outbox();
         let start = Instant::now();
         fs::write(flow.join("t.csv"), b"a").unwrap();
-        outbox.look(start).unwrap();
+        outbox.look(start);
         fs::write(flow.join(".new"), b"b").unwrap();
         fs::rename(flow.join(".new"), flow.join("t.csv")).unwrap();
-        assert_eq!(outbox.look(start + SETTLE).unwrap(), vec![]);
-        assert_eq!(outbox.look(start + 2 * SETTLE).unwrap().len(), 1);
+        assert_eq!(outbox.look(start + SETTLE), vec![]);
+        assert_eq!(outbox.look(start + 2 * SETTLE).len(), 1);
+    }
+
+    #[test]
+    fn what_nobody_will_ever_claim_is_told_once_it_has_come_to_rest() {
+        let (dir, mut outbox, flow) = outbox();
+        let start = Instant::now();
+        let [stray, link] = ["t.csv", "signalement"].map(|name| dir.path().join(name));
+        fs::write(&stray, b"a").unwrap();
+        for unfinished in ["u.csv.part", ".DS_Store"] {
+            fs::write(dir.path().join(unfinished), b"a").unwrap();
+        }
+        std::os::unix::fs::symlink(&flow, &link).unwrap();
+        assert_eq!(outbox.look(start), [], "it may be on its way to its place");
+        let stuck = |path: &Path, obstacle| Find::Stuck(path.to_owned(), obstacle);
+        let both = [stuck(&link, Obstacle::Link), stuck(&stray, Obstacle::Stray)];
+        assert_eq!(outbox.look(start + SETTLE), both);
+        fs::rename(&stray, flow.join("t.csv")).unwrap();
+        fs::remove_file(&link).unwrap();
+        assert_eq!(outbox.look(start + SETTLE), []);
+    }
+
+    #[test]
+    fn a_find_that_has_changed_since_the_look_is_not_as_it_was_seen() {
+        let (_dir, mut outbox, flow) = outbox();
+        let start = Instant::now();
+        let path = flow.join("t.csv");
+        fs::write(&path, b"a").unwrap();
+        outbox.look(start);
+        let found = outbox.look(start + SETTLE);
+        let [Find::Stable(dropped)] = found.as_slice() else {
+            panic!("{found:?}");
+        };
+        assert!(outbox.is_as_seen(dropped));
+        fs::write(&path, b"ab").unwrap();
+        assert!(!outbox.is_as_seen(dropped));
+        fs::remove_file(&path).unwrap();
+        assert!(!outbox.is_as_seen(dropped));
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -18,6 +18,7 @@ use passerelle_proto::{
 use prost::Message;
 
 use crate::job::{Job, JobStage, LEAVING, jobs};
+use crate::outbox::Stuck;
 use crate::store::Store;
 
 /// A sealed package on its way.
@@ -57,6 +58,8 @@ struct State {
 #[derive(Default)]
 pub(crate) struct Outgoing {
     state: Mutex<State>,
+    /// What was dropped and cannot become a package now.
+    pub(crate) stuck: Stuck,
     /// Statements are taken one at a time: the last of them moves the job's directory.
     pub(crate) taking: Mutex<()>,
 }
@@ -84,21 +87,27 @@ impl Outgoing {
         }
         for place in [store.sent(), store.rejected()] {
             for date in store.disk().entries(&place)? {
-                for directory in store.disk().entries(&date)? {
-                    if is_leaving(&directory) {
-                        store.disk().remove_tree(&directory)?;
-                        continue;
-                    }
-                    let job = Job::at(store.disk(), directory);
-                    // The agent may have stopped after the job was moved.
-                    job.free_package()?;
-                    if let Some(manifest) = read_manifest(&job) {
-                        outgoing.state().finished.insert(manifest.id(), job);
-                    }
+                let listed = store.disk().entries(&date);
+                for directory in readable(listed).unwrap_or_default() {
+                    outgoing.load_finished(store, directory);
                 }
             }
         }
         Ok(outgoing)
+    }
+
+    /// Reads one package that is over, where this is one.
+    fn load_finished(&self, store: &Store, directory: PathBuf) {
+        if is_leaving(&directory) {
+            readable(store.disk().remove_tree(&directory));
+            return;
+        }
+        let job = Job::at(store.disk(), directory);
+        // The agent may have stopped after the job was moved.
+        readable(job.free_package());
+        if let Some(manifest) = read_manifest(&job) {
+            self.state().finished.insert(manifest.id(), job);
+        }
     }
 
     /// A job is sealed: its package is offered from now on.
@@ -347,6 +356,19 @@ impl Outgoing {
             }
         }
         settled
+    }
+}
+
+/// What was found among the packages that are over. People put files of their own there, which are
+/// passed over; one package that the disk does not give keeps no agent from starting.
+fn readable<T>(found: Result<T, DiskError>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(error) if error.source.kind() == ErrorKind::NotADirectory => None,
+        Err(error) => {
+            tracing::warn!(%error, "of packages that are over, this is not known before a restart");
+            None
+        }
     }
 }
 

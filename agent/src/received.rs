@@ -48,17 +48,31 @@ pub struct Entry {
 
 impl Register {
     /// Reads the names under `received/`; removes what was being written when the agent died.
+    ///
+    /// Files of somebody else are passed over. A day that cannot be read is an error all the same:
+    /// what was received on it would be taken for new, and delivered once more.
     pub fn load(store: &Store) -> Result<Register, DiskError> {
         let disk = store.disk();
         let mut entries = BTreeMap::new();
         for date in disk.entries(&store.received())? {
-            for directory in disk.entries(&date)? {
+            let listed = match disk.entries(&date) {
+                Err(error) if is_none_of_ours(&date, &error) => {
+                    tracing::warn!(%error, "in received/ this is passed over");
+                    continue;
+                }
+                listed => listed?,
+            };
+            for directory in listed {
                 let name = directory.file_name().unwrap_or_default().to_string_lossy();
                 match name.parse::<PackageId>() {
                     Ok(id) => {
                         entries.insert(id, directory);
                     }
-                    Err(_) if name.ends_with(".tmp") => disk.remove_tree(&directory)?,
+                    Err(_) if name.ends_with(".tmp") => {
+                        if let Err(error) = disk.remove_tree(&directory) {
+                            tracing::warn!(%error, "what is half written in received/ stays");
+                        }
+                    }
                     Err(_) => {}
                 }
             }
@@ -327,6 +341,13 @@ impl Entry {
     }
 }
 
+/// Whether nothing was ever received into what cannot be listed: it is a file, or is called
+/// otherwise than a day.
+fn is_none_of_ours(date: &Path, error: &DiskError) -> bool {
+    let name = date.file_name().unwrap_or_default().to_string_lossy();
+    error.source.kind() == ErrorKind::NotADirectory || name.parse::<Timestamp>().is_err()
+}
+
 fn decode<M: Message + Default>(path: &Path, bytes: &[u8]) -> Result<M, DiskError> {
     M::decode(bytes).map_err(|_| rotten(path))
 }
@@ -482,6 +503,23 @@ mod tests {
             }
         }
         assert!(named > 0, "no failure came so late");
+    }
+
+    #[test]
+    fn files_of_somebody_else_keep_no_register_from_being_read_and_a_day_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&passerelle_disk::system(), dir.path()).unwrap();
+        let entry = opened(&Register::load(&store).unwrap(), 1).unwrap();
+        let day = entry.directory().parent().unwrap();
+        for stray in [".DS_Store", "2016-11-23"] {
+            std::fs::write(store.received().join(stray), b"").unwrap();
+        }
+        std::fs::write(day.join("Thumbs.db"), b"").unwrap();
+        let register = Register::load(&store).unwrap();
+        assert_eq!(register.find(entry.id()), Some(entry.clone()));
+        let denied = || DiskError::new("list", day, ErrorKind::PermissionDenied.into());
+        assert!(!is_none_of_ours(day, &denied()));
+        assert!(is_none_of_ours(&store.received().join("old"), &denied()));
     }
 
     #[test]

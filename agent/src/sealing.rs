@@ -1,29 +1,27 @@
 //! From the outbox to a sealed package: claim, check, seal, commit.
 
+mod watch;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use passerelle_disk::{At, Disk, DiskError, FileCursor, Kind as FileKind, crash_point};
-use passerelle_host::monotonic;
 use passerelle_proto::v1::{Description, Kind};
 use passerelle_proto::{
     Denial, EntryName, Facts, FlowId, PackageId, PackagePrefix, PartyId, Place, RecipientKey,
-    SealPlan, SourceEntry, Timestamp, decide, seal,
+    SealError, SealPlan, SourceEntry, Timestamp, decide, seal,
 };
 use prost::Message;
 
-use crate::clock::{ClockDoubt, FIRST_WORD_MAX};
+pub(crate) use self::watch::watch_outbox;
+use crate::clock::ClockDoubt;
 use crate::event::AgentEvent;
-use crate::instructions::{INSTRUCTIONS, Instructions};
-use crate::job::{Job, JobKind, JobRecord, JobStage, jobs, reject_dropped};
+use crate::instructions::{INSTRUCTIONS, Instructions, InstructionsError};
+use crate::job::{Job, JobKind, JobRecord};
 use crate::node::Node;
-use crate::outbox::{DEPTH_MAX, Find, Outbox};
+use crate::outbox::DEPTH_MAX;
 use crate::outgoing::read_manifest;
-
-/// Wait before what the disk did not do is tried again.
-const RETRY: Duration = Duration::from_secs(10);
 
 /// Why a job cannot be sealed: for a person to read.
 #[derive(Debug, thiserror::Error)]
@@ -40,143 +38,24 @@ fn rejected(why: impl ToString) -> Unsealable {
     Unsealable::Rejected(why.to_string())
 }
 
-/// Goes on with jobs that were claimed and are not sealed, because the agent was stopped or the
-/// disk was full. One that cannot be sealed now does not keep the others waiting. Blocks.
-///
-/// # Errors
-/// The last [`DiskError`].
-fn resume(node: &Arc<Node>) -> Result<(), DiskError> {
-    let mut outcome = Ok(());
-    for job in jobs(&node.store)? {
-        // A test package is made and sealed under this lock: it is never met half made.
-        let _one = node.sealing();
-        let went_on = match job.stage()? {
-            JobStage::Empty => job.discard_empty(),
-            JobStage::Claimed => seal_job(node, job),
-            JobStage::Sealed => offer(node, job),
-        };
-        if went_on.is_err() {
-            outcome = went_on;
-        }
-    }
-    outcome
-}
-
-/// Offers a sealed package that nobody knows of: its name was made, and then the disk failed.
-fn offer(node: &Arc<Node>, job: Job) -> Result<(), DiskError> {
-    let id = read_manifest(&job).map(|manifest| manifest.id());
-    if id.is_none_or(|id| node.outgoing.find(&id).is_none()) {
-        node.outgoing.sealed(job)?;
-        node.news.notify_waiters();
-    }
-    Ok(())
-}
-
-/// Goes on with what was claimed, and looks into the outbox, until the agent stops.
-pub(crate) async fn watch_outbox(node: Arc<Node>) {
-    let mut outbox = Outbox::new(
-        node.store.disk(),
-        node.store.outbox(),
-        node.config.limits.settle,
-    );
-    let mut poll = tokio::time::interval(node.config.limits.poll);
-    let mut unsealed = true;
-    let mut told = None;
-    loop {
-        tokio::select! {
-            biased;
-            () = node.stop.cancelled() => return,
-            _ = poll.tick() => {}
-        }
-        let doubt = not_to_seal(&node);
-        // It may be another doubt than before.
-        let kind = doubt.as_ref().map(std::mem::discriminant);
-        if kind != told {
-            told = kind;
-            tell_of_doubt(doubt);
-        }
-        if doubt.is_some() {
-            continue;
-        }
-        let looking = node.clone();
-        let looked = passerelle_host::blocking(move || {
-            let resumed = if unsealed { resume(&looking) } else { Ok(()) };
-            if unsealed {
-                crash_point!("start.resumed");
-            }
-            let outcome = look(&looking, &mut outbox).and(resumed);
-            (outbox, outcome)
-        });
-        let Ok((back, outcome)) = looked.await else {
-            return;
-        };
-        outbox = back;
-        unsealed = outcome.is_err();
-        if let Err(error) = outcome {
-            tracing::error!(%error, "the outbox is looked at again");
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep(RETRY) => {}
-                () = node.stop.cancelled() => return,
-            }
+impl From<InstructionsError> for Unsealable {
+    fn from(error: InstructionsError) -> Self {
+        match error {
+            InstructionsError::Read(error) => Self::Disk(error),
+            wrong => rejected(wrong),
         }
     }
 }
 
-/// Why nothing is to be sealed now: a package that is made at the wrong time is refused by
-/// everybody, and would have to be dropped again.
-fn not_to_seal(node: &Node) -> Option<ClockDoubt> {
-    match node.clock.doubt(node.host_clock.moment())? {
-        ClockDoubt::Unheard if monotonic() >= node.began + FIRST_WORD_MAX => None,
-        doubt => Some(doubt),
+/// What was not read or not written says nothing about what was dropped.
+fn not_sealed(dropped: &Path, error: SealError) -> Unsealable {
+    match error {
+        SealError::Io { what, source } => {
+            let why = io::Error::new(source.kind(), format!("{what}: {source}"));
+            Unsealable::Disk(DiskError::new("seal", dropped, why))
+        }
+        wrong => rejected(wrong),
     }
-}
-
-fn tell_of_doubt(doubt: Option<ClockDoubt>) {
-    match doubt {
-        Some(differs @ ClockDoubt::Differs { .. }) => {
-            let why = differs.to_string();
-            tracing::error!(
-                why,
-                "what is dropped stays in the outbox, and is not sealed"
-            );
-        }
-        Some(ClockDoubt::Unheard) => {
-            tracing::debug!("what is dropped waits for the gateway's first word");
-        }
-        None => tracing::debug!("what is dropped is sealed"),
-    }
-}
-
-fn look(node: &Arc<Node>, outbox: &mut Outbox) -> Result<(), DiskError> {
-    for find in outbox.look(monotonic())? {
-        match find {
-            Find::Stable(dropped) => {
-                let job = Job::claim(&node.store, &dropped, node.now())?;
-                let name = dropped.path.file_name().unwrap_or_default();
-                node.tell(AgentEvent::Claimed {
-                    job: job.name(),
-                    flow: dropped.flow.clone(),
-                    name: name.to_string_lossy().into_owned(),
-                });
-                let _one = node.sealing();
-                seal_job(node, job)?;
-            }
-            Find::Unfit(dropped, unfit) => {
-                let why = unfit.to_string();
-                let name = dropped.path.file_name().unwrap_or_default();
-                let name = name.to_string_lossy().into_owned();
-                let report = report(&name, &why);
-                let path = reject_dropped(&node.store, &dropped, &report, node.now())?;
-                tracing::warn!(name, why, "rejected");
-                node.tell(AgentEvent::Rejected { name, why, path });
-            }
-        }
-        if node.stop.is_cancelled() {
-            break;
-        }
-    }
-    Ok(())
 }
 
 fn report(name: &str, why: &str) -> String {
@@ -217,6 +96,8 @@ fn unknown(job: &Job) -> Result<(String, String), DiskError> {
 fn reject(node: &Arc<Node>, job: Job, name: String, why: String) -> Result<(), DiskError> {
     let report = report(&name, &why);
     tracing::warn!(name, why, "rejected");
+    // An attempt before this one may have come as far as its manifest.
+    job.discard_seal()?;
     let job = job.finish(&node.store.rejected(), None, &name, &report, node.now())?;
     let path = job.directory().to_owned();
     node.metrics.rejected();
@@ -230,7 +111,7 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
         .ok_or_else(|| rejected("there is nothing to send"))?;
     let disk = node.store.disk();
     let instructions = match disk.is_dir(&dropped) {
-        true => Instructions::read(disk.as_ref(), &dropped).map_err(rejected)?,
+        true => Instructions::read(disk.as_ref(), &dropped)?,
         false => Instructions::default(),
     };
     let title = instructions
@@ -251,14 +132,7 @@ fn seal_claimed(node: &Arc<Node>, job: &Job, record: &JobRecord) -> Result<(), U
         &mut file,
         |_| {},
     );
-    let sealed = sealed.map_err(|error| match error {
-        passerelle_proto::SealError::Io { source, .. }
-            if source.kind() == io::ErrorKind::StorageFull =>
-        {
-            Unsealable::Disk(DiskError::new("write", &unfinished, source))
-        }
-        other => rejected(other),
-    })?;
+    let sealed = sealed.map_err(|error| not_sealed(&dropped, error))?;
     let directory = node.directory();
     let facts = Facts {
         directory: &directory,

@@ -33,6 +33,8 @@ use crate::unopened::Waiting;
 
 /// Jobs listed at most.
 const JOBS_MAX: usize = 1_000;
+/// Stuck drops that a status names; it counts all of them.
+const STUCK_MAX: usize = 20;
 /// Longest wait for the receipts of a ping.
 const PING_MAX: Duration = Duration::from_secs(300);
 
@@ -92,6 +94,8 @@ fn status(node: &Node) -> AgentStatusResponse {
         convention_version: directory.convention().version(),
         damaged_packages: node.outgoing.damaged() as u64,
         unopened_packages: node.unopened.len() as u64,
+        stuck_drops: node.outgoing.stuck.len() as u64,
+        stuck: stuck_drops(node),
         clock_warning: clock_warning(node),
         outgoing: node.outgoing.all().len() as u64,
         incoming: packs.count() as u64,
@@ -100,6 +104,15 @@ fn status(node: &Node) -> AgentStatusResponse {
         rejected: rejected.map(|day| day.len() as u64).sum(),
         expiries: node.expiry_messages(),
     }
+}
+
+fn stuck_drops(node: &Node) -> Vec<v1::StuckDrop> {
+    let stuck = node.outgoing.stuck.all().into_iter();
+    let first = stuck.take(STUCK_MAX).map(|(path, why)| v1::StuckDrop {
+        path: path.display().to_string(),
+        why,
+    });
+    first.collect()
 }
 
 /// That nothing is sealed, and nothing refused for its time, where the clocks do not agree.

@@ -172,6 +172,24 @@ fn a_ping_that_cannot_arrive_says_how_far_it_came_and_which_package_to_ask_about
 }
 
 #[test]
+fn a_name_that_the_outbox_passes_over_is_refused_with_the_remedy() {
+    let lab = laboratory(&[CAF_AGENT]);
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["t.csv.tmp", "t.part", "t.csv.partial", ".t.csv"] {
+        let file = folder.path().join(name);
+        fs::write(&file, TABLE).unwrap();
+        let line = ["send", file.to_str().unwrap(), "--flow", FLOW];
+        let (status, why) = fails(&lab, CAF_AGENT, &line);
+        assert!(
+            status == NO_INPUT && why.contains("not ending in .tmp"),
+            "{name}: {status} {why}"
+        );
+    }
+    let outbox = lab.directory_of(CAF_AGENT).join("outbox");
+    assert_eq!(files(&outbox), 0);
+}
+
+#[test]
 fn the_queue_shows_what_waits_for_a_partner_that_is_down_how_often_it_was_tried_and_why() {
     let mut lab = laboratory(&[CAF_GATEWAY, CAF_AGENT]);
     let package = send(&lab, "Partner is down");

@@ -16,6 +16,7 @@ use super::configured::{self, Configured};
 use super::failure::{Exit, Failure};
 use super::output::Output;
 use crate::instructions::INSTRUCTIONS;
+use crate::outbox::is_unfinished;
 
 /// Names tried before it is given up that one is free.
 const NAMES_MAX: u32 = 1_000;
@@ -181,8 +182,8 @@ fn name_of(source: &Path) -> Result<String, Failure> {
         .file_name()
         .and_then(|name| name.to_str())
         .map(str::to_owned);
-    let hidden = |name: &String| name.starts_with('.') || name.chars().any(char::is_control);
-    name.filter(|name| !hidden(name)).ok_or_else(|| {
+    let passed_over = |name: &String| is_unfinished(name) || name.chars().any(char::is_control);
+    name.filter(|name| !passed_over(name)).ok_or_else(|| {
         let what = format_args!(
             "{} has a name that the outbox passes over",
             source.display()
@@ -190,7 +191,7 @@ fn name_of(source: &Path) -> Result<String, Failure> {
         Failure::new(
             Exit::NoInput,
             what,
-            "rename it: UTF-8, not beginning with a dot",
+            "rename it: UTF-8, not beginning with a dot, not ending in .tmp, .part or .partial",
         )
     })
 }

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 
 use passerelle_proto::v1::{AgentStatusRequest, StatusRequest};
-use passerelle_proto::v1::{AgentStatusResponse, Kept, StatusResponse};
+use passerelle_proto::v1::{AgentStatusResponse, Kept, StatusResponse, StuckDrop};
 use serde::Serialize;
 
 use super::arguments::DaemonArguments;
@@ -55,7 +55,15 @@ struct AgentView {
     expiries: Vec<ExpiryView>,
     damaged_packages: u64,
     unopened_packages: u64,
+    stuck_drops: u64,
+    stuck: Vec<StuckView>,
     clock_warning: String,
+}
+
+#[derive(Debug, Serialize)]
+struct StuckView {
+    path: String,
+    why: String,
 }
 
 impl AgentView {
@@ -79,6 +87,12 @@ impl AgentView {
             rejected: answer.rejected,
             damaged_packages: answer.damaged_packages,
             unopened_packages: answer.unopened_packages,
+            stuck_drops: answer.stuck_drops,
+            stuck: answer
+                .stuck
+                .into_iter()
+                .map(|StuckDrop { path, why }| StuckView { path, why })
+                .collect(),
             clock_warning: answer.clock_warning,
             expiries: ExpiryView::all(answer.expiries),
         }
@@ -119,10 +133,29 @@ impl Display for AgentView {
         )?;
         write_damaged(self.damaged_packages, f)?;
         write_unopened(self.unopened_packages, f)?;
+        self.write_stuck(f)?;
         if !self.clock_warning.is_empty() {
             writeln!(f, "  WARNING      {}", self.clock_warning)?;
         }
         ExpiryView::write_near(&self.expiries, f)
+    }
+}
+
+impl AgentView {
+    /// Says what was dropped and cannot be sent now, and what helps.
+    fn write_stuck(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.stuck_drops == 0 {
+            return Ok(());
+        }
+        let drops = count(self.stuck_drops, "drop is stuck", "drops are stuck");
+        writeln!(f, "  WARNING      {drops}, and not sent:")?;
+        for StuckView { path, why } in &self.stuck {
+            writeln!(f, "               {path}: {why}")?;
+        }
+        match self.stuck_drops.saturating_sub(self.stuck.len() as u64) {
+            0 => Ok(()),
+            others => writeln!(f, "               and {}", count(others, "other", "others")),
+        }
     }
 }
 

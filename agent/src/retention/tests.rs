@@ -253,3 +253,16 @@ fn each_operation_may_fail_and_the_next_start_ends_what_was_begun() {
         }
     }
 }
+
+#[test]
+fn files_of_somebody_else_among_what_is_over_are_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&passerelle_disk::system(), dir.path());
+    let (sent, manifest) = finished(&store, &store.sent(), NOW);
+    let day = sent.directory().parent().unwrap();
+    for stray in [store.sent(), store.rejected(), day.to_owned()] {
+        fs::write(stray.join("Thumbs.db"), b"").unwrap();
+    }
+    let outgoing = Outgoing::load(&store).unwrap();
+    assert_eq!(outgoing.packages(), [manifest.id()]);
+}

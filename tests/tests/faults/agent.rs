@@ -2,11 +2,11 @@
 //! on by itself once that is over.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use passerelle_tests::{
-    CAF_AGENT, CAF_GATEWAY, CLOCK, DIJON_AGENT, DIJON_GATEWAY, LIMIT, PRELOAD, Process, RunningLab,
-    eventually, outside, quick_options,
+    CAF_AGENT, CAF_GATEWAY, CLOCK, DIJON_AGENT, DIJON_GATEWAY, LIMIT, PRELOAD, Process, Program,
+    RunningLab, eventually, outside, quick_options,
 };
 use serde_json::Value;
 
@@ -74,6 +74,60 @@ fn status_queue_log_and_metric_say_which_package_is_not_opened_and_why() {
     fs::remove_file(&in_the_way).unwrap();
     assert_eq!(lab.receive("grand-dijon", IN_TROUBLE, "t.csv"), TABLE);
     status(&lab, DIJON_AGENT, |status| status["unopened_packages"] == 0);
+}
+
+#[test]
+fn status_log_and_metric_say_what_is_stuck_in_the_outbox_and_what_helps() {
+    let mut lab = RunningLab::make(&quick_options());
+    for process in [CAF_GATEWAY, CAF_AGENT, DIJON_GATEWAY, DIJON_AGENT] {
+        lab.run(process);
+    }
+    status(&lab, CAF_AGENT, |status| status["stuck_drops"] == 0);
+    let agent = &lab.party("caf21").agent;
+    let outbox = agent.directory.join("outbox");
+    let stray = outbox.join("t.csv");
+    fs::write(&stray, TABLE).unwrap();
+    fs::remove_dir(outbox.join(IN_TROUBLE)).unwrap();
+    std::os::unix::fs::symlink("/tmp", outbox.join(IN_TROUBLE)).unwrap();
+    let told = status(&lab, CAF_AGENT, |status| status["stuck_drops"] == 2);
+    let (link, file) = (&told["stuck"][0], &told["stuck"][1]);
+    assert_eq!(file["path"], stray.to_str().unwrap());
+    let contains = |one: &Value, words: &str| one["why"].as_str().unwrap().contains(words);
+    assert!(contains(file, "move it into one of them"), "{file}");
+    assert!(contains(link, "it is a link"), "{link}");
+    let config = agent.config.to_str().unwrap();
+    let printed = Program::Passerelle.run(&["status", "--config", config]);
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let line = format!("{}: it lies in no flow's folder", stray.display());
+    assert!(
+        printed.contains("2 drops are stuck") && printed.contains(&line),
+        "{printed}"
+    );
+    says(&lab, CAF_AGENT, &["is stuck", stray.to_str().unwrap()]);
+    let line = "passerelle_agent_stuck_drops{party=\"caf21\"} 2";
+    eventually(line, LIMIT, || {
+        lab.metrics(CAF_AGENT).contains(line).then_some(())
+    });
+    fs::rename(&stray, outbox.join(WELL).join("t.csv")).unwrap();
+    assert_eq!(lab.receive("grand-dijon", WELL, "t.csv"), TABLE);
+    fs::remove_file(outbox.join(IN_TROUBLE)).unwrap();
+    status(&lab, CAF_AGENT, |status| status["stuck_drops"] == 0);
+    // People put files of their own also where packages are that are over.
+    let day = lab.sent("caf21").parent().unwrap().to_owned();
+    lab.stop(CAF_AGENT);
+    for place in [
+        &day,
+        &agent_place(&lab, "rejected"),
+        &agent_place(&lab, "received"),
+    ] {
+        fs::write(place.join(".DS_Store"), b"").unwrap();
+    }
+    lab.run(CAF_AGENT);
+    status(&lab, CAF_AGENT, |status| status["sent_today"] != 0);
+}
+
+fn agent_place(lab: &RunningLab, name: &str) -> PathBuf {
+    lab.party("caf21").agent.directory.join(name)
 }
 
 fn run_wrong(lab: &mut RunningLab, process: Process, clock: &Path) {
