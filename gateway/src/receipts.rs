@@ -61,7 +61,7 @@ pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
         }
         Ok(Looked::Unwanted(reason, why, place)) => {
             tracing::warn!(%peer, why, "a statement was refused");
-            node.refused_statement(&peer.hop, reason, place);
+            node.refused_statement(&peer.hop, reason, place.map(|place| *place));
             return true;
         }
         Ok(Looked::Unreadable(fatal)) => {
@@ -120,7 +120,7 @@ enum Looked {
     Known,
     Refused(Reason, String),
     /// Refused although it is its issuer's word: its place in its sequence is filled.
-    Unwanted(Reason, String, Option<v1::RefusedStatement>),
+    Unwanted(Reason, String, Option<Box<v1::RefusedStatement>>),
     /// Nothing can be said about it: what the log has of its package cannot be read.
     Unreadable(Fatal),
 }
@@ -172,7 +172,7 @@ fn look(node: &Node, peer: &Peer, signed: Signed) -> Looked {
         Ok(statement) => statement,
         Err(refused) => return refused,
     };
-    let place = refused_place(statement.body(), &peer.hop);
+    let place = refused_place(statement.body(), &peer.hop).map(Box::new);
     match judge(node, &directory, peer, statement) {
         Looked::Refused(reason, why) => Looked::Unwanted(reason, why, place),
         looked => looked,
