@@ -56,8 +56,7 @@ pub(crate) async fn offered(
     inline: Bytes,
     accepted: Option<Signed>,
 ) -> OfferAnswer {
-    let judges = |directory: &Directory| may_be_judged(directory, &signed);
-    if !receipts::wait_for_notes(&node, judges).await {
+    if !receipts::wait_for_notes(&node, |known| may_be_judged(known, &signed)).await {
         return OfferAnswer::Decline("the gateway is stopping".into());
     }
     let anchored = node.anchor.soon().await;
