@@ -106,8 +106,8 @@ pub struct SheetLog {
 }
 
 impl SheetLog {
-    /// The pairs of keys, the one that signs now first; empty when they are malformed, which a sheet
-    /// that was read never has.
+    /// The pairs of keys, the one that signs now first; empty when they are malformed, which a
+    /// sheet that was read never has.
     pub fn keys(&self) -> Vec<LogVerifier> {
         LogVerifier::all_from_vkeys(&self.origin, &self.vkeys).unwrap_or_default()
     }

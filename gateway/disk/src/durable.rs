@@ -134,18 +134,19 @@ impl dyn Disk + '_ {
         if let Some(above) = path.parent() {
             self.create_directories(above)?;
         }
-        match self.create_dir(path) {
+        let made = match self.create_dir(path) {
             // Another thread was faster, or it is a link to one.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => {
-                made.at("create", path)?;
-                return self.sync_parent(path).inspect_err(|_| {
-                    // Found there, it would be taken for durable: the next attempt makes it anew.
-                    let _ = self.remove_dir(path);
-                });
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return self.sync_parent(path);
             }
-        }
-        self.sync_parent(path)
+            made => made.at("create", path),
+        };
+        let made = made.and_then(|()| self.sync_parent(path));
+        made.inspect_err(|_| {
+            // It may have been made all the same. Found there, it would be taken for durable: the
+            // next attempt makes it anew.
+            let _ = self.remove_dir(path);
+        })
     }
 
     /// Makes the names durable that are in a directory, and in those down to so many levels below.
@@ -273,14 +274,40 @@ impl dyn Disk + '_ {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::{HostDisk, MemoryDisk};
+    use crate::{Fault, FaultyDisk, Flavour, HostDisk, MemoryDisk};
 
     /// The same on the machine's file system and on the one in memory.
     fn on_both(check: impl Fn(&dyn Disk, &Path)) {
         let dir = tempfile::tempdir().unwrap();
         check(&HostDisk, dir.path());
         check(&MemoryDisk::default(), Path::new("/"));
+    }
+
+    #[test]
+    fn directories_are_durable_once_they_are_made_whatever_failed_before() {
+        let path = Path::new("/a/b/c");
+        for operation in 1.. {
+            let memory = MemoryDisk::default();
+            let fault = Fault {
+                operation,
+                full: false,
+                flavour: Flavour::Persisted,
+            };
+            let faulty = FaultyDisk::new(Arc::new(memory.clone()), Some(fault));
+            let disk: &dyn Disk = &faulty;
+            let failed = disk.create_directories(path).is_err();
+            disk.create_directories(path).unwrap();
+            memory.power_cut();
+            let disk: &dyn Disk = &memory;
+            assert!(disk.is_dir(path), "{fault}");
+            if !failed {
+                assert!(operation > 5, "only {operation} operations");
+                break;
+            }
+        }
     }
 
     #[test]

@@ -170,8 +170,8 @@ impl<'d> Gathered<'d> {
         Ok(signed)
     }
 
-    /// Who has cosigned a checkpoint, before the key was revoked if it was. Whoever has a line under
-    /// it must have signed both halves, and nobody has one whose log no sheet names.
+    /// Who has cosigned a checkpoint, before the key was revoked if it was. Whoever has a line
+    /// under it must have signed both halves, and nobody has one whose log no sheet names.
     fn cosigned(
         &self,
         owner: &PartyId,
