@@ -21,6 +21,8 @@ pub(crate) use self::mark::Mark;
 
 /// Log entries that one file covers.
 pub const INDEX_SPAN: u64 = 65_536;
+/// Entries after which a file that is due is tried again.
+const TRY_EVERY: u64 = 1_024;
 /// Entries of one package that are looked up at most.
 const FOUND_MAX: usize = 1024;
 /// Packages that are looked for which begin alike: of more than one it is said that there are
@@ -121,7 +123,8 @@ impl PackageIndex {
     /// Adds the entry at [`PackageIndex::next`].
     ///
     /// # Errors
-    /// What the system says, when a file became due and could not be written.
+    /// What the system says, when a file became due and could not be written. On a full disk its
+    /// keys stay in memory meanwhile.
     pub(crate) fn push(&mut self, entry: &v1::Entry) -> io::Result<()> {
         if let Some(package) = package_of(entry) {
             self.tail.insert(key(&package, self.next));
@@ -130,26 +133,46 @@ impl PackageIndex {
             self.tail.insert(key(&mark.id(), self.next));
         }
         self.next += 1;
-        if self.next.is_multiple_of(INDEX_SPAN) {
-            self.write_file()?;
+        if self.next.is_multiple_of(TRY_EVERY) {
+            self.write_due()?;
         }
         Ok(())
     }
 
-    fn write_file(&mut self) -> io::Result<()> {
-        let path = self.file_path(self.next - INDEX_SPAN);
+    fn write_due(&mut self) -> io::Result<()> {
+        loop {
+            let first = self.filters.len() as u64 * INDEX_SPAN;
+            if first + INDEX_SPAN > self.next {
+                return Ok(());
+            }
+            match self.write_file(first) {
+                Err(error) if is_full(&error) => {
+                    tracing::warn!(%error, "a file of the index waits until there is room");
+                    return Ok(());
+                }
+                written => written?,
+            }
+        }
+    }
+
+    fn write_file(&mut self, first: u64) -> io::Result<()> {
+        let path = self.file_path(first);
+        let is_of_it = |key: &&[u8; KEY_LEN]| {
+            parse(key.as_slice()).is_some_and(|(_, index)| index < first + INDEX_SPAN)
+        };
         let mut builder = SetBuilder::memory();
-        for key in &self.tail {
+        for key in self.tail.iter().filter(is_of_it) {
             builder.insert(key).map_err(io::Error::other)?;
         }
         let keys = builder.into_inner().map_err(io::Error::other)?;
-        let filter = filter_of(self.tail.iter().filter_map(|key| parse(key)).collect());
+        let written = self.tail.iter().filter(is_of_it);
+        let filter = filter_of(written.filter_map(|key| parse(key)).collect());
         // The filter first: a file without one is read in full at every start.
         let filter_path = path.with_extension(FILTER_EXTENSION);
         self.disk.replace(&filter_path, &filter.to_bytes())?;
         self.disk.replace(&path, &keys)?;
         self.filters.push(filter);
-        self.tail.clear();
+        self.tail.retain(|key| !is_of_it(&key));
         Ok(())
     }
 
@@ -357,6 +380,11 @@ fn parse(key: &[u8]) -> Option<(PackageId, u64)> {
     Some((PackageId::from_slice(package).ok()?, index))
 }
 
+fn is_full(error: &io::Error) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    full.contains(&error.kind())
+}
+
 #[cfg(test)]
 mod tests {
     use passerelle_proto::Digest;
@@ -399,6 +427,34 @@ mod tests {
             again.push(&refused(number % 40_000)).unwrap();
         }
         assert_eq!(again.find(&package(last)).unwrap(), [last, INDEX_SPAN + 5]);
+    }
+
+    #[test]
+    fn a_file_for_which_there_is_no_room_is_written_later_and_its_keys_are_found_meanwhile() {
+        let memory = passerelle_disk::MemoryDisk::default();
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        let mut index = PackageIndex::open(&disk, Path::new("/index")).unwrap();
+        memory.set_full(true);
+        for number in 0..INDEX_SPAN + 10 {
+            index.push(&refused(number)).unwrap();
+        }
+        let package = |number: u64| PackageId(Digest::of(&number.to_be_bytes()));
+        assert!(!disk.is_file(&index.file_path(0)));
+        assert_eq!(index.find(&package(3)).unwrap(), [3]);
+        memory.set_full(false);
+        for number in INDEX_SPAN + 10..INDEX_SPAN + TRY_EVERY {
+            index.push(&refused(number)).unwrap();
+        }
+        let mut again = PackageIndex::open(&disk, Path::new("/index")).unwrap();
+        assert_eq!(again.next(), INDEX_SPAN);
+        for number in INDEX_SPAN..INDEX_SPAN + TRY_EVERY {
+            again.push(&refused(number)).unwrap();
+        }
+        for number in [3, INDEX_SPAN - 1, INDEX_SPAN, INDEX_SPAN + 11] {
+            for index in [&index, &again] {
+                assert_eq!(index.find(&package(number)).unwrap(), [number]);
+            }
+        }
     }
 
     #[test]

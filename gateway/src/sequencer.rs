@@ -29,6 +29,9 @@ use crate::sequences::Sequences;
 
 /// Submissions that wait; who comes then waits outside.
 const WAITING_MAX: usize = 1024;
+/// Entries after which the sequences are written while the gateway runs: so many of the log, and no
+/// more, are read for them by a start after a kill.
+const NOTE_EVERY: u64 = 65_536;
 /// Bytes kept free in a batch for the signatures of receipts.
 const RECEIPT_LEN_MAX: usize = 8 * 1024;
 
@@ -151,6 +154,8 @@ struct Committer {
     sequences_path: PathBuf,
     clock: Box<dyn Fn() -> Timestamp + Send>,
     last: Timestamp,
+    /// Size of the log up to which the sequences were written.
+    noted: u64,
     size: watch::Sender<u64>,
     fatal: watch::Sender<Option<String>>,
 }
@@ -195,6 +200,7 @@ impl Sequencer {
         let index = PackageIndex::open(disk, &dir.join("index")).map_err(failed("index"))?;
         let sequences_path = dir.join("sequences");
         let sequences = Sequences::read(disk.as_ref(), &sequences_path, log.size());
+        let sequences_from = sequences.next();
         let mut ledger = Ledger {
             log,
             index,
@@ -218,6 +224,7 @@ impl Sequencer {
             sequences_path,
             clock: Box::new(clock),
             last,
+            noted: from.min(sequences_from),
             size,
             fatal,
         };
@@ -383,6 +390,11 @@ impl Committer {
             tracing::error!(%fatal, "nothing can be committed any more");
             self.fatal.send_replace(Some(fatal));
             return Turn::Fatal;
+        }
+        let size = *self.size.borrow();
+        if size - self.noted >= NOTE_EVERY {
+            self.noted = size;
+            self.note_chain();
         }
         if stop { Turn::Last } else { Turn::On }
     }

@@ -285,6 +285,29 @@ async fn a_start_brings_queue_index_and_numbering_up_to_the_log() {
 }
 
 #[tokio::test]
+async fn a_start_reads_no_more_of_the_log_than_was_written_since_the_sequences_were_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = fresh(dir.path());
+    running.sequencer.commit(counted("first")).await.unwrap();
+    let mut left = NOTE_EVERY;
+    while left > 0 {
+        let events = left.min(BATCH_ENTRIES_MAX as u64);
+        let commits = (0..events).map(|_| running.sequencer.commit(counted("more")));
+        assert!(join_all(commits).await.iter().all(Result::is_ok));
+        left -= events;
+    }
+    // What comes after it is committed when it has been noted.
+    running.sequencer.commit(counted("last")).await.unwrap();
+    let size = *running.sequencer.size().borrow();
+    let disk = passerelle_disk::system();
+    let (_, noted) = recovery::read_chain(disk.as_ref(), &dir.path().join("chain"), size);
+    assert!(noted >= NOTE_EVERY, "{noted} of {size}");
+    let sequences = Sequences::read(disk.as_ref(), &dir.path().join("sequences"), size);
+    assert!(sequences.next() >= NOTE_EVERY);
+    running.stop();
+}
+
+#[tokio::test]
 async fn a_queue_of_another_log_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let running = fresh(dir.path());

@@ -96,7 +96,7 @@ fn status_log_and_metric_say_what_is_stuck_in_the_outbox_and_what_helps() {
     assert!(contains(file, "move it into one of them"), "{file}");
     assert!(contains(link, "it is a link"), "{link}");
     let config = agent.config.to_str().unwrap();
-    let printed = Program::Passerelle.run(&["status", "--config", config]);
+    let printed = Program::Passerelle.run(["status", "--config", config]);
     let printed = String::from_utf8(printed.stdout).unwrap();
     let line = format!("{}: it lies in no flow's folder", stray.display());
     assert!(
