@@ -47,7 +47,7 @@ pub struct HookFacts {
     pub flow: String,
     /// `PASSERELLE_SENDER`.
     pub sender: String,
-    /// `PASSERELLE_TITLE`: one line, cut to [`TITLE_MAX`] bytes.
+    /// `PASSERELLE_TITLE`: one line, cut to 256 bytes.
     pub title: String,
     /// `PASSERELLE_PATH`: the directory in the inbox.
     pub path: std::path::PathBuf,

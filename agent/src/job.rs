@@ -109,7 +109,10 @@ impl Job {
         Job { disk, directory }
     }
 
-    /// Takes `dropped` out of the outbox: [`Job::settle`], and [`Job::take`].
+    /// Takes `dropped` out of the outbox: makes it durable where it lies, and moves it.
+    ///
+    /// # Errors
+    /// [`DiskError`].
     pub fn claim(store: &Store, dropped: &Dropped, at: Timestamp) -> Result<Job, DiskError> {
         Self::settle(store, dropped)?;
         Self::take(store, dropped, at)
