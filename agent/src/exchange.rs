@@ -1,6 +1,5 @@
 //! The agent's side of every stream with its gateway.
 
-mod notes;
 mod offer;
 mod transfer;
 
@@ -10,12 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use passerelle_host::monotonic;
-use passerelle_link::{Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust};
+use passerelle_link::{
+    Exchange, LaneError, OfferAnswer, Outgoing, Peer, Room, Trust, wait_to_judge_offer,
+    wait_to_judge_statement,
+};
 use passerelle_proto::session::{PROTOCOL_MAX, PROTOCOL_MIN};
 use passerelle_proto::v1::{self, Lane, Signed};
 use passerelle_proto::{
-    Checkpoint, Directory, INLINE_LEN_MAX, PackageId, PartyId, Role, StatementId, Timestamp,
-    VerifiedManifest, log_epoch,
+    Checkpoint, INLINE_LEN_MAX, PackageId, PartyId, Role, StatementId, Timestamp, VerifiedManifest,
+    log_epoch,
 };
 use tokio::sync::{RwLock, mpsc};
 use tonic::async_trait;
@@ -215,8 +217,8 @@ impl Exchange for AgentExchange {
         inline: Bytes,
         accepted: Option<Signed>,
     ) -> OfferAnswer {
-        let judges = |directory: &Directory| notes::judges_offer(directory, &manifest);
-        if !notes::wait(self.node.trust.subscribe(), &self.node.stop, judges).await {
+        let trust = self.node.trust.subscribe();
+        if !wait_to_judge_offer(trust, &self.node.stop, &manifest).await {
             return OfferAnswer::Decline("the agent is stopping".into());
         }
         drop(self.storing.write().await);
@@ -229,8 +231,8 @@ impl Exchange for AgentExchange {
     }
 
     async fn statement(&self, peer: &Peer, signed: Signed) -> bool {
-        let judges = |directory: &Directory| notes::judges_statement(directory, &signed);
-        if !notes::wait(self.node.trust.subscribe(), &self.node.stop, judges).await {
+        let trust = self.node.trust.subscribe();
+        if !wait_to_judge_statement(trust, &self.node.stop, &signed).await {
             return false;
         }
         let _storing = self.storing.read().await;

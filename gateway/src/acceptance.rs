@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use passerelle_disk::crash_point;
-use passerelle_link::{Incoming, OfferAnswer, Peer, WriteError};
+use passerelle_link::{Incoming, OfferAnswer, Peer, WriteError, wait_to_judge_offer};
 use passerelle_proto::session::{Answer, Fault, Held};
 use passerelle_proto::v1::{
     self, Busy, BusyReason, PackLocation, Reason, Section, Signed, entry::Event, statement::What,
 };
 use passerelle_proto::{
-    Denial, Digest, Directory, Facts, Hop, INLINE_LEN_MAX, PackageId, PartyId, Permit, Place,
-    StatementDraft, Timestamp, UntrustedManifest, VerifiedManifest, accepted_at, busy_words,
-    decide,
+    Denial, Digest, Facts, Hop, INLINE_LEN_MAX, PackageId, PartyId, Permit, Place, StatementDraft,
+    Timestamp, UntrustedManifest, VerifiedManifest, accepted_at, busy_words, decide,
 };
 use prost::Message;
 use tonic::async_trait;
@@ -20,7 +19,6 @@ use tonic::async_trait;
 use crate::damage;
 use crate::metrics::Counter;
 use crate::node::Node;
-use crate::receipts;
 use crate::repair::{self, Wanted};
 use crate::resend;
 use crate::sequencer::{Acceptance, SubmitError};
@@ -56,7 +54,7 @@ pub(crate) async fn offered(
     inline: Bytes,
     accepted: Option<Signed>,
 ) -> OfferAnswer {
-    if !receipts::wait_for_notes(&node, |known| may_be_judged(known, &signed)).await {
+    if !wait_to_judge_offer(node.trust.subscribe(), &node.stop, &signed).await {
         return OfferAnswer::Decline("the gateway is stopping".into());
     }
     let anchored = node.anchor.soon().await;
@@ -110,19 +108,6 @@ pub(crate) async fn offered(
         Ok(Some(answer)) => OfferAnswer::Answer(answer),
         Ok(None) | Err(_) => OfferAnswer::Decline("it cannot be kept now".into()),
     }
-}
-
-/// Whether the signer of an offered package and the convention that it names are known. One that is
-/// malformed waits for nothing.
-fn may_be_judged(directory: &Directory, signed: &Signed) -> bool {
-    let Ok(manifest) = UntrustedManifest::parse(signed.clone()) else {
-        return true;
-    };
-    let key = directory.signing_key(manifest.sender(), &manifest.signer());
-    let body = v1::Manifest::decode(signed.body.as_slice()).unwrap_or_default();
-    let convention = Digest::from_slice(&body.convention).ok();
-    let convention = convention.and_then(|digest| directory.convention_by_digest(&digest));
-    key.is_some() && convention.is_some()
 }
 
 enum Looked {

@@ -263,7 +263,7 @@ impl Handing {
                 // Without the one that it gave, the hop might refuse for good what it had taken.
                 Role::Gateway | Role::Operator => node
                     .receipt_of(&manifest.id(), &peer.hop)
-                    .map_err(|fatal| fatal.to_string())?,
+                    .map_err(Unreadable::Log)?,
             },
             manifest,
             reader: Some(reader),

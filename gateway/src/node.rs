@@ -298,14 +298,13 @@ impl Node {
     /// The first receipt that a next hop gave for a package; `None`: it gave none. Blocks.
     ///
     /// # Errors
-    /// [`Fatal`] when the log cannot be read; the gateway stops then.
+    /// [`Fatal`] when the log cannot be read.
     pub(crate) fn receipt_of(
         &self,
         package: &PackageId,
         hop: &Hop,
     ) -> Result<Option<Signed>, Fatal> {
-        let entries = self.sequencer.entries_about(package);
-        let entries = entries.inspect_err(|fatal| self.fail(fatal.to_string()))?;
+        let entries = self.sequencer.entries_about(package)?;
         Ok(first_receipt(entries, hop))
     }
 

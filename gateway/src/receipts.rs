@@ -1,10 +1,9 @@
 //! Statements that arrive: verified, committed, and sent on to whom they are for.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use passerelle_disk::crash_point;
-use passerelle_link::Peer;
+use passerelle_link::{Peer, wait_to_judge_statement};
 use passerelle_proto::v1::{self, Reason, Signed, entry::Event, statement::What};
 use passerelle_proto::{
     Digest, Directory, Hop, PackageId, Role, StatementId, Timestamp, UntrustedStatement,
@@ -17,34 +16,9 @@ use crate::metrics::Counter;
 use crate::node::Node;
 use crate::sequences::refused_place;
 
-/// Longest wait for a note without which a package or a statement would be refused for good.
-/// Whoever sends them on has judged them by that note, and tells what its peers lack first.
-const NOTE_WAIT_MAX: Duration = Duration::from_secs(30);
-
-/// Waits until the notes that are in force can judge something, or for as long as that may take: a
-/// sheet or a convention that came just before, on this lane or on another, is not in force yet.
-/// `false`: the gateway stops, and nothing is said about it.
-pub(crate) async fn wait_for_notes(node: &Node, judges: impl Fn(&Directory) -> bool) -> bool {
-    let mut trust = node.trust.subscribe();
-    let known = async { drop(trust.wait_for(|directory| judges(directory)).await) };
-    tokio::select! {
-        biased;
-        _ = tokio::time::timeout(NOTE_WAIT_MAX, known) => true,
-        () = node.stop.cancelled() => false,
-    }
-}
-
-/// Whether the signer of a statement is known. One that is malformed waits for nothing.
-fn is_signer_known(directory: &Directory, signed: &Signed) -> bool {
-    UntrustedStatement::parse(signed.clone()).map_or(true, |statement| {
-        let key = directory.signing_key(statement.issuer(), &statement.signer());
-        key.is_some()
-    })
-}
-
 /// Takes a statement; true when it is committed, or refused for good and recorded.
 pub(crate) async fn take(node: Arc<Node>, peer: &Peer, signed: Signed) -> bool {
-    if !wait_for_notes(&node, |directory| is_signer_known(directory, &signed)).await {
+    if !wait_to_judge_statement(node.trust.subscribe(), &node.stop, &signed).await {
         return false;
     }
     let looked = {

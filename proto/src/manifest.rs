@@ -146,6 +146,11 @@ impl UntrustedManifest {
         &self.0.sender
     }
 
+    /// Digest of the convention that it names.
+    pub fn convention(&self) -> Digest {
+        self.0.convention
+    }
+
     /// Takes a manifest as verified that this program has itself verified before it stored it.
     ///
     /// Only for bytes read back from the own log or the own directories: keys may be gone from

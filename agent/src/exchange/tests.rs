@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use passerelle_disk::{Disk, Fault, FaultyDisk, Flavour};
-use passerelle_link::{Exchange, OfferAnswer};
+use passerelle_link::{Exchange, NOTE_WAIT_MAX, OfferAnswer};
 use passerelle_proto::session::Answer;
 use passerelle_proto::v1::{self, Signed, statement::What};
 use passerelle_proto::{Digest, PackageId, StatementId, statement_name};
@@ -14,7 +14,6 @@ use prost::Message;
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::AgentExchange;
-use super::notes::NOTE_WAIT_MAX;
 use crate::cancel;
 use crate::damage;
 use crate::incoming::{is_complete, pack_path};

@@ -207,13 +207,13 @@ mod tests {
 
     #[test]
     fn the_same_error_in_another_place_of_ours_is_not_told_again() {
-        assert!(denied("/work/1").is_like(&denied("/work/2")));
-        assert!(!denied("/work/1").is_like(&Obstacle::Link));
+        assert!(denied("/srv/agent/claimed-1").is_like(&denied("/srv/agent/claimed-2")));
+        assert!(!denied("/srv/agent/claimed-1").is_like(&Obstacle::Link));
         let full = DiskError::new(
             "rename",
-            Path::new("/work/1"),
+            Path::new("/srv/agent/claimed-1"),
             ErrorKind::StorageFull.into(),
         );
-        assert!(!denied("/work/1").is_like(&Obstacle::of(&full)));
+        assert!(!denied("/srv/agent/claimed-1").is_like(&Obstacle::of(&full)));
     }
 }

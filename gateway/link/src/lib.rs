@@ -16,6 +16,7 @@ mod identity;
 mod kx;
 mod link;
 mod listener;
+mod notes;
 mod peer;
 mod quic;
 mod quic_server;
@@ -42,6 +43,7 @@ pub use exchange::{
 pub use identity::{Identity, IdentityError};
 pub use link::{Link, LinkStatus};
 pub use listener::{ListenError, Listener};
+pub use notes::{NOTE_WAIT_MAX, wait_to_judge_offer, wait_to_judge_statement};
 pub use peer::{Peer, Transport, TransportChoice, TransportChoiceError, Trust};
 pub use reset_key::reset_key;
 pub use service::{ExchangeService, peer_of};

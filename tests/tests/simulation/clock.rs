@@ -11,6 +11,12 @@ use tokio::time::Instant;
 /// How long machines have been running when a simulation begins.
 const UP_BEFORE: Duration = Duration::from_secs(3_600);
 
+/// Lets virtual time pass. It costs nothing and races with nothing: the runtime is paused, and one
+/// thread does everything that is due until then, in the order that the seed says.
+pub async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// Follows virtual time, except that somebody may set its wall clock.
 #[derive(Debug)]
 pub struct VirtualClock {

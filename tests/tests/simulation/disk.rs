@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use passerelle_tests::{CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY};
 
+use crate::clock::pass;
 use crate::run::{Run, simulated};
 use crate::workload::Drop;
 
-/// How long connections last, one after the other, in milliseconds; until then a small package is
-/// offered, kept, accepted and answered.
+/// How long connections last, one after the other, in milliseconds: some break while a package is
+/// being kept.
 const SHORT_MS: std::ops::Range<u64> = 20..140;
+/// Packages that travel within their offers while connections break: one in each would be kept too
+/// early or too late.
+const WITHIN_OFFERS: usize = 60;
 /// Long enough to try again many times.
 const A_WHILE: Duration = Duration::from_secs(60);
 
@@ -50,9 +54,12 @@ fn a_stream_that_breaks_while_a_package_is_kept_leaves_no_room_taken() {
     let told = simulated(21, async |run: &mut Run| {
         run.start_everybody().await?;
         run.drops = of_every_kind();
+        let more = (run.drops.len()..).take(WITHIN_OFFERS);
+        let small = |number| Drop::of("caf21", "observation-iris", &["grand-dijon"], number, 2_000);
+        run.drops.extend(more.map(small));
         run.drop_all();
         for ms in SHORT_MS {
-            tokio::time::sleep(Duration::from_millis(ms)).await;
+            pass(Duration::from_millis(ms)).await;
             run.network.cut(|_, _| true);
         }
         run.settle().await
@@ -85,7 +92,7 @@ fn packages_that_could_not_be_opened_for_a_while_are_tried_again_by_themselves()
         run.all_at_the_last_gateway().await?;
         run.world.crowd_spool(DIJON_GATEWAY, true);
         run.network.block(DIJON_GATEWAY, DIJON_AGENT, false);
-        tokio::time::sleep(A_WHILE).await;
+        pass(A_WHILE).await;
         run.world.crowd_spool(DIJON_GATEWAY, false);
         run.settle().await
     });
@@ -103,7 +110,7 @@ fn a_gateway_whose_disk_is_full_goes_on_with_statements() {
             drops.all(|drop| run.world.fate(drop.party, &drop.name()).is_some())
         })
         .await?;
-        tokio::time::sleep(A_WHILE).await;
+        pass(A_WHILE).await;
         if let Some(why) = run.world.failure() {
             return Err(why);
         }

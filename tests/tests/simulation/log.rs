@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use passerelle_tests::{CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY};
 
+use crate::clock::pass;
 use crate::run::{Run, simulated};
 use crate::workload::Drop;
 
@@ -44,7 +45,7 @@ fn a_statement_that_comes_while_the_log_cannot_be_read_is_not_lost() {
             run.world.log_size(CAF_GATEWAY) > BUNDLE
         })
         .await?;
-        tokio::time::sleep(A_WHILE).await;
+        pass(A_WHILE).await;
         let first = "log/tile/entries/000";
         run.world.spoil_gateway("caf21", &[first]);
         run.network.block(DIJON_GATEWAY, DIJON_AGENT, false);

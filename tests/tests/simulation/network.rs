@@ -25,6 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tonic::{Status, async_trait};
 
+use crate::clock::pass;
 use crate::dice::Dice;
 use crate::power::Life;
 use crate::story::Story;
@@ -240,9 +241,9 @@ impl Dial for Dialer {
         let (network, from) = (&self.network, self.from);
         let there_and_back = async {
             network.pass(from, to).await;
-            tokio::time::sleep(network.weather().0).await;
+            pass(network.weather().0).await;
             network.pass(to, from).await;
-            tokio::time::sleep(network.weather().0).await;
+            pass(network.weather().0).await;
         };
         let reached = tokio::time::timeout(DIAL_MAX, there_and_back).await;
         reached.map_err(|_| "no answer within 5 s".to_owned())?;
@@ -331,7 +332,7 @@ impl Way {
             };
             let (delay, breaks) = self.network.weather();
             let passed = async {
-                tokio::time::sleep(delay).await;
+                pass(delay).await;
                 self.network.pass(self.from.0, self.to).await;
             };
             tokio::select! {
@@ -379,7 +380,7 @@ impl Carry for Connection {
         let (to_us, inbound) = mpsc::channel(1);
         let (to_them, their_inbound) = mpsc::channel(1);
         let (sender, their_frames) = mpsc::channel(FRAMES_IN_FLIGHT);
-        tokio::time::sleep(self.network.weather().0).await;
+        pass(self.network.weather().0).await;
         let to = self.ends[1].0;
         let station = self.network.station(to).map_err(SessionError::Stream)?;
         tokio::spawn(self.way(0).carry(frames, to_them));
@@ -413,14 +414,14 @@ impl Partner for Connection {
     async fn cosign(&self, request: AddCheckpointRequest) -> Result<AddCheckpointResponse, Status> {
         let [(from, ours), (to, theirs)] = &self.ends;
         let asked = async {
-            tokio::time::sleep(self.network.weather().0).await;
+            pass(self.network.weather().0).await;
             self.network.pass(*from, *to).await;
             if !ours.goes_on() {
                 return std::future::pending().await;
             }
             let station = self.network.station(*to).map_err(Status::unavailable)?;
             let answer = (station.cosign)(peer_of(*from), request).await;
-            tokio::time::sleep(self.network.weather().0).await;
+            pass(self.network.weather().0).await;
             self.network.pass(*to, *from).await;
             match theirs.goes_on() {
                 true => answer,

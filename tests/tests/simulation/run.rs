@@ -13,6 +13,7 @@ use passerelle_proto::fixture::seeded;
 use passerelle_tests::{Fact, Process, breaches, violations};
 use tokio::time::Instant;
 
+use crate::clock::pass;
 use crate::dice::Dice;
 use crate::faults::{Act, agenda};
 use crate::network::{Network, name_of};
@@ -185,7 +186,7 @@ impl Run {
             if Instant::now() >= until {
                 return Err(format!("waited in vain for {what}"));
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            pass(Duration::from_millis(1)).await;
         }
         Ok(())
     }
@@ -324,7 +325,7 @@ impl Run {
     /// Waits until all is said, and nothing is as it must not be.
     async fn quiet(&mut self, until: Instant) -> Result<Vec<Fact>, String> {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            pass(LOOK_EVERY).await;
             self.check_failure()?;
             let mut wrong = self.world.unfinished();
             if wrong.is_empty() {

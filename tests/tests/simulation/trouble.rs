@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use passerelle_tests::{CAF_AGENT, CAF_GATEWAY, DIJON_AGENT, DIJON_GATEWAY, Process};
 
+use crate::clock::pass;
 use crate::power::Death;
 use crate::run::{Run, simulated};
 use crate::workload::Drop;
@@ -157,7 +158,7 @@ fn a_recipient_whose_clock_is_wrong_puts_off_what_is_in_order_and_takes_it_by_it
             run.set_clock(DIJON_AGENT, ms);
             run.network.block(DIJON_GATEWAY, DIJON_AGENT, false);
             run.is_put_off().await?;
-            tokio::time::sleep(A_WHILE).await;
+            pass(A_WHILE).await;
             run.is_open(0)?;
             run.is_open(1)?;
             run.set_clock(DIJON_AGENT, 0);
@@ -182,7 +183,7 @@ fn what_has_arrived_is_not_refused_by_a_clock_that_was_set_wrong_meanwhile() {
         run.set_clock(DIJON_AGENT, 366 * DAY_MS);
         // A restart with that clock does not help, before or after it has heard the right time.
         run.restart(DIJON_AGENT).await?;
-        tokio::time::sleep(A_WHILE).await;
+        pass(A_WHILE).await;
         run.is_open(0)?;
         run.set_clock(DIJON_AGENT, 0);
         run.settle().await
@@ -199,7 +200,7 @@ fn a_sender_whose_clock_is_wrong_seals_nothing_until_it_is_right() {
             // Before the agent starts, as after a start of its machine.
             run.drops[0].drop_into(&run.world);
             run.start_everybody().await?;
-            tokio::time::sleep(A_WHILE).await;
+            pass(A_WHILE).await;
             assert!(run.world.outgoing(CAF_AGENT).is_empty(), "it is sealed");
             run.is_open(0)?;
             run.set_clock(CAF_AGENT, 0);
@@ -216,7 +217,7 @@ fn an_agent_hears_by_itself_that_its_gateways_clock_is_right_again() {
         run.set_clock(CAF_GATEWAY, DAY_MS);
         run.start_everybody().await?;
         run.drops[0].drop_into(&run.world);
-        tokio::time::sleep(A_WHILE).await;
+        pass(A_WHILE).await;
         assert!(run.world.outgoing(CAF_AGENT).is_empty(), "it is sealed");
         run.settle().await
     });
